@@ -1,0 +1,135 @@
+"""LMDB environments: checked before they are mapped, and opened once per process.
+
+LMDB must not open one file twice in a process (its locks would be lost at the first close), while a `node`
+both writes and reads its shards: so a process has one `Environments`, and each user leases from it.
+
+A truncated LMDB file opens cleanly and kills the process by SIGBUS at the first read behind its end; so the
+meta pages are read and compared with the file's length before anything is mapped.
+"""
+
+import os
+from pathlib import Path
+from struct import Struct
+from threading import Lock
+
+import lmdb
+
+from kycache.model.errors import Refused
+
+READERS_MAX = 1024
+"""Reader slots of a shard, 64 B each: web workers times the reads each has open (a handful)."""
+
+DATABASES_MAX = 16
+"""Named databases of a shard: six are used."""
+
+_PAGE_SIZE = 4096
+_META = Struct("<II Q Q 48s 48s Q Q")
+"""magic, version, address, map size, free db, main db, last page, transaction; behind a 16 B page header."""
+_PAGE_HEADER = 16
+_MAGIC = 0xBEEFC0DE
+
+
+_GROW_AHEAD = 16 << 20
+"""Bytes, sparse: more than a batch appends, so that a kill in mid-commit leaves no file that looks truncated."""
+
+
+class DamagedFile(Refused):
+    """A shard file that must not be mapped."""
+
+
+def check_before_mapping(generation: Path, shard: int) -> None:
+    """Refuse a file that is shorter than its own meta pages say, or whose meta pages are garbled.
+
+    Raises:
+        DamagedFile: names the file and the remedy.
+    """
+    path = generation / "data.mdb"
+    remedy = f"run `kycache rebuild --shard {shard}`; other shards go on"
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            head = file.read(2 * _PAGE_SIZE)
+    except OSError as error:
+        raise DamagedFile(f"shard {shard}: {path} cannot be read: {error.strerror}", remedy) from None
+    if len(head) < 2 * _PAGE_SIZE:
+        raise DamagedFile(f"shard {shard}: {path} is shorter than its two meta pages", remedy)
+    last_page, newest = -1, -1
+    for page in range(2):
+        meta = _META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER)
+        if meta[0] != _MAGIC:
+            raise DamagedFile(f"shard {shard}: meta page {page} of {path} is garbled", remedy)
+        if meta[7] > newest:
+            last_page, newest = meta[6], meta[7]
+    if (last_page + 1) * _PAGE_SIZE > size:
+        raise DamagedFile(
+            f"shard {shard}: {path} is truncated: {size} bytes of {(last_page + 1) * _PAGE_SIZE}", remedy
+        )
+
+
+def grow_ahead(environment: lmdb.Environment) -> None:
+    """Keep the file longer than its last used page, before a write transaction begins.
+
+    LMDB counts pages that it took and gave back in one transaction as used, but does not write them: at
+    the end of the file they would make it shorter than its meta page says, as if truncated.
+    """
+    path = Path(environment.path()) / "data.mdb"
+    needed = (environment.info()["last_pgno"] + 1) * _PAGE_SIZE + _GROW_AHEAD // 2
+    if path.stat().st_size < needed:
+        os.truncate(path, needed + _GROW_AHEAD // 2)
+
+
+class Environments:
+    """The environments that this process has open, each once."""
+
+    def __init__(self, *, readonly: bool, map_size: int, metasync: bool = False) -> None:
+        """Args:
+        readonly: this process writes no shard.
+        map_size: address space reserved per shard, bytes; the file grows only as it is written.
+        metasync: also wait for the last meta page of each commit. Without it power loss can undo the last
+            transactions, whose positions are undone with them; it never tears the file.
+        """
+        self.readonly = readonly
+        self._map_size = map_size
+        self._metasync = metasync
+        self._open: dict[Path, tuple[lmdb.Environment, int]] = {}
+        self._lock = Lock()
+
+    def lease(self, generation: Path, shard: int) -> lmdb.Environment:
+        """The environment of a generation; give it back with `release`.
+
+        Raises:
+            DamagedFile: it must not be mapped.
+        """
+        with self._lock:
+            environment, users = self._open.get(generation, (None, 0))
+            if environment is None:
+                if self.readonly or (generation / "data.mdb").exists():
+                    check_before_mapping(generation, shard)
+                environment = self._start(generation)
+            self._open[generation] = (environment, users + 1)
+            return environment
+
+    def release(self, generation: Path) -> None:
+        """Give a lease back; the last one closes."""
+        with self._lock:
+            environment, users = self._open.pop(generation)
+            if users > 1:
+                self._open[generation] = (environment, users - 1)
+            else:
+                environment.close()
+
+    def _start(self, generation: Path) -> lmdb.Environment:
+        environment = lmdb.open(
+            os.fspath(generation),
+            map_size=self._map_size,
+            readonly=self.readonly,
+            metasync=self._metasync,
+            mode=0o600,
+            max_readers=READERS_MAX,
+            max_dbs=DATABASES_MAX,
+            max_spare_txns=4,
+            # Shards are far larger than memory and read at random: read-ahead would evict what is hot.
+            readahead=False,
+        )
+        environment.reader_check()
+        return environment

@@ -1,0 +1,308 @@
+"""What a shard decides for each item of its partition. Pure: no store, no clock, no Kafka.
+
+`fold` applies one decoded item to the shard's state and to the profiles it is handed. The caller keeps both
+in one transaction, so what is decided here happens exactly once in effect however often Kafka delivers.
+
+The theory (DESIGN 1 and 6): a row takes a change iff the change's version is at least the stored one.
+A version is (S, last commit, lsn): S counts whole snapshots, the pair orders transactions, and the lsn orders
+changes of one transaction. Deletes leave a marker with their version, so that nothing late resurrects a row.
+The greatest lsn of any streamed change is the watermark: transactions come in commit order, and a
+change's lsn lies below its own commit, so everything committed at or below it came before.
+"""
+
+from collections.abc import Callable
+from enum import Enum
+from typing import NamedTuple, Protocol
+
+from kycache.model.change import (
+    Beat,
+    Change,
+    Item,
+    Misrouted,
+    Origin,
+    Poison,
+    Scope,
+    Skip,
+    Snapshot,
+    Truncate,
+)
+from kycache.model.lsn import Version, format_lsn
+from kycache.model.partition import partition_of
+from kycache.model.profile import ANY_ROW, Profile, Row, Suspicion
+from kycache.model.values import Absent, Value
+
+from .state import PendingTruncate, ShardState
+
+
+class Outcome(Enum):
+    """What became of an item."""
+
+    APPLIED = "applied"
+    STALE = "stale"
+    BEAT = "beat"
+    SKIPPED = "skipped"
+    QUARANTINED = "quarantined"
+
+
+class Profiles(Protocol):
+    """The shard's profiles, inside the batch's transaction."""
+
+    def get(self, user: bytes) -> Profile:
+        """The user's profile, an empty one where nothing is known. The fold may change it in place."""
+
+    def touch(self, user: bytes) -> None:
+        """The profile of `user` was changed."""
+
+    def known(self, user: bytes) -> bool:
+        """Something is stored about the user."""
+
+    def every(self, change: Callable[[Profile], int]) -> int:
+        """Let `change` edit every profile; it returns how many rows it took out. The sum is returned."""
+
+
+class HaltShard(Exception):
+    """The item must not be applied and nothing behind it either: what, which, and what next."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class Mark(Enum):
+    """What an item says about the whole data directory, written down before the batch commits."""
+
+    SUSPECT = "suspect"  # a delete that names no user: any profile may be concerned
+    STALE = "stale"  # a truncate without the trigger's rows: no shard can know
+
+
+class Verdict(NamedTuple):
+    """What became of an item, and what it means for the other shards."""
+
+    outcome: Outcome
+    mark: Mark | None = None
+    reason: str = ""
+
+
+class Fold:
+    """Applies items of one shard. Holds no data of its own but what never changes."""
+
+    def __init__(self, shard: int, shard_count: int, tables: tuple[str, ...]) -> None:
+        self.shard = shard
+        self.shard_count = shard_count
+        self.tables = tables
+
+    def apply(self, state: ShardState, item: Item, profiles: Profiles) -> Verdict:
+        """Apply one item to `state` and `profiles`.
+
+        Raises:
+            HaltShard: the item proves that going on would corrupt the view. Nothing was changed.
+        """
+        match item:
+            case Change():
+                if not profiles.known(item.user):
+                    self._check_partition(item)
+                overdue = self._enter(state, item.offset, item.origin, profiles)
+                return Verdict(self._change(state, item, profiles), *overdue)
+            case Beat():
+                overdue = self._enter(state, item.offset, item.origin, profiles, item.truncated)
+                return Verdict(self._beat(state, item, profiles), *overdue)
+            case Truncate():
+                overdue = self._enter(state, item.offset, item.origin, profiles)
+                origin = item.origin
+                state.pending += (PendingTruncate(item.table, origin.tx, origin.commit, origin.lsn),)
+                return Verdict(Outcome.SKIPPED, *overdue)
+            case Skip():
+                state.counters.skipped += 1
+                return Verdict(Outcome.SKIPPED)
+            case Poison():
+                return self._poison(state, item, profiles)
+            case Misrouted():
+                raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
+
+    def _check_partition(self, change: Change) -> None:
+        belongs = partition_of(change.kafka_key, self.shard_count)
+        if belongs != self.shard:
+            raise HaltShard(
+                f"shard {self.shard}: offset {change.offset}: a change of table {self.tables[change.table]!r} "
+                f"has a key of partition {belongs} of {self.shard_count}",
+                "let the connector's producer use Kafka's default partitioner, as `kycache connector` prints it; "
+                f"then run `kycache rebuild --shard {self.shard}`",
+            )
+
+    def _enter(
+        self,
+        state: ShardState,
+        offset: int,
+        origin: Origin,
+        profiles: Profiles,
+        truncated: tuple[int, ...] = (),
+    ) -> tuple[Mark, str] | tuple[()]:
+        """What an event's place in history means for the shard, before its row is looked at."""
+        if origin.snapshot is Snapshot.WHOLE:
+            self._enter_whole_snapshot(state, offset, origin.lsn)
+            return ()
+        if origin.snapshot is Snapshot.PARTIAL:
+            return ()
+        if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.as_of_ms:
+            # Redelivery keeps its old time, interleaving keeps the last commit monotone: only a source
+            # that moved back has a lower last commit at a later time (DESIGN 6.9).
+            raise self._moved_back(f"a change behind {format_lsn(origin.commit)} is younger", state.commit_seen)
+        if state.generation is not None and not state.streamed:
+            self._sweep(state, profiles)
+            state.streamed = True
+            state.bootstrapped = state.bootstrapped or state.from_start
+        state.commit_seen = max(state.commit_seen, origin.commit or 0)
+        state.watermark = max(state.watermark, origin.lsn)
+        state.as_of_ms = max(state.as_of_ms, origin.ts_ms)
+        return self._settle_truncates(state, origin, truncated)
+
+    def _enter_whole_snapshot(self, state: ShardState, offset: int, lsn: int) -> None:
+        if lsn == state.generation:
+            return
+        highest = max(state.watermark, state.commit_seen, state.generation or 0)
+        if lsn < highest:
+            raise self._moved_back(f"a whole snapshot at {format_lsn(lsn)} came", highest)
+        state.generation = lsn
+        state.generation_offset = offset
+        state.streamed = False
+        state.unswept = state.unswept or state.counters.applied + state.counters.quarantined > 0
+
+    def _moved_back(self, what: str, highest: int) -> HaltShard:
+        return HaltShard(
+            f"shard {self.shard}: the source moved back: {what} after {format_lsn(highest)}",
+            f"make sure the source is the right one, then run `kycache rebuild --shard {self.shard}`",
+        )
+
+    def _settle_truncates(
+        self, state: ShardState, origin: Origin, truncated: tuple[int, ...]
+    ) -> tuple[Mark, str] | tuple[()]:
+        """Match the keyless `t` events with the trigger's rows of the same transaction."""
+        if not state.pending:
+            return ()
+        same = [p for p in state.pending if p.tx == origin.tx]
+        late = [p for p in state.pending if p.tx != origin.tx]
+        state.pending = tuple(p for p in same if p.table not in truncated)
+        if not late:
+            return ()
+        names = ", ".join(sorted({self.tables[p.table] for p in late}))
+        return (
+            Mark.STALE,
+            f"table {names} was truncated at {format_lsn(late[0].lsn)} without the trigger's rows",
+        )
+
+    def _sweep(self, state: ShardState, profiles: Profiles) -> None:
+        """Drop rows of an older generation: the whole snapshot did not send them, so they are gone."""
+        generation = state.generation
+        assert generation is not None
+        if not state.unswept:
+            return
+
+        def drop(profile: Profile) -> int:
+            old = [(t, k, r) for t, k, r in profile.rows() if r.version[0] < generation]
+            for table, key, _ in old:
+                profile.put(table, key, None)
+            profile.suspicions = tuple(s for s in profile.suspicions if s.offset >= state.generation_offset)
+            return sum(row.values is not None for _, _, row in old)
+
+        state.counters.swept += profiles.every(drop)
+        state.unswept = False
+
+    def _change(self, state: ShardState, change: Change, profiles: Profiles) -> Outcome:
+        version = version_of(state, change.origin)
+        profile = profiles.get(change.user)
+        stored = profile.row(change.table, change.key)
+        floor = state.floors.get(change.table)
+        state.counters.unknown_columns += change.extra
+        if (stored is not None and version < stored.version) or (floor is not None and version < floor):
+            state.counters.stale += 1
+            return Outcome.STALE
+        if change.values is None:
+            profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms))
+            self._heal(profile, change.table, change.key)
+        else:
+            row, whole = _merge(change.values, stored)
+            profile.put(change.table, change.key, Row(version, row))
+            if whole and not change.doubtful:
+                self._heal(profile, change.table, change.key)
+            else:
+                self._suspect(profile, Suspicion(change.table, change.key, change.offset))
+        state.counters.applied += 1
+        profiles.touch(change.user)
+        return Outcome.APPLIED
+
+    def _heal(self, profile: Profile, table: int, key: Value) -> None:
+        if profile.suspicions:
+            profile.suspicions = tuple(s for s in profile.suspicions if (s.table, s.key) != (table, key))
+
+    def _suspect(self, profile: Profile, suspicion: Suspicion) -> None:
+        if all((s.table, s.key) != (suspicion.table, suspicion.key) for s in profile.suspicions):
+            profile.suspicions += (suspicion,)
+
+    def _beat(self, state: ShardState, beat: Beat, profiles: Profiles) -> Outcome:
+        state.heartbeat = True
+        state.counters.beats += 1
+        if beat.origin.snapshot is Snapshot.STREAMED:
+            version = version_of(state, beat.origin)
+            for table in beat.truncated:
+                self._truncate(state, table, version, profiles)
+        return Outcome.BEAT
+
+    def _truncate(self, state: ShardState, table: int, version: Version, profiles: Profiles) -> None:
+        if version <= state.floors.get(table, (-1, 0, 0)):
+            return
+        state.floors = {**state.floors, table: version}
+
+        def drop(profile: Profile) -> int:
+            old = [(t, k, r) for t, k, r in profile.rows() if t == table and r.version < version]
+            for _, key, _ in old:
+                profile.put(table, key, None)
+            profile.suspicions = tuple(s for s in profile.suspicions if s.table != table)
+            return sum(row.values is not None for _, _, row in old)
+
+        state.counters.truncated += profiles.every(drop)
+
+    def _poison(self, state: ShardState, poison: Poison, profiles: Profiles) -> Verdict:
+        overdue: tuple[Mark, str] | tuple[()] = ()
+        if poison.origin is not None:
+            overdue = self._enter(state, poison.offset, poison.origin, profiles)
+        state.counters.quarantined += 1
+        state.quarantined += 1
+        if poison.scope is Scope.PROFILE:
+            assert poison.user is not None
+            pinned = poison.table == 0 or poison.key is not None
+            table = poison.table if pinned and poison.table is not None else ANY_ROW
+            key = poison.key if pinned else None
+            self._suspect(profiles.get(poison.user), Suspicion(table, key, poison.offset))
+            profiles.touch(poison.user)
+            return Verdict(Outcome.QUARANTINED, *overdue)
+        state.doubts += (poison.offset,)
+        if poison.scope is Scope.SHARD:
+            return Verdict(Outcome.QUARANTINED, *overdue)
+        return Verdict(Outcome.QUARANTINED, Mark.SUSPECT, poison.reason)
+
+
+def version_of(state: ShardState, origin: Origin) -> Version:
+    """The version of a change that stands at `origin`, met in the shard's present generation."""
+    generation = state.generation or 0
+    if origin.snapshot is Snapshot.WHOLE:
+        return (generation, 0, 0)
+    return (generation, origin.commit or 0, origin.lsn)
+
+
+def _merge(values: tuple[Value | Absent, ...], stored: Row | None) -> tuple[tuple[Value, ...], bool]:
+    """The new row, and whether each of its values is known: what an image lacks is kept from before."""
+    if not any(isinstance(v, Absent) for v in values):
+        return values, True  # type: ignore[return-value]
+    before = stored.values if stored is not None else None
+    row: list[Value] = []
+    whole = True
+    for at, value in enumerate(values):
+        if not isinstance(value, Absent):
+            row.append(value)
+        elif before is not None:
+            row.append(before[at])
+        else:
+            row.append(None)
+            whole = whole and value is Absent.MISSING
+    return tuple(row), whole

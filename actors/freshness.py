@@ -1,0 +1,108 @@
+"""How fresh a shard is, and which state that puts it in. Pure.
+
+as-of is the source's clock at the last commit applied; staleness = now - as-of + allowed clock skew. Without
+heartbeat rows an idle shard is not told from a dead source: freshness is then known only up to Kafka, so as-of
+and staleness are None.
+"""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from .files import Doubt, Report
+from .state import ShardState
+
+
+class Standing(StrEnum):
+    """The states of DESIGN section 7."""
+
+    BOOTSTRAPPING = "bootstrapping"
+    READY = "ready"
+    STALE = "stale"
+    HALTED = "halted"
+    RESTORING = "restoring"
+
+
+class Freshness(NamedTuple):
+    """How true an answer is."""
+
+    as_of_ms: int | None
+    watermark: int
+    suspect: bool
+    heartbeat: bool
+
+
+class Limits(NamedTuple):
+    """Settings that freshness is judged by."""
+
+    clock_skew_s: float = 0.1
+    stale_after_s: float = 10.0
+
+
+class ShardStatus(NamedTuple):
+    """One shard as `/readyz`, `/metrics` and `kycache status` show it. `state` is None where it has no store."""
+
+    shard: int
+    standing: Standing
+    reason: str
+    staleness_s: float | None
+    state: ShardState | None
+    holder: str | None
+
+
+def freshness(
+    states: Sequence[ShardState], doubts: Sequence[Doubt], *, profile_suspect: bool = False
+) -> Freshness:
+    """The freshness of an answer made of these shards: that of the least fresh one."""
+    heartbeat = all(s.heartbeat for s in states)
+    return Freshness(
+        as_of_ms=min(s.as_of_ms for s in states) if heartbeat else None,
+        watermark=min(s.watermark for s in states),
+        suspect=profile_suspect or bool(doubts) or any(s.doubts for s in states),
+        heartbeat=heartbeat,
+    )
+
+
+def staleness_s(as_of_ms: int | None, now_s: float, limits: Limits) -> float | None:
+    """Seconds that the source's newest applied commit may lie behind; never below 0."""
+    return None if as_of_ms is None else max(0.0, now_s - as_of_ms / 1000 + limits.clock_skew_s)
+
+
+def status(
+    shard: int,
+    state: ShardState | None,
+    report: Report | None,
+    doubts: Sequence[Doubt],
+    now_s: float,
+    limits: Limits,
+) -> ShardStatus:
+    """What a shard's store, its writer's report and the clock say together."""
+    as_of = state.as_of_ms if state is not None and state.heartbeat else None
+    stale = staleness_s(as_of, now_s, limits)
+    cut_off = next((d.reason for d in doubts if d.kind == "stale"), "")
+    if report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
+        standing, reason = Standing(report.state), "; ".join(filter(None, (report.reason, report.remedy)))
+    elif state is None:
+        standing, reason = Standing.BOOTSTRAPPING, "nothing was ingested yet"
+    elif not state.bootstrapped:
+        standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
+    elif cut_off:
+        standing, reason = Standing.STALE, f"{cut_off}; run `kycache rebuild`"
+    elif stale is not None and stale > limits.stale_after_s:
+        standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
+    else:
+        standing, reason = Standing.READY, ""
+    holder = report.holder if report is not None and report.holder else None
+    return ShardStatus(shard, standing, reason, stale, state, holder)
+
+
+def _why_bootstrapping(state: ShardState) -> str:
+    if not state.from_start:
+        return "the log was not read from its start"
+    if state.generation is None:
+        return "no row of a whole snapshot has come" + (
+            "" if state.heartbeat else ", nor a row of kycache_heartbeat"
+        )
+    return "no streamed change has come since the snapshot" + (
+        "" if state.heartbeat else ", nor a row of kycache_heartbeat"
+    )

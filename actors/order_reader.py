@@ -1,0 +1,530 @@
+"""Reads the order index: totals, pages by number, keyset walks, ranks, over all shards at once.
+
+A page is a window of ranks [a, b) in the merge of all shards. To find it without counting up to it:
+
+The greatest fence x such that the rows in units (nodes; later buckets) that begin before x are at most a: every
+row below x is in such a unit, so the row of rank a is not below x. Reading starts, in each shard, with the
+unit that holds x. What lies in front of that is all below x and counted by the directory; so the rank of any row
+from x on is that count plus its place among the rows read. Likewise the least fence y such that the units
+that end by y hold at least b rows: the row of rank b - 1 is below y, and reading stops there. Both are found
+on the nodes first, then on the buckets of the few nodes in between, by bisection over all shards' fences.
+Nothing is tried twice, and a bucket without a matching row is not opened. Newest first is the window
+[total - b, total - a) backwards.
+
+The number of rows a bucket yields is checked against the directory in passing.
+`order.py` has the theory and the cost.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import accumulate, islice, repeat
+from operator import getitem, itemgetter, sub
+from typing import TYPE_CHECKING
+
+from . import order
+from .order import ALL, BUCKET_ROWS_MAX, OVERFLOW, TAG_BYTES, IndexDiffers, Where
+
+if TYPE_CHECKING:
+    import lmdb
+
+SLACK_ROWS = BUCKET_ROWS_MAX
+"""Reading so many rows more costs about as much as one more look for a nearer fence."""
+
+Rows = list[tuple[bytes, bytes]]
+"""(key, stored value) within this module, (key, list row) outside."""
+
+
+@dataclass(slots=True)
+class Reads:
+    """What a snapshot has read so far."""
+
+    records: int = 0  # of the directory: root, columns, nodes
+    runs: int = 0  # of neighbouring buckets, each one seek
+    rows: int = 0
+
+
+class OrderSnapshot:
+    """One shard's index as one read transaction sees it; to be dropped with the transaction."""
+
+    def __init__(
+        self,
+        filter_count: int,
+        txn: lmdb.Transaction[bytes],
+        rows: lmdb._Database,
+        directory: lmdb._Database,
+    ) -> None:
+        self.filter_count = filter_count
+        self.reads = Reads()
+        self._txn = txn
+        self._directory = directory
+        self._cursor = txn.cursor(rows)
+        raw = self.get(order.ROOT_KEY)
+        self.root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
+        if self.root.format != order.FORMAT or len(self.root.used) != 2**filter_count:
+            raise IndexDiffers(
+                f"format {self.root.format} with {len(self.root.used)} subsets of filters is not ours"
+            )
+        self.nodes = order.numbers(self.root.nodes)
+        self._parsed: dict[int, order.NodeRecord] = {}
+        self._views: dict[Where, View] = {}
+
+    def get(self, key: bytes) -> bytes | None:
+        """A record of the directory."""
+        self.reads.records += 1
+        return self._txn.get(key, db=self._directory)
+
+    def everything(self) -> tuple[dict[bytes, bytes], Iterator[tuple[bytes, bytes]]]:
+        """The whole directory, and all rows in order."""
+        self._cursor.first()
+        return dict(self._txn.cursor(self._directory)), iter(self._cursor)
+
+    def node(self, number: int) -> order.NodeRecord:
+        record = self._parsed.get(number)
+        if record is None:
+            raw = self.get(order.node_key(number))
+            if raw is None:
+                raise IndexDiffers(f"node {number} is missing")
+            record = self._parsed[number] = order.decode_node(raw)
+        return record
+
+    def rows(self, fence: bytes, count: int) -> Rows:
+        """The next `count` rows from a fence on, fewer where there are no more."""
+        self.reads.runs += 1
+        if not self._cursor.set_range(fence):
+            return []
+        rows = list(islice(self._cursor.iternext(), count))
+        self.reads.rows += len(rows)
+        return rows
+
+    def matches(self, fence: bytes, count: int, buckets: int, tags: frozenset[bytes], where: Where) -> Rows:
+        """The next `count` rows that match, looked for in no more rows than so many buckets may hold."""
+        self.reads.runs += 1
+        found: Rows = []
+        cursor, seen = self._cursor, 0
+        if not cursor.set_range(fence):
+            return found
+        values = islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX)
+        for seen, value in enumerate(values, 1):  # noqa: B007
+            tag = value[:TAG_BYTES]
+            if tag in tags or (tag == OVERFLOW and _carries(value, where)):
+                found.append((cursor.key(), value))
+                if len(found) == count:
+                    break
+        self.reads.rows += seen
+        return found
+
+    def view(self, where: Where) -> View:
+        """This shard's rows that match, as counts. `where` is remembered until the snapshot goes."""
+        view = self._views.get(where)
+        if view is None:
+            view = self._views[where] = self._view(where)
+        return view
+
+    def _view(self, where: Where) -> View:
+        if len(where) != self.filter_count:
+            raise ValueError(f"{len(where)} filter values where the view declares {self.filter_count}")
+        subset = order.asked(where)
+        if not subset:
+            return View(self, where, ALL, frozenset(), order.numbers(self.root.rows))
+        record = self.get(order.subset_key(subset, where))
+        if record is not None:
+            column, tags = int.from_bytes(record[:2], "big"), _tags(record[2:])
+            return View(self, where, column, tags, self._column(column))
+        column = order.shared_column(subset, where)
+        return _Recounted(self, where, column, self._column(column))
+
+    def _column(self, column: int) -> list[int]:
+        """Rows per node, in the order of nodes."""
+        raw = self.get(order.column_key(column))
+        if raw is None:
+            return [0] * len(self.nodes)
+        half = len(raw) // 2
+        if raw[:half] == self.root.nodes:
+            return order.numbers(raw[half:])
+        counts = dict(zip(order.numbers(raw[:half]), order.numbers(raw[half:]), strict=True))
+        return list(map(counts.get, self.nodes, repeat(0)))
+
+
+@lru_cache(maxsize=256)
+def _tags(packed: bytes) -> frozenset[bytes]:
+    """The tags in a subset's record. Remembered: a thousand of them take longer to part than a page to read."""
+    return frozenset([packed[i : i + order.TAG_BYTES] for i in range(0, len(packed), order.TAG_BYTES)])
+
+
+def _carries(value: bytes, where: Where) -> bool:
+    """Whether a row that carries its filter values matches."""
+    values = order.carried_values(value)
+    return all(asked is None or asked == has for asked, has in zip(where, values, strict=True))
+
+
+class Units:
+    """Neighbouring nodes, or buckets, of one shard: `before[i]` matching rows lie in front of `fences[i]`."""
+
+    __slots__ = ("before", "counts", "fences")
+
+    def __init__(self, fences: list[bytes], counts: list[int], before: int = 0) -> None:
+        self.fences = fences
+        self.counts = counts
+        self.before = list(accumulate(counts, initial=before))
+
+
+class View:
+    """The rows of one shard that match one question."""
+
+    def __init__(
+        self, shard: OrderSnapshot, where: Where, column: int, tags: frozenset[bytes], counts: list[int]
+    ) -> None:
+        self.shard = shard
+        self.where = where
+        self.column = column
+        self.tags = tags
+        self.nodes = Units(shard.root.fences, counts)
+        self.total = self.nodes.before[-1]
+
+    def counts(self, at: int) -> bytes | bytearray:
+        """Matching rows per bucket of the node at a position of the root."""
+        record = self.shard.node(self.shard.nodes[at])
+        return column_counts(record, self.column)
+
+    def buckets(self, first: int, end: int) -> Units:
+        """The buckets of some nodes; a node without a matching row is not opened and stands for its buckets."""
+        fences: list[bytes] = []
+        counts: list[int] = []
+        for at in range(first, end):
+            if self.nodes.counts[at]:
+                fences += self.shard.node(self.shard.nodes[at]).fences
+                counts += self.counts(at)
+            else:
+                fences.append(self.nodes.fences[at])
+                counts.append(0)
+        return Units(fences, counts, self.nodes.before[first])
+
+    def read(self, buckets: Units, first: int, end: int) -> Rows:
+        """The matching rows of some buckets, neighbours in one go."""
+        found: Rows = []
+        counts, before = buckets.counts, buckets.before
+        while first < end:
+            if not counts[first]:
+                first += 1
+                continue
+            stop = first + 1
+            while stop < end and counts[stop]:
+                stop += 1
+            fence, expected = buckets.fences[first], before[stop] - before[first]
+            if self.column == ALL:
+                rows = self.shard.rows(fence, expected)
+            else:
+                rows = self.shard.matches(fence, expected, stop - first, self.tags, self.where)
+            behind = stop < len(counts) and rows and rows[-1][0] >= buckets.fences[stop]
+            if len(rows) != expected or behind:
+                raise IndexDiffers(f"{expected} rows are counted from {fence.hex()} on, not found")
+            found += rows
+            first = stop
+        return found
+
+    def rank(self, key: bytes) -> int:
+        """Matching rows below a key."""
+        if not self.total:
+            return 0
+        at = bisect_right(self.nodes.fences, key) - 1
+        buckets = self.buckets(at, at + 1)
+        bucket = bisect_right(buckets.fences, key) - 1
+        rows = self.read(buckets, bucket, bucket + 1)
+        return buckets.before[bucket] + bisect_left(rows, key, key=itemgetter(0))
+
+
+class _Recounted(View):
+    """As View, for values past the limit: what their shared column counts is read, and counted anew."""
+
+    def __init__(self, shard: OrderSnapshot, where: Where, column: int, counts: list[int]) -> None:
+        super().__init__(shard, where, column, frozenset(), counts)
+        self._exact = {at: self._recount(at) for at, count in enumerate(counts) if count}
+        self.nodes = Units(
+            shard.root.fences, [sum(self._exact[at]) if count else 0 for at, count in enumerate(counts)]
+        )
+        self.total = self.nodes.before[-1]
+
+    def _recount(self, at: int) -> bytes:
+        record = self.shard.node(self.shard.nodes[at])
+        rows = column_counts(record, ALL)
+        exact = bytearray(len(rows))
+        for bucket, candidates in enumerate(column_counts(record, self.column)):
+            if candidates:
+                for _, value in self.shard.rows(record.fences[bucket], rows[bucket]):
+                    exact[bucket] += value.startswith(OVERFLOW) and _carries(value, self.where)
+        return bytes(exact)
+
+    def counts(self, at: int) -> bytes:
+        return self._exact[at]
+
+
+def column_counts(record: order.NodeRecord, column: int) -> bytes | bytearray:
+    """Rows of a column per bucket of a node."""
+    columns = array("H", record.columns)
+    buckets = len(record.fences)
+    at = bisect_left(columns, column)
+    if at == len(columns) or columns[at] != column:
+        return bytes(buckets)
+    start = sum(record.sizes[:at])
+    counts = record.counts[start : start + record.sizes[at]]
+    return counts if len(counts) == buckets else order.dense(counts, buckets)
+
+
+def _search(
+    shards: Sequence[Units], limit: int, *, ended: bool, near: bytes = b"", slack: int = 0
+) -> tuple[bytes | None, bytes | None]:
+    """Where the rows in front of a fence, over all shards, become more than `limit`.
+
+    Counted are the units that begin before the fence, or only those that have `ended` by it.
+
+    A look is taken where the fence would be were the rows left spread evenly, as users over shards by hash
+    nearly are; then a little to the other side, and ever farther until what is looked for lies between.
+
+    Args:
+        near: a fence known to have no more than `limit` in front.
+        slack: rows that the two fences may lie apart, where reading them costs less than looking on.
+
+    Returns:
+        the last fence with no more than `limit`, the first with more; None where there is no such.
+    """
+    bisect = bisect_right if ended else bisect_left
+    fences = [units.fences for units in shards]
+    rows = [[units.before[0], *units.before] if ended else units.before for units in shards]
+    lows = [bisect(names, near) for names in fences]
+    highs = list(map(len, fences))
+    below: bytes | None = None
+    above: bytes | None = None
+    aside = 0
+    while True:
+        widths = list(map(sub, highs, lows))
+        width = max(widths)
+        front = sum(map(getitem, rows, lows))
+        left = sum(map(getitem, rows, highs)) - front
+        if not width or (left <= slack and below is not None and above is not None):
+            return below, above
+        widest = widths.index(width)
+        low, high, counts = lows[widest], highs[widest], rows[widest]
+        even = counts[low] + (limit - front) * (counts[high] - counts[low]) // (left or 1)
+        look = min(max(bisect_right(counts, even, low, high) - 1 + aside, low), high - 1)
+        fence = fences[widest][look]
+        places = list(map(bisect, fences, repeat(fence), lows, highs))
+        if sum(map(getitem, rows, places)) > limit:
+            above, highs = fence, places
+            highs[widest] = look
+            aside = min(aside, 0) * 4 - 1
+        else:
+            below, lows = fence, places
+            lows[widest] = look + 1
+            aside = max(aside, 0) * 4 + 1
+
+
+def _window(views: Sequence[View], start: int, end: int) -> Rows:
+    """The matching rows of ranks start to end - 1, oldest first; 0 <= start <= end <= their number."""
+    views = [view for view in views if view.total]
+    if start >= end:
+        return []
+    nodes = [view.nodes for view in views]
+    low, _ = _search(nodes, start, ended=False)
+    _, high = _search(nodes, end - 1, ended=True, near=low or b"")
+    assert low is not None  # every shard's first fence is b"", and nothing lies in front of that
+    buckets = [view.buckets(*_span(view.nodes.fences, low, high)) for view in views]
+    low, _ = _search(buckets, start, ended=False, slack=SLACK_ROWS)
+    _, nearer = _search(buckets, end - 1, ended=True, near=low or b"", slack=SLACK_ROWS)
+    high = nearer if nearer is not None else high
+    assert low is not None
+    found: Rows = []
+    skipped = 0
+    for view, units in zip(views, buckets, strict=True):
+        first, last = _span(units.fences, low, high)
+        skipped += units.before[first]
+        found += view.read(units, first, last)
+    found.sort()
+    return found[start - skipped : end - skipped]
+
+
+def _span(fences: list[bytes], low: bytes, high: bytes | None) -> tuple[int, int]:
+    """From the unit that holds `low` to the last that begins below `high`, as a range."""
+    return bisect_right(fences, low) - 1, len(fences) if high is None else bisect_left(fences, high)
+
+
+def _served(rows: Rows, newest: bool) -> Rows:
+    served = [(key, order.row_of(value)) for key, value in rows]
+    if newest:
+        served.reverse()
+    return served
+
+
+def _views(shards: Sequence[OrderSnapshot], where: Where) -> list[View]:
+    return [shard.view(where) for shard in shards]
+
+
+def total(shards: Sequence[OrderSnapshot], where: Where) -> int:
+    """How many rows match."""
+    return sum(view.total for view in _views(shards, where))
+
+
+def page(shards: Sequence[OrderSnapshot], where: Where, *, newest: bool, skip: int, size: int) -> Rows:
+    """(key, list row) of LIMIT `size` OFFSET `skip` over the merge of all shards, in display order."""
+    if skip < 0 or size < 0:
+        raise ValueError(f"page of {size} rows behind {skip}: neither may be negative")
+    views = _views(shards, where)
+    rows = sum(view.total for view in views)
+    start, end = min(skip, rows), min(skip + size, rows)
+    if newest:
+        start, end = rows - end, rows - start
+    return _served(_window(views, start, end), newest)
+
+
+def walk(shards: Sequence[OrderSnapshot], where: Where, *, newest: bool, after: bytes | None, size: int) -> Rows:
+    """The next `size` rows behind the key `after` in display order; None is in front of all.
+
+    `after` need not be there any more.
+    """
+    if after is None:
+        return page(shards, where, newest=newest, skip=0, size=size)
+    return _beside(_views(shards, where), after, above=not newest, size=size, newest=newest)
+
+
+def walk_back(shards: Sequence[OrderSnapshot], where: Where, *, newest: bool, before: bytes, size: int) -> Rows:
+    """The `size` rows in front of the key `before`, in display order."""
+    return _beside(_views(shards, where), before, above=newest, size=size, newest=newest)
+
+
+def _beside(views: Sequence[View], key: bytes, *, above: bool, size: int, newest: bool) -> Rows:
+    if above:
+        start = _rank(views, _next(key))
+        end = min(start + size, sum(view.total for view in views))
+    else:
+        end = _rank(views, key)
+        start = max(end - size, 0)
+    return _served(_window(views, start, end), newest)
+
+
+def rank(shards: Sequence[OrderSnapshot], where: Where, *, newest: bool, key: bytes) -> int:
+    """How many matching rows stand in front of a key in display order."""
+    views = _views(shards, where)
+    if newest:
+        return sum(view.total for view in views) - _rank(views, _next(key))
+    return _rank(views, key)
+
+
+def _rank(views: Sequence[View], key: bytes) -> int:
+    return sum(view.rank(key) for view in views)
+
+
+def _next(key: bytes) -> bytes:
+    """The least string above a key."""
+    return key + b"\0"
+
+
+def check(shard: OrderSnapshot) -> None:
+    """Count every row anew and compare with the whole directory, which is held in memory meanwhile.
+
+    Raises:
+        IndexDiffers: with the first difference found.
+    """
+    _Recount(shard).run()
+
+
+class _Recount:
+    def __init__(self, shard: OrderSnapshot) -> None:
+        self._root = shard.root
+        self._numbers = shard.nodes
+        self._stored, self._rows = shard.everything()
+        self._ahead = next(self._rows, None)
+        self._of_tag: dict[bytes, tuple[int, ...]] = {}
+        self._per_node: dict[int, dict[int, int]] = {ALL: {}}
+        self._overflowing = 0
+
+    def run(self) -> None:
+        root, numbers = self._root, self._numbers
+        self._stored.pop(order.ROOT_KEY, None)
+        self._combinations()
+        ends: list[bytes | None] = [*root.fences[1:], None]
+        for number, fence, end in zip(numbers, root.fences, ends, strict=False):
+            self._node(number, fence, end)
+        _require(self._ahead is None, "there are rows, and no node to count them")
+        held = self._per_node.pop(ALL)
+        _require(order.numbers(root.rows) == [held.get(number, 0) for number in numbers], "rows per node")
+        _require(root.overflowing == self._overflowing, f"{self._overflowing} rows carry their values")
+        for column, counts in self._per_node.items():
+            nodes = [number for number in numbers if number in counts]
+            record = order.column_record(nodes, [counts[number] for number in nodes])
+            self._take(order.column_key(column), record, f"rows per node of column {column}")
+        _require(not self._stored, f"{len(self._stored)} records belong to nothing")
+        _require(bool(held) or not numbers, "an emptied index is not empty")
+
+    def _take(self, key: bytes, expected: bytes, what: str) -> None:
+        _require(self._stored.pop(key, None) == expected, f"{what} (record {key.hex()})")
+
+    def _combinations(self) -> None:
+        """Every tag's values lead back to it, and each of their subsets to one column of its own."""
+        used = self._root.used
+        tagged: dict[bytes, list[bytes]] = {}  # per subset's record
+        values_of: dict[bytes, tuple[bytes | None, ...]] = {}
+        for ordinal in range(1, used[0] + 1):
+            tag = ordinal.to_bytes(order.TAG_BYTES, "big")
+            packed = self._stored.pop(order.tag_key(tag), None)
+            _require(packed is not None, f"tag {ordinal} has no values")
+            values = values_of[tag] = order.decode_values(packed or b"")
+            self._take(order.combination_key(values), tag, f"the values of tag {ordinal}")
+            for subset in order.subsets(values):
+                tagged.setdefault(order.subset_key(subset, values), []).append(tag)
+        self._subsets = {key: self._stored.pop(key) for key in list(self._stored) if key.startswith(b"s")}
+        ordinals: dict[int, set[int]] = {subset: set() for subset in range(1, len(used))}
+        for key, record in self._subsets.items():
+            subset, column = key[1], int.from_bytes(record[:2], "big")
+            ordinals[subset].add(column - order.own_column(subset, 0))
+            tags = b"".join(tagged.pop(key, []))
+            _require(record[2:] == tags, f"column {column} has other tags than its values")
+        _require(not tagged, "a tag's values have no column")
+        for subset, taken in ordinals.items():
+            _require(taken == set(range(used[subset])), f"columns given out for subset {subset}")
+        self._of_tag = {tag: self._columns(values) for tag, values in values_of.items()}
+
+    def _columns(self, values: tuple[bytes | None, ...]) -> tuple[int, ...]:
+        columns = [ALL]
+        for subset in order.subsets(values):
+            record = self._subsets.get(order.subset_key(subset, values))
+            own = None if record is None else int.from_bytes(record[:2], "big")
+            columns.append(own if own is not None else order.shared_column(subset, values))
+        return tuple(columns)
+
+    def _node(self, number: int, fence: bytes, end: bytes | None) -> None:
+        raw = self._stored.pop(order.node_key(number), None)
+        _require(raw is not None, f"node {number} is missing")
+        record = order.decode_node(raw or b"")
+        _require(record.fences[0] == fence, f"the first fence of node {number}")
+        counted: dict[int, bytearray] = {}
+        for bucket, high in enumerate([*record.fences[1:], end]):
+            _require(high is None or record.fences[bucket] < high, f"fences of bucket {bucket}, node {number}")
+            rows = 0
+            while self._ahead is not None and (high is None or self._ahead[0] < high):
+                for column in self._row(self._ahead[1]):
+                    counted.setdefault(column, bytearray(len(record.fences)))[bucket] += 1
+                self._ahead = next(self._rows, None)
+                rows += 1
+                _require(rows <= BUCKET_ROWS_MAX, f"too many rows in bucket {bucket} of node {number}")
+        _require(array("H", record.columns).tolist() == sorted(counted), f"the columns of node {number}")
+        for column, counts in counted.items():
+            _require(column_counts(record, column) == counts, f"column {column} of node {number}")
+            self._per_node.setdefault(column, {})[number] = sum(counts)
+
+    def _row(self, value: bytes) -> tuple[int, ...]:
+        tag = value[: order.TAG_BYTES]
+        if tag == OVERFLOW:
+            self._overflowing += 1
+            return self._columns(order.carried_values(value))
+        columns = self._of_tag.get(tag)
+        _require(columns is not None, f"a row has the tag {tag.hex()}, which is not known")
+        return columns or ()
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise IndexDiffers(f"recount differs: {what}")

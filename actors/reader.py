@@ -1,0 +1,121 @@
+"""Reading a shard: synchronous MVCC snapshots that never wait for the writer.
+
+A snapshot lives for one answer and never across an `await`: a read transaction that stays open keeps LMDB
+from reusing pages. Writers in other processes are noticed by the transaction's id, a new generation by the
+`CURRENT` link.
+"""
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import lmdb
+
+from kycache.model.errors import Refused
+from kycache.model.profile import Profile, unpack_profile
+from kycache.model.view import View
+
+from .environment import Environments
+from .files import ShardFolder
+from .order_reader import OrderSnapshot
+from .state import ShardState
+from .store import FORMAT, Databases, Identity, check_identity, key_columns, open_databases, read_state
+
+
+class NoStore(Refused):
+    """The shard has no generation yet: nothing was ever ingested into it."""
+
+
+class ShardSnapshot:
+    """One shard as of one read transaction."""
+
+    def __init__(
+        self,
+        shard: int,
+        txn: "lmdb.Transaction[bytes]",
+        databases: Databases,
+        view: View,
+        columns: tuple[int, ...],
+    ) -> None:
+        self.shard = shard
+        self._txn = txn
+        self._databases = databases
+        self._columns = columns
+        self.state: ShardState = read_state(txn, databases)
+        self.order = OrderSnapshot(len(view.filters), txn, databases.rows, databases.order)
+
+    def profile(self, user: bytes) -> Profile | None:
+        """What is known about a user; None where nothing is."""
+        data = self._txn.get(user, db=self._databases.profiles)
+        return None if data is None else unpack_profile(data, self._columns)
+
+
+class ShardReader:
+    """Opens snapshots of one shard; follows it from generation to generation."""
+
+    def __init__(self, environments: Environments, folder: ShardFolder, view: View, shards: int) -> None:
+        self.shard = folder.number
+        self.folder = folder
+        self._environments = environments
+        self._view = view
+        self._columns = key_columns(view)
+        self._identity = Identity(FORMAT, folder.number, shards, view.hash)
+        self._generation: Path | None = None
+        self._environment: lmdb.Environment | None = None
+        self._databases: Databases | None = None
+
+    @contextmanager
+    def snapshot(self) -> Iterator[ShardSnapshot]:
+        """The shard as it is now.
+
+        Raises:
+            NoStore: nothing was ever ingested into it.
+            Refused: the file is damaged, or another shard's.
+        """
+        environment, databases = self._follow()
+        with self._begin(environment) as txn:
+            yield ShardSnapshot(self.shard, txn, databases, self._view, self._columns)
+
+    def commit_id(self) -> int:
+        """Changes with each commit, of whatever process; costs a microsecond."""
+        environment, _ = self._follow()
+        return environment.info()["last_txnid"]
+
+    def close(self) -> None:
+        """Give the environment back."""
+        if self._generation is not None:
+            self._environments.release(self._generation)
+        self._generation = self._environment = self._databases = None
+
+    def _follow(self) -> tuple[lmdb.Environment, Databases]:
+        current = self.folder.current()
+        if current is None:
+            raise NoStore(f"shard {self.shard} has no store yet", "start `kycache ingest`")
+        if current == self._generation and self._environment is not None and self._databases is not None:
+            return self._environment, self._databases
+        self.close()
+        environment = self._environments.lease(current, self.shard)
+        try:
+            databases = open_databases(environment)
+            with self._begin(environment) as txn:
+                check_identity(txn, databases, self._identity)
+        except BaseException:
+            self._environments.release(current)
+            raise
+        self._generation, self._environment, self._databases = current, environment, databases
+        return environment, databases
+
+    @staticmethod
+    def _begin(environment: lmdb.Environment) -> "lmdb.Transaction[bytes]":
+        try:
+            return environment.begin()
+        except lmdb.MapResizedError:
+            environment.set_mapsize(0)  # the writer's map grew: take its size over
+            return environment.begin()
+
+
+@contextmanager
+def snapshots(readers: list[ShardReader]) -> Iterator[list[ShardSnapshot]]:
+    """Snapshots of several shards, all of them taken before the first row is read."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(reader.snapshot()) for reader in readers]

@@ -1,0 +1,168 @@
+"""Which shard answers, and all shards of a data directory as a reader sees them."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from kycache.model.errors import Refused
+from kycache.model.partition import KeyForm, key_bytes, partition_of
+from kycache.model.values import ValueRefused, decoder, key_order_bytes, printer
+from kycache.model.view import Kind, View
+
+from .environment import Environments
+from .files import DataDirectory, Doubt, Node
+from .freshness import Limits, ShardStatus, status
+from .reader import NoStore, ShardReader, ShardSnapshot, snapshots
+from .state import ShardState
+
+LOOK_INTERVAL_S = 0.004
+"""How often waiters look for commits: a look costs a microsecond, a batch takes longer than this."""
+
+
+class UserId:
+    """A user id in its forms: as stored key, and as Kafka key."""
+
+    __slots__ = ("kafka_key", "key", "text")
+
+    def __init__(self, text: str, key: bytes, kafka_key: bytes) -> None:
+        self.text = text
+        self.key = key
+        self.kafka_key = kafka_key
+
+
+class Router:
+    """Reads of one data directory. One per process; its methods are for the trio thread only."""
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        environments: Environments,
+        view: View,
+        limits: Limits,
+        key_form: KeyForm = KeyForm.PLAIN,
+    ) -> None:
+        self.view = view
+        self.limits = limits
+        self._directory = directory
+        self._environments = environments
+        self._key_form = key_form
+        self._decode_id = decoder(view.root.key_type)
+        self._print_id = printer(view.root.key_type)
+        self._numeric = view.root.key_type.kind is Kind.INT
+        self._node: Node | None = None
+        self._readers: list[ShardReader] = []
+        self._doubts: tuple[int, tuple[Doubt, ...]] = (-1, ())
+
+    @property
+    def shard_count(self) -> int | None:
+        """The number of shards; None while nothing was ever ingested here.
+
+        Raises:
+            Refused: the directory was made with another view definition.
+        """
+        if self._node is None:
+            node = self._directory.node()
+            if node is None:
+                return None
+            self._directory.check_view(node, self.view.hash)
+            self._node = node
+            self._readers = [
+                ShardReader(self._environments, self._directory.shard(n), self.view, node.shards)
+                for n in range(node.shards)
+            ]
+        return self._node.shards
+
+    @property
+    def topic(self) -> str | None:
+        """The topic the shards were read from; None while nothing was."""
+        return None if self.shard_count is None or self._node is None else self._node.topic
+
+    def user_id(self, text: str) -> UserId | None:
+        """The id that `text` writes, None where it writes none. A uuid may come in any case."""
+        try:
+            stored = self._decode_id(int(text) if self._numeric else text)
+        except (ValueRefused, ValueError):
+            return None
+        shown = str(self._print_id(stored))
+        key = key_order_bytes(stored)
+        return UserId(shown, key, key_bytes(self._key_form, self.view.root.key, shown, self._numeric))
+
+    def shard_of(self, user: UserId) -> int:
+        """The shard that holds a user: Kafka's own partitioner says."""
+        count = self.shard_count
+        assert count is not None
+        return partition_of(user.kafka_key, count)
+
+    @contextmanager
+    def snapshot(self, shard: int) -> Iterator[ShardSnapshot]:
+        """One shard as it is now.
+
+        Raises:
+            NoStore: it was never ingested.
+            Refused: its file is damaged, or another's.
+        """
+        with self._readers[shard].snapshot() as snapshot:
+            yield snapshot
+
+    @contextmanager
+    def all_snapshots(self) -> Iterator[list[ShardSnapshot]]:
+        """All shards as they are now, every transaction begun before the first row is read."""
+        if self.shard_count is None:
+            raise NoStore("no shard has a store yet", "start `kycache ingest`")
+        with snapshots(self._readers) as taken:
+            yield taken
+
+    def state(self, shard: int) -> ShardState | None:
+        """What a shard knows about itself; None where it has no store."""
+        try:
+            with self.snapshot(shard) as snapshot:
+                return snapshot.state
+        except NoStore:
+            return None
+
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What puts every shard here in doubt; read again only when the file changes."""
+        stamp = self._directory.doubts_stamp()
+        if stamp != self._doubts[0]:
+            self._doubts = (stamp, self._directory.doubts())
+        return self._doubts[1]
+
+    def status(self, shard: int) -> ShardStatus:
+        """One shard's standing."""
+        folder = self._directory.shard(shard)
+        report = folder.report()
+        try:
+            state = self.state(shard)
+        except Refused as error:
+            report = folder.damaged(error)
+            state = None
+        return status(shard, state, report, self.doubts(), time.time(), self.limits)
+
+    def statuses(self) -> list[ShardStatus]:
+        """Every shard's standing; empty while nothing was ever ingested."""
+        return [self.status(n) for n in range(self.shard_count or 0)]
+
+    async def wait_for(self, shards: list[int], lsn: int, timeout_s: float) -> bool:
+        """Wait until the watermark of each of `shards` is at least `lsn`; False if it is not in time."""
+        with trio.move_on_after(timeout_s) as scope:
+            for shard in shards:
+                await self._reaches(shard, lsn)
+        return not scope.cancelled_caught
+
+    async def _reaches(self, shard: int, lsn: int) -> None:
+        seen = -1
+        while True:
+            commit = self._readers[shard].commit_id()
+            if commit != seen:
+                seen = commit
+                state = self.state(shard)
+                if state is not None and state.watermark >= lsn:
+                    return
+            await trio.sleep(LOOK_INTERVAL_S)
+
+    def close(self) -> None:
+        """Close every reader."""
+        for reader in self._readers:
+            reader.close()

@@ -1,0 +1,154 @@
+"""The shard actor: takes batches from a bounded mailbox and applies each in one transaction.
+
+Backpressure is the mailbox: `offer` never waits, it says whether another batch is welcome. Each transaction
+runs in a worker thread, so the event loop goes on reading; one actor has one transaction at a time.
+"""
+
+import errno
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+
+import lmdb
+import structlog
+import trio
+
+from kycache.model.change import Beat, Change, Item
+
+from .state import Position, ShardState
+from .store import Applied, Fence, Store
+
+MAILBOX_ITEMS_MAX = 8_000
+"""Items waiting for one shard: some hundred milliseconds of work, a few MB; past it the partition is paused."""
+
+MAILBOX_ITEMS_RESUME = MAILBOX_ITEMS_MAX // 2
+"""The partition is read again from here: there is still work while the first new records travel."""
+
+BATCH_ITEMS = 2_000
+"""Items of one transaction: enough to make its fsync cheap, few enough to commit several times a second."""
+
+BATCH_ITEMS_MAX = 10 * BATCH_ITEMS
+"""A batch does not end inside a source transaction whose rest is in hand, up to this many items."""
+
+NO_ROOM_RETRY_S = 1.0
+"""How often a full disk is tried again."""
+
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
+
+log = structlog.get_logger()
+
+
+class Batch(NamedTuple):
+    """Records of one poll, decoded."""
+
+    items: list[Item]
+    next_offset: int
+    leader_epoch: int
+    high_water: int
+
+
+class ShardActor:
+    """Applies batches to one open store."""
+
+    def __init__(self, store: Store, fence: Fence, topic_id: str, on_room: Callable[[], None]) -> None:
+        """Args:
+        on_room: called when the mailbox has room again after `offer` said it had not.
+        """
+        self.store = store
+        self.state: ShardState = store.opened_at
+        self.blocked = ""
+        """Why nothing can be committed at present; empty while all is well."""
+        self._fence = fence
+        self._topic_id = topic_id
+        self._on_room = on_room
+        self._mailbox: deque[Batch] = deque()
+        self._waiting = 0
+        self._full = False
+        self._arrival = trio.Event()
+
+    def offer(self, batch: Batch) -> bool:
+        """Take a batch. Returns whether another is welcome; if not, `on_room` tells when one is."""
+        self._mailbox.append(batch)
+        self._waiting += len(batch.items)
+        self._arrival.set()
+        self._full = self._waiting >= MAILBOX_ITEMS_MAX
+        return not self._full
+
+    async def run(self) -> None:
+        """Apply what arrives until cancelled or the fence closes.
+
+        Raises:
+            HaltShard: a change must not be applied; everything before it is committed.
+        """
+        while not self._fence.closed:
+            while not self._mailbox:
+                self._arrival = trio.Event()
+                await self._arrival.wait()
+            batch = self._take()
+            applied = await self._apply(batch)
+            if applied is None:
+                return
+            self.state = applied.state
+            if applied.halt is not None:
+                raise applied.halt
+
+    def _take(self) -> Batch:
+        """Join waiting batches into one: up to `BATCH_ITEMS`, then only to end a source transaction."""
+        first = self._mailbox.popleft()
+        items, last = list(first.items), first
+        while self._mailbox:
+            following = self._mailbox[0]
+            size = len(items) + len(following.items)
+            if size > (BATCH_ITEMS_MAX if _continues(items, following.items) else BATCH_ITEMS):
+                break
+            items += following.items
+            last = self._mailbox.popleft()
+        self._waiting -= len(items)
+        if self._full and self._waiting <= MAILBOX_ITEMS_RESUME:
+            self._full = False
+            self._on_room()
+        return Batch(items, last.next_offset, last.leader_epoch, last.high_water)
+
+    async def _apply(self, batch: Batch) -> Applied | None:
+        """Apply a batch, and the same again while there is no room for it."""
+        old = self.state.position
+        position = Position(old.topic, self._topic_id, old.partition, batch.next_offset, batch.leader_epoch)
+        while True:
+            try:
+                applied = await trio.to_thread.run_sync(
+                    self.store.apply, batch.items, position, batch.high_water, self._fence
+                )
+            except lmdb.MapFullError:
+                # On this thread, so that no read of this process has a transaction open meanwhile.
+                self.store.grow_map()
+            except (lmdb.Error, OSError) as error:
+                if _errno(error) not in _NO_ROOM:
+                    raise
+                self._blocked_by(error)
+                await trio.sleep(NO_ROOM_RETRY_S)
+            else:
+                self.blocked = ""
+                return applied
+
+    def _blocked_by(self, error: Exception) -> None:
+        if not self.blocked:
+            log.error(
+                "no room to commit: free some space; the shard goes on by itself",
+                shard=self.store.shard,
+                error=str(error),
+            )
+        self.blocked = str(error)
+
+
+def _errno(error: Exception) -> int | None:
+    return error.errno if isinstance(error, OSError) else getattr(error, "code", None)
+
+
+def _continues(items: list[Item], following: list[Item]) -> bool:
+    """The next batch begins inside the source transaction in which this one ends."""
+    if not items or not following:
+        return False
+    last, first = items[-1], following[0]
+    if isinstance(last, (Change, Beat)) and isinstance(first, (Change, Beat)):
+        return last.origin.tx is not None and last.origin.tx == first.origin.tx
+    return False

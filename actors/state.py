@@ -1,0 +1,74 @@
+"""What a shard knows about itself beside its rows, kept in the batch's transaction."""
+
+import msgspec
+
+from kycache.model.lsn import Version
+
+
+class Position(msgspec.Struct, frozen=True):
+    """The Kafka coordinates of the next change to read."""
+
+    topic: str
+    topic_id: str
+    partition: int
+    offset: int
+    leader_epoch: int = -1
+
+
+class PendingTruncate(msgspec.Struct, frozen=True):
+    """A keyless `t` whose heartbeat row has not come yet (DESIGN 6.6)."""
+
+    table: int
+    tx: int | None
+    commit: int | None
+    lsn: int
+
+
+class Counters(msgspec.Struct):
+    """How often what happened, since the generation of the store began. Exact: kept with the rows."""
+
+    applied: int = 0
+    stale: int = 0
+    """Changes older than the row they met: redelivery and late arrivals."""
+    beats: int = 0
+    skipped: int = 0
+    quarantined: int = 0
+    swept: int = 0
+    truncated: int = 0
+    unknown_columns: int = 0
+
+
+class ShardState(msgspec.Struct, array_like=True):
+    """One shard's state. All LSNs are the source's; times are its clock in milliseconds since 1970."""
+
+    position: Position
+    from_start: bool = False
+    """The partition was read from offset 0, or restored from a file that was."""
+    generation: int | None = None
+    """S: the LSN of the latest whole snapshot met."""
+    generation_offset: int = 0
+    """Where the first row of that snapshot stood in the partition."""
+    unswept: bool = False
+    """Rows of an older generation may still be there."""
+    streamed: bool = False
+    """A streamed change came after that snapshot: rows of older generations are swept."""
+    bootstrapped: bool = False
+    watermark: int = 0
+    as_of_ms: int = 0
+    commit_seen: int = 0
+    """The greatest `sequence[0]` seen."""
+    heartbeat: bool = False
+    """Heartbeat rows arrive: freshness is known in the source's time, not only up to Kafka."""
+    floors: dict[int, Version] = {}
+    """Per table, the version of its latest truncate: older rows of it are gone for good."""
+    pending: tuple[PendingTruncate, ...] = ()
+    high_water: int = 0
+    """The end of the partition as the last fetch saw it: what the lag is measured against."""
+    users: int = 0
+    suspects: int = 0
+    """Profiles under suspicion."""
+    quarantined: int = 0
+    """Records in quarantine now."""
+    doubts: tuple[int, ...] = ()
+    """Offsets of quarantined records that put the whole shard in doubt."""
+    counters: Counters = msgspec.field(default_factory=Counters)

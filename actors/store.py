@@ -1,0 +1,429 @@
+"""A shard's store: one LMDB environment, one transaction per batch for all that the batch did.
+
+    meta        identity | state
+    profiles    user key -> profile (model/profile.py)
+    rows, order the order index (order.py)
+    quarantine  offset -> the record whole, and why
+    markers     ts_ms | user key -> nothing: when delete markers of a profile fall due
+
+The position in `state` is the truth about what was read; what Kafka's group knows is a hint for lag tools.
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from threading import Lock
+from typing import NamedTuple
+
+import lmdb
+import msgspec
+
+from kycache.model.change import Change, Item, Poison
+from kycache.model.errors import Refused
+from kycache.model.profile import Profile, Row, pack_profile, unpack_profile
+from kycache.model.render import Listed, Listing, Renderer
+from kycache.model.view import View
+
+from .environment import Environments, grow_ahead
+from .files import Doubt
+from .fold import Fold, HaltShard
+from .order import Entry
+from .order_writer import OrderWriter
+from .state import Position, ShardState
+
+FORMAT = 1
+"""Of a shard's file; another is refused."""
+
+MARKERS_KEPT_MS = 7 * 24 * 3600 * 1000
+"""How long a delete is remembered, by the source's clock: longer than any redelivery may lag (DESIGN 6.2)."""
+
+MARKERS_PER_BATCH_MAX = 1_000
+"""Markers dropped in one batch, so that a day's worth of deletes falling due stalls nothing."""
+
+SWEEP_CHUNK = 2_000
+"""Profiles edited between two writes of the order index in a sweep: bounds memory, not the transaction."""
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """Which shard of which view a file holds. Any mismatch is refused."""
+
+    format: int
+    shard: int
+    shards: int
+    view: str
+    epoch: int = 0
+    """Counts the source's histories: a `rebuild --epoch` starts a new one."""
+
+
+class Quarantined(msgspec.Struct, array_like=True, frozen=True):
+    """A record that could not be applied, whole."""
+
+    offset: int
+    timestamp_ms: int
+    kafka_key: bytes | None
+    kafka_value: bytes | None
+    reason: str
+    scope: str
+    user: bytes | None
+    table: int | None
+
+
+class Applied(NamedTuple):
+    """What a batch did: the state committed, and why the shard must halt before the rest, if it must."""
+
+    state: ShardState
+    halt: HaltShard | None
+
+
+class Fence:
+    """Lets batches commit until it is closed; closing waits for a commit under way, and no longer.
+
+    One per assignment of a partition: nothing that was polled before the assignment was taken away may
+    commit after it (DESIGN 6.11).
+    """
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._closed = False
+
+    @property
+    def closed(self) -> bool:
+        """Nothing commits any more."""
+        return self._closed
+
+    def commit(self, txn: "lmdb.Transaction[bytes]") -> bool:
+        """Commit, or abort where the fence is closed; whether it was committed."""
+        with self._lock:
+            if self._closed:
+                txn.abort()
+            else:
+                txn.commit()
+            return not self._closed
+
+    def close(self) -> None:
+        """Let nothing commit any more."""
+        with self._lock:
+            self._closed = True
+
+
+class Databases(NamedTuple):
+    """The named databases of a store."""
+
+    meta: "lmdb._Database"
+    profiles: "lmdb._Database"
+    rows: "lmdb._Database"
+    order: "lmdb._Database"
+    quarantine: "lmdb._Database"
+    markers: "lmdb._Database"
+
+
+def open_databases(environment: lmdb.Environment) -> Databases:
+    """The store's databases; made where the environment may be written."""
+    create = not environment.flags()["readonly"]
+    return Databases(*(environment.open_db(name.encode(), create=create) for name in Databases._fields))
+
+
+_IDENTITY = b"identity"
+_STATE = b"state"
+_encode = msgspec.msgpack.Encoder().encode
+_decode_state = msgspec.msgpack.Decoder(ShardState).decode
+_decode_identity = msgspec.msgpack.Decoder(Identity).decode
+
+
+def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardState:
+    """The shard's state as of a transaction."""
+    data = txn.get(_STATE, db=databases.meta)
+    if data is None:
+        raise Refused("the store holds no state: its creation was cut off", "run `kycache rebuild`")
+    return _decode_state(data)
+
+
+def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> None:
+    """Refuse a file of another shard, view or format."""
+    data = txn.get(_IDENTITY, db=databases.meta)
+    found = None if data is None else _decode_identity(data)
+    if found is None or msgspec.structs.replace(found, epoch=expected.epoch) != expected:
+        raise Refused(
+            f"shard {expected.shard}: the file holds {found}, expected {expected}",
+            f"put the right file back, or run `kycache rebuild --shard {expected.shard}`",
+        )
+
+
+def create_store(
+    environments: Environments, generation: Path, identity: Identity, position: Position, *, from_start: bool
+) -> None:
+    """Make an empty store in a new generation."""
+    environment = environments.lease(generation, identity.shard)
+    try:
+        databases = open_databases(environment)
+        with environment.begin(write=True) as txn:
+            txn.put(_IDENTITY, _encode(identity), db=databases.meta)
+            txn.put(_STATE, _encode(ShardState(position, from_start=from_start)), db=databases.meta)
+        environment.sync(True)
+    finally:
+        environments.release(generation)
+
+
+class Store:
+    """The writer's side of one shard. Only the process that holds the shard's lock may have one."""
+
+    def __init__(
+        self,
+        environments: Environments,
+        generation: Path,
+        view: View,
+        identity: Identity,
+        mark: Callable[[tuple[Doubt, ...]], None],
+    ) -> None:
+        """Args:
+        mark: writes what puts the whole data directory in doubt, durably.
+
+        Raises:
+            Refused: the file is damaged, or another shard's.
+        """
+        self.shard = identity.shard
+        self.generation = generation
+        self.renderer = Renderer(view)
+        self._environments = environments
+        self._mark = mark
+        self._key_columns = key_columns(view)
+        self._fold = Fold(identity.shard, identity.shards, tuple(t.name for t in view.tables))
+        self._environment = environments.lease(generation, identity.shard)
+        try:
+            self._databases = open_databases(self._environment)
+            with self._environment.begin() as txn:
+                check_identity(txn, self._databases, identity)
+                self.opened_at = read_state(txn, self._databases)
+        except BaseException:
+            environments.release(generation)
+            raise
+        self._order = OrderWriter(len(view.filters), self._databases.rows, self._databases.order)
+
+    def close(self) -> None:
+        """Give the environment back."""
+        self._environments.release(self.generation)
+
+    def apply(self, items: Sequence[Item], position: Position, high_water: int, fence: "Fence") -> Applied | None:
+        """Apply a batch in one transaction. Blocking; runs in a worker thread.
+
+        Args:
+            items: in partition order.
+            position: of the change behind the last item.
+            high_water: the partition's end as the last fetch saw it.
+            fence: closed when the assignment of the partition was taken away.
+
+        Returns:
+            What was committed; None where the fence was closed and nothing was.
+
+        Raises:
+            lmdb.Error: nothing was committed (disk or map full, I/O); the batch can be tried again.
+        """
+        grow_ahead(self._environment)
+        txn: lmdb.Transaction[bytes] = self._environment.begin(write=True)
+        try:
+            work = Work(txn, self._databases, self.renderer, self._key_columns, self._order)
+            state = read_state(txn, self._databases)
+            halt, doubts = self._fold_items(work, state, items)
+            if halt is not None:
+                position = msgspec.structs.replace(position, offset=halt.offset)
+            work.drop_due_markers(state.as_of_ms - MARKERS_KEPT_MS)
+            work.finish(state)
+            state.position = position
+            state.high_water = max(high_water, position.offset)
+            txn.put(_STATE, _encode(state), db=self._databases.meta)
+            if doubts:
+                self._mark(tuple(doubts))
+            committed = fence.commit(txn)
+        except BaseException:
+            txn.abort()
+            self._order.forget()
+            raise
+        if not committed:
+            self._order.forget()
+            return None
+        return Applied(state, None if halt is None else halt.error)
+
+    def _fold_items(
+        self, work: "Work", state: ShardState, items: Sequence[Item]
+    ) -> tuple["_Halt | None", list[Doubt]]:
+        doubts: list[Doubt] = []
+        for item in items:
+            try:
+                verdict = self._fold.apply(state, item, work)
+            except HaltShard as error:
+                return _Halt(item.offset, error), doubts
+            if isinstance(item, Poison):
+                work.quarantine(item)
+            elif isinstance(item, Change) and item.values is None:
+                work.note_marker(item)
+            if verdict.mark is not None:
+                doubts.append(Doubt(verdict.mark.value, self.shard, item.offset, verdict.reason))
+        return None, doubts
+
+    def grow_map(self) -> None:
+        """Double the reserved address space, with no transaction open (FAULTS 10)."""
+        self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+
+
+class _Halt(NamedTuple):
+    offset: int
+    error: HaltShard
+
+
+def key_columns(view: View) -> tuple[int, ...]:
+    """Where each child's primary key stands among its stored values."""
+    return tuple(t.index_of(t.key) for t in view.children)
+
+
+class _Loaded:
+    """A profile in work: as it was listed before, and as it is."""
+
+    __slots__ = ("listing", "profile", "size", "suspect", "touched")
+
+    def __init__(self, profile: Profile, listing: Listing | None, size: int) -> None:
+        self.profile = profile
+        self.listing = listing
+        self.suspect = bool(profile.suspicions)
+        self.size = size
+        self.touched = False
+
+
+class Work:
+    """The shard's profiles within one transaction: read once, written once, indexed once (`fold.Profiles`)."""
+
+    def __init__(
+        self,
+        txn: "lmdb.Transaction[bytes]",
+        databases: Databases,
+        renderer: Renderer,
+        key_columns: tuple[int, ...],
+        order: OrderWriter,
+    ) -> None:
+        self._txn = txn
+        self._databases = databases
+        self._renderer = renderer
+        self._key_columns = key_columns
+        self._order = order
+        self._loaded: dict[bytes, _Loaded] = {}
+        self.users = 0
+        self.suspects = 0
+
+    def get(self, user: bytes) -> Profile:
+        """The user's profile; an empty one where nothing is known."""
+        return self._load(user).profile
+
+    def known(self, user: bytes) -> bool:
+        """Something is stored about the user, or was read in this batch."""
+        return self._load(user).size > 0 or self._loaded[user].touched
+
+    def touch(self, user: bytes) -> None:
+        """The profile was changed and must be written."""
+        self._loaded[user].touched = True
+
+    def _load(self, user: bytes) -> _Loaded:
+        loaded = self._loaded.get(user)
+        if loaded is None:
+            data = self._txn.get(user, db=self._databases.profiles)
+            if data is None:
+                loaded = _Loaded(Profile.empty(len(self._key_columns)), None, 0)
+            else:
+                profile = unpack_profile(data, self._key_columns)
+                loaded = _Loaded(profile, self._renderer.listing(profile), len(data))
+            self._loaded[user] = loaded
+        return loaded
+
+    def every(self, change: Callable[[Profile], int]) -> int:
+        """Let `change` edit every profile of the shard, in chunks; returns the sum of what it returns."""
+        self._flush()
+        total = 0
+        after = b""
+        while users := self._users_behind(after):
+            after = users[-1]
+            for user in users:
+                loaded = self._load(user)
+                before = (loaded.profile.suspicions, len(loaded.profile.rows()))
+                total += change(loaded.profile)
+                loaded.touched = before != (loaded.profile.suspicions, len(loaded.profile.rows()))
+            self._flush()
+        return total
+
+    def _users_behind(self, after: bytes) -> list[bytes]:
+        users: list[bytes] = []
+        with self._txn.cursor(db=self._databases.profiles) as cursor:
+            found = cursor.set_range(after + b"\x00") if after else cursor.first()
+            while found and len(users) < SWEEP_CHUNK:
+                users.append(bytes(cursor.key()))
+                found = cursor.next()
+        return users
+
+    def _flush(self) -> None:
+        """Write what was touched, and forget what was read."""
+        moves: list[tuple[Entry | None, Entry | None]] = []
+        for user in sorted(u for u, loaded in self._loaded.items() if loaded.touched):
+            loaded = self._loaded[user]
+            profile = loaded.profile
+            if profile.blank:
+                self._txn.delete(user, db=self._databases.profiles)
+            else:
+                self._txn.put(user, pack_profile(profile), db=self._databases.profiles)
+            self.suspects += bool(profile.suspicions) - loaded.suspect
+            listing = self._renderer.listing(profile)
+            if listing != loaded.listing:
+                self.users += (listing is not None) - (loaded.listing is not None)
+                moves.append((self._entry(user, loaded.listing), self._entry(user, listing)))
+        if moves:
+            self._order.apply(self._txn, moves)
+        self._loaded.clear()
+
+    def _entry(self, user: bytes, listing: Listing | None) -> Entry | None:
+        if listing is None:
+            return None
+        listed: Listed = self._renderer.listed(user, listing)
+        return Entry(listed.key, listed.filters, listed.row)
+
+    def quarantine(self, poison: Poison) -> None:
+        """Keep a record that could not be applied."""
+        record = Quarantined(
+            poison.offset,
+            poison.timestamp_ms,
+            poison.kafka_key,
+            poison.kafka_value,
+            poison.reason,
+            poison.scope.value,
+            poison.user,
+            poison.table,
+        )
+        self._txn.put(poison.offset.to_bytes(8, "big"), _encode(record), db=self._databases.quarantine)
+
+    def note_marker(self, change: Change) -> None:
+        """Remember when the delete marker of `change` falls due."""
+        due = max(change.origin.ts_ms, 0).to_bytes(8, "big")
+        self._txn.put(due + change.user, b"", db=self._databases.markers)
+
+    def drop_due_markers(self, before_ms: int) -> None:
+        """Forget deletes older than `before_ms` by the source's clock."""
+        if before_ms <= 0:
+            return
+        limit = before_ms.to_bytes(8, "big")
+        due: list[bytes] = []
+        with self._txn.cursor(db=self._databases.markers) as cursor:
+            found = cursor.first()
+            while found and cursor.key() < limit and len(due) < MARKERS_PER_BATCH_MAX:
+                due.append(bytes(cursor.key()))
+                found = cursor.next()
+        for key in due:
+            self._txn.delete(key, db=self._databases.markers)
+            profile = self.get(key[8:])
+            for table, row_key, row in profile.rows():
+                if _due(row, before_ms):
+                    profile.put(table, row_key, None)
+                    self.touch(key[8:])
+
+    def finish(self, state: ShardState) -> None:
+        """Write everything, and the counts into `state`."""
+        self._flush()
+        state.users += self.users
+        state.suspects += self.suspects
+
+
+def _due(row: Row, before_ms: int) -> bool:
+    return row.values is None and row.deleted_ms < before_ms

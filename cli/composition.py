@@ -1,0 +1,106 @@
+"""What the settings mean for the other folders: each one's own settings object, made in one place."""
+
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import SecretStr
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory
+from kycache.actors.freshness import Limits
+from kycache.actors.router import Router
+from kycache.ingest.settings import KafkaSettings
+from kycache.model.connector import ConnectorSettings
+from kycache.model.errors import ConfigurationError
+from kycache.model.view import View
+
+from .settings import Settings
+
+POSTGRES_PORT = 5432
+
+
+def data_directory(settings: Settings) -> DataDirectory:
+    """The data directory; it may not exist yet."""
+    return DataDirectory(settings.data.dir)
+
+
+def environments(settings: Settings, *, readonly: bool) -> Environments:
+    """The shard files of this process."""
+    return Environments(
+        readonly=readonly,
+        map_size=int(settings.data.map_size_gib * 2**30),
+        metasync=settings.data.durability == "strict",
+    )
+
+
+def router(settings: Settings, directory: DataDirectory, opened: Environments, view: View) -> Router:
+    """The reads of a data directory."""
+    limits = Limits(stale_after_s=settings.http.stale_after)
+    return Router(directory, opened, view, limits, settings.kafka.key)
+
+
+def kafka_settings(settings: Settings) -> KafkaSettings:
+    """Where Kafka is, with kafka-python's names for how to log in."""
+    kafka = settings.kafka
+    security = {
+        "security_protocol": kafka.security_protocol,
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": _revealed(kafka.sasl_password),
+        "ssl_cafile": kafka.ssl_cafile and str(kafka.ssl_cafile),
+        "ssl_certfile": kafka.ssl_certfile and str(kafka.ssl_certfile),
+        "ssl_keyfile": kafka.ssl_keyfile and str(kafka.ssl_keyfile),
+        "ssl_password": _revealed(kafka.ssl_password),
+    }
+    return KafkaSettings(
+        bootstrap=kafka.bootstrap.replace(" ", ""),
+        topic=kafka.topic,
+        group=kafka.group,
+        key_form=kafka.key,
+        security={name: value for name, value in security.items() if value is not None},
+    )
+
+
+def source_dsn(settings: Settings) -> str | None:
+    """The source's connection string, None where no source is configured."""
+    return _revealed(settings.source.dsn)
+
+
+def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings:
+    """How Debezium reaches the source and what things are called; without a dsn the place is left empty."""
+    dsn = settings.connector.dsn or settings.source.dsn
+    database = conninfo_to_dict(dsn.get_secret_value()) if dsn is not None else {}
+    connector = settings.connector
+    return ConnectorSettings(
+        host=str(database.get("host") or ""),
+        port=int(database.get("port") or POSTGRES_PORT),
+        user=str(database.get("user") or ""),
+        password=str(database.get("password") or ""),
+        dbname=str(database.get("dbname") or database.get("user") or ""),
+        name=connector.name,
+        topic_prefix=connector.topic_prefix,
+        topic=settings.kafka.topic,
+        partitions=partitions,
+        schema=connector.schema_,
+        slot=connector.slot,
+        publication=connector.publication,
+    )
+
+
+def partitions_of(settings: Settings, directory: DataDirectory, asked: int | None) -> int:
+    """How many partitions the topic has, or is to have: what a data directory was made for is final.
+
+    Raises:
+        ConfigurationError: another number was asked for.
+    """
+    node = directory.node()
+    if node is None or node.topic != settings.kafka.topic:
+        return asked or settings.connector.partitions
+    if asked not in (None, node.shards):
+        raise ConfigurationError(
+            f"data directory {directory.root} was made for {node.shards} partitions, not {asked}",
+            "leave --partitions out, or give another data directory",
+        )
+    return node.shards
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

@@ -1,0 +1,78 @@
+"""`kycache`: the commands, and how a run of one ends.
+
+An expected failure is two lines on stderr, what is wrong and what to do next, and an exit code; never a stack
+trace. A stack trace is a bug of ours.
+"""
+
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kycache.model.errors import KycacheError, Refused
+
+from .connector import connector
+from .demo import demo
+from .doctor import doctor
+from .invocation import Invocation
+from .rebuild import rebuild
+from .service import ingest, node, web
+from .settings import CONFIG_VARIABLE
+from .status import status
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    # Their locals would show personal data.
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kycache {version('kycache')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    context: typer.Context,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=CONFIG_VARIABLE,
+            metavar="FILE",
+            help="The configuration file. Default: kycache.toml in the working directory, where there is one.",
+        ),
+    ] = None,
+    show_version: Annotated[  # noqa: ARG001 (the callback has done it)
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A read cache for KYC user profiles that never guesses: Debezium changes in, two exact reads out."""
+    context.obj = Invocation(config)
+
+
+for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
+    app.command()(_command)
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        app(prog_name="kycache")
+    except KycacheError as error:
+        sys.exit(report(error))
+    except PermissionError as error:
+        sys.exit(report(Refused(f"{error.filename}: {error.strerror}", "run kycache as the user who owns it")))
+
+
+def report(error: KycacheError) -> int:
+    """Say what is wrong and what to do next; returns the exit code."""
+    print(f"kycache: {error.problem}", file=sys.stderr)
+    if error.remedy:
+        print(f"  next: {error.remedy}", file=sys.stderr)
+    return error.exit_code

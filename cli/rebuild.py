@@ -1,0 +1,40 @@
+"""`kycache rebuild`: starts shards over from the first offset of their partitions."""
+
+from typing import Annotated
+
+import typer
+
+from kycache.ingest.control import rebuild_shard
+from kycache.model.errors import Refused
+
+from .composition import data_directory, environments, kafka_settings
+from .invocation import ShardsOption, invocation
+
+
+def rebuild(
+    context: typer.Context,
+    shard: ShardsOption = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Start shards over: a new generation, read from offset 0. Refused where the log no longer starts there.
+
+    A shard's former generation is given up; it answers as `bootstrapping` until the log is read again.
+    """
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    directory = data_directory(settings)
+    kafka = kafka_settings(settings)
+    home = directory.node()
+    if home is None:
+        raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`: it reads all there is")
+    shards = sorted(set(shard)) if shard else list(range(home.shards))
+    if shards[-1] >= home.shards:
+        raise Refused(
+            f"there is no shard {shards[-1]} in {directory.root}", f"name shards from 0 to {home.shards - 1}"
+        )
+    if not yes:
+        named = f"shard {', '.join(map(str, shards))}" if shard else f"all {home.shards} shards"
+        typer.confirm(f"Give up what {named} of {directory.root} hold, and read the log again?", abort=True)
+    for number in shards:
+        rebuild_shard(kafka, directory, view, number, lambda: environments(settings, readonly=False))
+        typer.echo(f"shard {number}: starts over from offset 0")

@@ -1,0 +1,241 @@
+"""The settings, section by section: names, types, defaults and bounds. What reads them is in `settings.py`.
+
+Every field has a description: docs/settings.md carries the same words, and a test holds the two together.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+
+from kycache.model.partition import KeyForm
+
+REDACTED = "********"
+
+MAP_SIZE_GIB_MAX = 4096.0
+"""Address space for one shard. A process maps all its shards, and x86-64 offers 128 TiB: 32 such shards."""
+
+WORKERS_MAX = 256
+"""More processes than any machine has cores is a slip of the keyboard."""
+
+PARTITIONS_MAX = 10_000
+"""Each partition is a folder, an LMDB map and a heartbeat row; more is a misunderstanding."""
+
+FRESHNESS_WAIT_S_MAX = 60.0
+"""A request that may wait longer than a client's own time limit waits for nobody."""
+
+GRACE_S_MAX = 600.0
+"""Process managers kill long before."""
+
+CURSOR_KEY_CHARACTERS_MIN = 16
+"""Cursors are signed with it; shorter keys can be guessed."""
+
+
+class Section(BaseModel):
+    """A table of the file. Unknown keys are errors: a misspelt setting must not be silently the default."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _split(value: object) -> object:
+    """A list may be written `a,b` where only text can stand: in an environment variable."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _connection_string(value: SecretStr) -> SecretStr:
+    try:
+        conninfo_to_dict(value.get_secret_value())
+    except psycopg.ProgrammingError:  # its text may hold the password
+        raise ValueError("not a PostgreSQL connection string") from None
+    return value
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_connection_string)]
+
+
+def without_password(dsn: SecretStr) -> str:
+    """A connection string that may be shown."""
+    parts = conninfo_to_dict(dsn.get_secret_value())
+    parts.update({key: REDACTED for key in ("password", "sslpassword") if key in parts})
+    return make_conninfo(**parts)
+
+
+def _long_enough(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    if any(len(key.get_secret_value()) < CURSOR_KEY_CHARACTERS_MIN for key in keys):
+        raise ValueError(f"a key has at least {CURSOR_KEY_CHARACTERS_MIN} characters")
+    return keys
+
+
+class Data(Section):
+    """Where the view is kept."""
+
+    dir: Path = Field(default=Path("data"), description="The data directory, shared by ingest and web.")
+    map_size_gib: float = Field(
+        default=64.0,
+        ge=0.01,
+        le=MAP_SIZE_GIB_MAX,
+        description="Address space reserved per shard, GiB. Not disk: a shard's file grows as it is written.",
+    )
+    durability: Literal["normal", "strict"] = Field(
+        default="normal",
+        description="`normal`: power loss may undo the last batches, which are then read again. "
+        "`strict` waits for every commit's last page too. Neither can tear a file.",
+    )
+
+
+class ViewSection(Section):
+    """What the profiles are made of."""
+
+    file: Path | None = Field(default=None, description="The view definition (TOML). Unset: the packaged one.")
+
+
+class Kafka(Section):
+    """Where the changes come from."""
+
+    bootstrap: str = Field(
+        default="localhost:9092", min_length=1, description="Brokers, `host:port`, comma-separated."
+    )
+    topic: str = Field(default="kyc.changes", min_length=1, description="The one topic that carries every table.")
+    group: str = Field(default="kycache", min_length=1, description="The consumer group that divides the shards.")
+    key: KeyForm = Field(
+        default=KeyForm.PLAIN,
+        description="How the connector writes the user id into the key: `plain`, `quoted`, `json`.",
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        default="PLAINTEXT", description="How to speak to the brokers."
+    )
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] | None = Field(
+        default=None, description="How to log in to the brokers, with a `SASL_…` protocol."
+    )
+    sasl_username: str | None = Field(default=None, description="Who logs in.")
+    sasl_password: SecretStr | None = Field(default=None, description="With which password.")
+    ssl_cafile: Path | None = Field(
+        default=None, description="Certificates that sign the brokers'. Unset: the system's."
+    )
+    ssl_certfile: Path | None = Field(
+        default=None, description="The client's own certificate, where brokers ask for one."
+    )
+    ssl_keyfile: Path | None = Field(default=None, description="The key of that certificate.")
+    ssl_password: SecretStr | None = Field(default=None, description="The password of that key.")
+
+    @field_validator("bootstrap")
+    @classmethod
+    def _is_addresses(cls, value: str) -> str:
+        for address in value.split(","):
+            host, _, port = address.strip().rpartition(":")
+            if not host or not port.isdigit() or not 0 < int(port) < 65536:
+                raise ValueError(f"{address.strip()!r} is not `host:port`")
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_whole_login(self) -> "Kafka":
+        login = (self.sasl_mechanism, self.sasl_username, self.sasl_password)
+        if self.security_protocol.startswith("SASL_") and None in login:
+            raise ValueError("a SASL_… security_protocol needs sasl_mechanism, sasl_username and sasl_password")
+        if not self.security_protocol.startswith("SASL_") and login != (None, None, None):
+            raise ValueError("sasl_… settings need security_protocol SASL_SSL or SASL_PLAINTEXT")
+        return self
+
+
+class Source(Section):
+    """The system of record. kycache runs without it."""
+
+    dsn: Dsn | None = Field(
+        default=None, description="PostgreSQL connection string. `doctor` and `connector` look there."
+    )
+
+
+class Connector(Section):
+    """Names of the Debezium connector, as `kycache connector` prints and `kycache doctor` expects them."""
+
+    name: str = Field(default="kycache", min_length=1, description="The connector's name in Kafka Connect.")
+    topic_prefix: str = Field(default="kyc", min_length=1, description="Debezium's `topic.prefix`.")
+    slot: str = Field(default="kycache", pattern=r"^[a-z0-9_]{1,63}$", description="The replication slot.")
+    publication: str = Field(default="kycache", min_length=1, description="The publication.")
+    schema_: str = Field(
+        default="public", alias="schema", min_length=1, description="The schema of the view's tables."
+    )
+    partitions: int = Field(
+        default=4,
+        ge=1,
+        le=PARTITIONS_MAX,
+        description="Partitions of a topic that Connect makes. Fixed for the life of a view.",
+    )
+    dsn: Dsn | None = Field(
+        default=None, description="The source as Debezium reaches it, where that differs from `[source] dsn`."
+    )
+
+
+class Connect(Section):
+    """Kafka Connect, which runs the connector."""
+
+    url: str | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Its REST interface. With it, `doctor` looks at the connector.",
+    )
+
+
+class Ingest(Section):
+    """How changes are applied."""
+
+    poison: Literal["quarantine", "halt"] = Field(
+        default="quarantine",
+        description="What a change that cannot be decoded does: is set aside, or stops its shard.",
+    )
+
+
+class Http(Section):
+    """How answers are given."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="The address to listen on. Others than loopback must be allowed.",
+    )
+    port: int = Field(default=8080, ge=1, le=65535, description="The port.")
+    workers: int = Field(default=1, ge=1, le=WORKERS_MAX, description="Processes that share the port.")
+    freshness_wait: float = Field(
+        default=3.0,
+        ge=0,
+        le=FRESHNESS_WAIT_S_MAX,
+        description="Seconds to wait for the freshness a request asks for.",
+    )
+    grace: float = Field(
+        default=10.0,
+        ge=0,
+        le=GRACE_S_MAX,
+        description="Seconds that answers in flight have when the process must end.",
+    )
+    cursor_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_long_enough)] = Field(
+        default=(),
+        description="Keys that sign cursors: the first one signs, all are believed. "
+        "Unset: one is made in the data directory. Nodes behind one address must share them.",
+    )
+    allow_unauthenticated: bool = Field(
+        default=False,
+        description="Listen beyond loopback although everyone who reaches the port may read everything.",
+    )
+    stale_after: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds behind the source's last commit after which a shard is called stale.",
+    )
+
+
+class Snapshots(Section):
+    """Where shard files are copied to. Accepted, and not used by any command yet."""
+
+    store: str | None = Field(default=None, description="The store's URL, `file://…` or `s3://…`. Not used yet.")
+    key: SecretStr | None = Field(default=None, description="The key for the store's files. Not used yet.")

@@ -1,0 +1,53 @@
+"""When the demo is ready: the shards say so, and everyone in the source is in the list. And who is told."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from kycache.model.errors import ConfigurationError
+
+from . import loopback
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyFacts:
+    """What the ready file says besides the processes."""
+
+    http: str
+    postgres: str
+    kafka: str
+    topic: str
+    dir: str
+    connect: str | None
+
+
+def is_ready(http: str) -> bool:
+    """Whether `/readyz` answers 200."""
+    return loopback.get(f"{http}/readyz") is not None
+
+
+def listed_users(http: str) -> int | None:
+    """How many users the list counts; None while it does not answer."""
+    answer = loopback.get(f"{http}/users?size=1")
+    try:
+        return int(json.loads(answer)["page"]["total"]) if answer else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def write_ready_file(path: Path, facts: ReadyFacts, pids: Mapping[str, int]) -> None:
+    """Replaces the ready file: a reader sees the old one or the new one, whole. For the owner only: it holds
+    the database's password.
+
+    Raises:
+        ConfigurationError: it cannot be written.
+    """
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        fresh.touch(mode=0o600)
+        fresh.write_text(json.dumps({**asdict(facts), "pids": dict(pids)}, indent=2) + "\n", encoding="utf-8")
+        fresh.replace(path)
+    except OSError as error:
+        raise ConfigurationError(f"the ready file {path} cannot be written: {error}", "give another") from None

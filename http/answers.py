@@ -1,0 +1,245 @@
+"""Answers to the two reads: request facts in; status, headers and bytes out.
+
+Synchronous and free of any framework, so that every way a request may come in gets the same bytes. Where the view is not
+yet as fresh as the request demands, the result is a `Wait`: `watch.settle` waits, bounded, and asks again.
+No read transaction outlives a call.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import lmdb
+import msgspec
+
+from kycache.actors import order_reader
+from kycache.actors.freshness import Freshness, freshness
+from kycache.actors.reader import NoStore, ShardSnapshot
+from kycache.actors.router import Router
+from kycache.model.errors import Refused
+from kycache.model.render import Renderer, etag
+
+from .cursors import Cursor, CursorCodec
+from .problems import Answer, Headers, Kind, Problem
+from .query import SIZE_DEFAULT, ListQuery, parse_list, parse_parameters
+from .truth import (
+    NOTHING_KNOWN,
+    VARY,
+    Demand,
+    Header,
+    Wait,
+    format_instant,
+    parse_demand,
+    truth_headers,
+    unmet,
+)
+
+Outcome = Answer | Wait
+
+JSON = ("Content-Type", "application/json")
+DETAIL_CACHING = ("Cache-Control", "private, no-cache")
+LIST_CACHING = ("Cache-Control", "private, max-age=1")
+LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
+"""Of a list that was asked with a demand: a second later the kept answer may no longer meet it."""
+
+Row = tuple[bytes, bytes]
+
+
+class Request(NamedTuple):
+    """The facts of a request: its raw query string, its headers, and the user id of the path."""
+
+    query: bytes
+    header: Header
+    user: str = ""
+
+
+class Answers:
+    """The answer functions of one view."""
+
+    def __init__(self, router: Router, cursors: CursorCodec) -> None:
+        self._router = router
+        self._cursors = cursors
+        self._renderer = Renderer(router.view)
+        self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
+
+    def user(self, request: Request) -> Outcome:
+        """`GET /users/{userId}`."""
+        return _outcome(self._user, request)
+
+    def users(self, request: Request) -> Outcome:
+        """`GET /users`."""
+        return _outcome(self._users, request)
+
+    def _user(self, request: Request) -> Outcome:
+        parse_parameters(request.query, ())
+        demand = parse_demand(request.header)
+        user = self._router.user_id(request.user)
+        if user is None:
+            raise Problem(Kind.INVALID_ID, f"{self._id_name} is not an id of this service.", self._id_name)
+        with _reading():
+            if self._router.shard_count is None:
+                raise _not_ready()
+            shard = self._router.shard_of(user)
+            with self._router.snapshot(shard) as snapshot:
+                profile = snapshot.profile(user.key)
+                fresh = self._freshness([snapshot], suspect=profile is not None and bool(profile.suspicions))
+        wait = self._unmet(demand, fresh, (shard,))
+        if wait is not None:
+            return wait
+        truth = truth_headers(fresh)
+        if profile is None or not profile.exists:
+            raise Problem(Kind.NO_SUCH_USER, "There is no such user.", headers=truth)
+        body = self._renderer.body(profile)
+        tag = etag(body)
+        headers = (("ETag", tag), DETAIL_CACHING, VARY, *truth)
+        if matches(request.header("If-None-Match"), tag):
+            return Answer(304, headers, b"")
+        return Answer(200, (JSON, *headers), body)
+
+    def _users(self, request: Request) -> Outcome:
+        query = parse_list(request.query, self._router.view)
+        demand = parse_demand(request.header)
+        place = self._place(query)
+        where = tuple(None if value is None else value.encode() for value in place.filters)
+        with _reading(), self._router.all_snapshots() as snapshots:
+            fresh = self._freshness(snapshots)
+            wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
+            if wait is not None:
+                return wait
+            window = read_window([s.order for s in snapshots], where, place, query.page)
+        links = {
+            "next": None if window.next is None else self._cursors.encode(window.next),
+            "prev": None if window.prev is None else self._cursors.encode(window.prev),
+        }
+        body = _list_body(window, place.size, query.page, links, fresh.as_of_ms)
+        caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
+        return Answer(200, (JSON, caching, VARY, *_link_header(links), *truth_headers(fresh)), body)
+
+    def _place(self, query: ListQuery) -> Cursor:
+        """Where the page begins, and all that it depends on."""
+        if query.cursor is None:
+            newest = True if query.newest is None else query.newest
+            return Cursor(newest, query.size or SIZE_DEFAULT, query.filters, None)
+        cursor = self._cursors.decode(query.cursor)
+        names = [f.name for f in self._router.view.filters]
+        beside = [("order", query.newest, cursor.newest), ("size", query.size, cursor.size)]
+        beside += zip(names, query.filters, cursor.filters, strict=True)
+        for name, given, carried in beside:
+            if given is not None and given != carried:
+                raise Problem(
+                    Kind.CONFLICTING_PARAMETERS, f"The cursor carries another {name}; leave it out.", name
+                )
+        return cursor
+
+    def _freshness(self, snapshots: Sequence[ShardSnapshot], *, suspect: bool = False) -> Freshness:
+        unready = [s.shard for s in snapshots if not s.state.bootstrapped]
+        if unready:
+            raise _not_ready()
+        return freshness([s.state for s in snapshots], self._router.doubts(), profile_suspect=suspect)
+
+    def _unmet(self, demand: Demand, fresh: Freshness, shards: tuple[int, ...]) -> Wait | None:
+        return unmet(demand, fresh, shards, time.time(), self._router.limits) if demand.any else None
+
+
+def _outcome(answer: Callable[[Request], Outcome], request: Request) -> Outcome:
+    try:
+        return answer(request)
+    except Problem as problem:
+        return problem.answer()
+
+
+@contextmanager
+def _reading() -> Iterator[None]:
+    """What keeps a shard from being read, as a problem. Says no path: `kycache status` tells the operator."""
+    try:
+        yield
+    except NoStore:
+        raise _not_ready() from None
+    except (Refused, lmdb.Error) as error:
+        raise Problem(
+            Kind.UNREADABLE, "The view's files cannot be read now.", headers=truth_headers(NOTHING_KNOWN)
+        ) from error
+
+
+def _not_ready() -> Problem:
+    return Problem(
+        Kind.NOT_READY,
+        "The view has not been built up yet; an answer now might miss users.",
+        headers=truth_headers(NOTHING_KNOWN),
+    )
+
+
+_ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def matches(if_none_match: Sequence[str], tag: str) -> bool:
+    """Whether an If-None-Match header names the tag (RFC 9110, 13.1.2: `*`, or a list compared weakly)."""
+    value = ", ".join(if_none_match).strip()
+    return value == "*" or tag in _ENTITY_TAG.findall(value)
+
+
+class Window(NamedTuple):
+    """A page of the list in one moment: its rows, how many match in all, and the cursors beside it."""
+
+    rows: list[Row]
+    total: int
+    next: Cursor | None
+    prev: Cursor | None
+
+
+def read_window(
+    orders: Sequence[order_reader.OrderSnapshot],
+    where: tuple[bytes | None, ...],
+    place: Cursor,
+    page: int | None,
+) -> Window:
+    """Read page number `page`, or what lies beside the cursor `place`."""
+    size, newest = place.size, place.newest
+    total = order_reader.total(orders, where)
+    if page is not None:
+        front = (page - 1) * size
+        rows = order_reader.page(orders, where, newest=newest, skip=front, size=size) if front < total else []
+    else:
+        if place.back and place.edge is not None:
+            rows = order_reader.walk_back(orders, where, newest=newest, before=place.edge, size=size)
+        else:
+            rows = order_reader.walk(orders, where, newest=newest, after=place.edge, size=size)
+        front = order_reader.rank(orders, where, newest=newest, key=rows[0][0]) if rows else 0
+
+    def beside(edge: bytes | None, *, back: bool) -> Cursor:
+        return msgspec.structs.replace(place, edge=edge, back=back)
+
+    if rows:
+        behind = total - front - len(rows)
+        return Window(
+            rows,
+            total,
+            beside(rows[-1][0], back=False) if behind else None,
+            beside(rows[0][0], back=True) if front else None,
+        )
+    if not total:
+        return Window(rows, total, None, None)
+    if page is None and place.back:  # nothing is left in front: the list begins behind
+        return Window(rows, total, beside(None, back=False), None)
+    # Past the end. The page in front is the last one, aligned as pages by number are.
+    aligned = (total - 1) // size * size
+    edge = order_reader.page(orders, where, newest=newest, skip=aligned - 1, size=1)[0][0] if aligned else None
+    return Window(rows, total, None, beside(edge, back=False))
+
+
+def _list_body(
+    window: Window, size: int, number: int | None, links: dict[str, str | None], as_of_ms: int | None
+) -> bytes:
+    """The list's JSON: the rows are ready bytes and are joined, not decoded."""
+    page = {"size": size, "number": number, "total": window.total, **links}
+    as_of = None if as_of_ms is None else format_instant(as_of_ms)
+    rows = b",".join(row for _, row in window.rows)
+    return b'{"data":[%b],"page":%b,"asOf":%b}' % (rows, msgspec.json.encode(page), msgspec.json.encode(as_of))
+
+
+def _link_header(links: dict[str, str | None]) -> Headers:
+    """RFC 8288. A cursor is URL-safe as it is."""
+    shown = [f'</users?cursor={cursor}>; rel="{rel}"' for rel, cursor in links.items() if cursor is not None]
+    return (("Link", ", ".join(shown)),) if shown else ()

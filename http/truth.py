@@ -1,0 +1,142 @@
+"""How true an answer is: what a request demands, what an answer says, and whether the two meet. Pure.
+
+Headers of DESIGN section 7. A shard that is not bootstrapped says watermark 0/0: the one lower bound that is
+right for it, and one that covers nothing anybody asked for.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from kycache.actors.freshness import Freshness, Limits, staleness_s
+from kycache.model.lsn import format_lsn, parse_lsn
+from kycache.model.values import date_of
+
+from .problems import Answer, Headers, Kind, Problem
+
+Header = Callable[[str], Sequence[str]]
+"""All values of a request header, in order; none where it is absent."""
+
+MIN_LSN = "Kycache-Min-LSN"
+MAX_STALENESS = "Kycache-Max-Staleness"
+CONSISTENCY = "Kycache-Consistency"
+
+VARY = ("Vary", f"{MIN_LSN}, {MAX_STALENESS}, {CONSISTENCY}")
+"""A cache must not answer a demand with what it kept from a request that made none."""
+
+NOTHING_KNOWN = Freshness(None, 0, False, True)
+
+_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
+"""Nine digits are thirty years; more is a mistake."""
+
+
+class Demand(NamedTuple):
+    """How fresh a request wants its answer."""
+
+    min_lsn: int | None
+    max_staleness_s: float | None
+    strong: bool
+
+    @property
+    def any(self) -> bool:
+        """The request makes a demand at all."""
+        return self.min_lsn is not None or self.max_staleness_s is not None or self.strong
+
+
+class Wait(NamedTuple):
+    """A demand not met yet: wait for these shards, then ask again; `otherwise` is the answer if they do not come."""
+
+    shards: tuple[int, ...]
+    min_lsn: int
+    max_staleness_s: float | None
+    otherwise: Answer
+
+
+def parse_demand(header: Header) -> Demand:
+    """What the request headers demand.
+
+    Raises:
+        Problem: one is malformed, empty or repeated.
+    """
+    lsn_text = _single(header, MIN_LSN)
+    lsn = None if lsn_text is None else parse_lsn(lsn_text)
+    if lsn_text is not None and lsn is None:
+        raise _invalid(MIN_LSN, "is an LSN as Postgres prints it, such as 16/B374D848")
+    seconds = _single(header, MAX_STALENESS)
+    if seconds is not None and not _SECONDS.fullmatch(seconds):
+        raise _invalid(MAX_STALENESS, "is a decimal number of seconds, at least 0")
+    consistency = _single(header, CONSISTENCY)
+    if consistency not in (None, "strong"):
+        raise _invalid(CONSISTENCY, "takes the one value strong")
+    return Demand(lsn, None if seconds is None else float(seconds), consistency is not None)
+
+
+def _single(header: Header, name: str) -> str | None:
+    values = header(name)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise _invalid(name, "may be given once")
+    if not values[0].strip():
+        raise _invalid(name, "needs a value, or is left out")
+    return values[0].strip()
+
+
+def _invalid(name: str, what: str) -> Problem:
+    return Problem(Kind.INVALID_HEADER, f"{name} {what}.", name)
+
+
+def truth_headers(fresh: Freshness) -> Headers:
+    """What an answer with data of this freshness says about itself."""
+    headers = [("Kycache-Watermark", format_lsn(fresh.watermark)), ("Kycache-Served-By", "view")]
+    if fresh.as_of_ms is not None:
+        headers.append(("Kycache-As-Of", format_instant(fresh.as_of_ms)))
+    if not fresh.heartbeat:
+        headers.append(("Kycache-Freshness", "kafka"))
+    if fresh.suspect:
+        headers.append(("Kycache-Suspect", "true"))
+    return tuple(headers)
+
+
+def unmet(
+    demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: float, limits: Limits
+) -> Wait | None:
+    """None where data of this freshness meets the demand, else what to wait for.
+
+    Raises:
+        Problem: no wait would help.
+    """
+    headers = truth_headers(fresh)
+    if demand.strong:
+        raise Problem(
+            Kind.NO_SOURCE,
+            "No source is configured to read from; ask for a Kycache-Min-LSN instead.",
+            CONSISTENCY,
+            headers,
+        )
+    reached = demand.min_lsn is None or fresh.watermark >= demand.min_lsn
+    if demand.max_staleness_s is not None:
+        stale = staleness_s(fresh.as_of_ms, now_s, limits)
+        if stale is None:
+            raise Problem(
+                Kind.FRESHNESS_UNKNOWN,
+                "The source sends no heartbeat, so the age of the data is known only up to Kafka.",
+                MAX_STALENESS,
+                headers,
+            )
+        reached = reached and stale <= demand.max_staleness_s
+    if reached:
+        return None
+    refusal = Problem(
+        Kind.NOT_FRESH, "The view has not caught up with what was asked for; try again.", headers=headers
+    )
+    return Wait(shards, demand.min_lsn or 0, demand.max_staleness_s, refusal.answer())
+
+
+def format_instant(ms: int) -> str:
+    """Milliseconds since 1970 as `2026-11-22T08:09:17.829Z`."""
+    days, rest = divmod(ms, 86_400_000)
+    seconds, millis = divmod(rest, 1000)
+    year, month, day = date_of(days)
+    clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{millis:03d}"
+    return f"{year:04d}-{month:02d}-{day:02d}T{clock}Z"

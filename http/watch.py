@@ -1,0 +1,134 @@
+"""Waiting for freshness: one look at the shards for all requests that wait.
+
+A look compares transaction ids, a microsecond a shard; only a shard that committed is read, once, however many wait
+for it. While nobody waits nothing is looked at.
+"""
+
+import time
+from collections.abc import Callable
+
+import lmdb
+import trio
+
+from kycache.actors.freshness import staleness_s
+from kycache.actors.reader import NoStore
+from kycache.actors.router import LOOK_INTERVAL_S, Router
+from kycache.model.errors import Refused
+
+from .answers import Outcome
+from .problems import Answer
+from .truth import Wait
+
+WAITERS_MAX = 10_000
+"""Requests that wait at once: as many as connections are planned for. One more is refused without a wait."""
+
+
+class _Waiter:
+    __slots__ = ("met", "wait")
+
+    def __init__(self, wait: Wait) -> None:
+        self.wait = wait
+        self.met = trio.Event()
+
+
+class _Shard:
+    """What the last look saw. `unread`: the shard cannot be read, so who waits for it must ask again."""
+
+    __slots__ = ("as_of_ms", "commit", "unread", "watermark")
+
+    def __init__(self) -> None:
+        self.commit = -1
+        self.watermark = 0
+        self.as_of_ms: int | None = None
+        self.unread = False
+
+
+class Watch:
+    """Tells waiting requests when the view may be fresh enough. One per process; runs in the server's nursery."""
+
+    def __init__(self, router: Router) -> None:
+        self.reached_count = 0
+        self.refused_count = 0
+        self._router = router
+        self._waiters: set[_Waiter] = set()
+        self._someone = trio.Event()
+        self._shards: dict[int, _Shard] = {}
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait now."""
+        return len(self._waiters)
+
+    async def run(self) -> None:
+        """Look for commits while anybody waits; never returns."""
+        while True:
+            await self._someone.wait()
+            self._look()
+            await trio.sleep(LOOK_INTERVAL_S)
+            if not self._waiters:
+                self._someone = trio.Event()
+
+    async def reached(self, wait: Wait, deadline: float) -> bool:
+        """Wait until it is worth asking again; False if that is not before `deadline` (trio's clock)."""
+        if len(self._waiters) >= WAITERS_MAX:
+            return False
+        waiter = _Waiter(wait)
+        self._waiters.add(waiter)
+        self._someone.set()
+        try:
+            with trio.move_on_at(deadline):
+                await waiter.met.wait()
+        finally:
+            self._waiters.discard(waiter)
+        return waiter.met.is_set()
+
+    def _look(self) -> None:
+        now = time.time()
+        for shard in {shard for waiter in self._waiters for shard in waiter.wait.shards}:
+            self._read(shard)
+        for waiter in self._waiters:
+            if self._met(waiter.wait, now):
+                waiter.met.set()
+
+    def _read(self, number: int) -> None:
+        shard = self._shards.setdefault(number, _Shard())
+        try:
+            commit = self._router.commit_id(number)
+            if commit == shard.commit and not shard.unread:
+                return
+            state = self._router.state(number)
+        except (NoStore, Refused, lmdb.Error):
+            state = None
+            commit = -1
+        shard.commit = commit
+        shard.unread = state is None
+        if state is not None:
+            shard.watermark = state.watermark
+            shard.as_of_ms = state.as_of_ms if state.heartbeat else None
+
+    def _met(self, wait: Wait, now: float) -> bool:
+        seen = [self._shards[shard] for shard in wait.shards]
+        if any(shard.unread for shard in seen):
+            return True
+        if min(shard.watermark for shard in seen) < wait.min_lsn:
+            return False
+        if wait.max_staleness_s is None:
+            return True
+        stale = [staleness_s(shard.as_of_ms, now, self._router.limits) for shard in seen]
+        return all(s is None or s <= wait.max_staleness_s for s in stale)
+
+
+async def settle(ask: Callable[[], Outcome], watch: Watch, wait_s: float) -> Answer:
+    """Ask until there is an answer; after `wait_s` seconds of waiting, what the last asking left."""
+    outcome = ask()
+    if isinstance(outcome, Answer):
+        return outcome
+    deadline = trio.current_time() + wait_s
+    while isinstance(outcome, Wait):
+        in_time = await watch.reached(outcome, deadline)
+        outcome = ask()
+        if not in_time and isinstance(outcome, Wait):
+            watch.refused_count += 1
+            return outcome.otherwise
+    watch.reached_count += 1
+    return outcome

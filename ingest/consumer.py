@@ -1,0 +1,332 @@
+"""The consumer thread: the one place that speaks to Kafka while ingest runs.
+
+kafka-python blocks, so it has a thread of its own. Everything it learns it hands to a `Sink` on the trio
+side; everything it is told comes through a queue that it empties between polls. The position to read from is
+always the store's: a freshly assigned partition is parked (paused, at a made-up position) until its shard is
+open and says where to read on. Offsets committed to the group are a hint for lag tools and never read.
+"""
+
+import queue
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple, Protocol
+
+import structlog
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from kafka.errors import (
+    CorruptRecordError,
+    FencedInstanceIdError,
+    KafkaError,
+    LogTruncationError,
+    OffsetOutOfRangeError,
+)
+from kafka.structs import OffsetAndMetadata
+
+from kycache.actors.fold import HaltShard
+from kycache.actors.shard import Batch
+from kycache.model.errors import Refused
+from kycache.model.partition import KeyForm
+from kycache.model.view import View
+
+from .decode import Record, RecordDecoder
+from .rebuild import log_cut
+from .settings import KafkaSettings
+
+POLL_WAIT_MS = 50
+"""How long an order to the thread may wait; a poll returns at once when there are records."""
+
+POLL_RECORDS_MAX = 2_000
+"""Records of one poll: what decodes in some tens of milliseconds, so that orders and heartbeats get their turn."""
+
+FETCH_BYTES_MAX = 16 << 20
+"""Buffered by the client in all; a backlog of large values must not fill the memory."""
+
+SESSION_TIMEOUT_MS = 10_000
+HEARTBEAT_INTERVAL_MS = 2_000
+RECONNECT_BACKOFF_MAX_MS = 1_000
+"""Also the most by which a returning broker is noticed late."""
+
+RETRY_WAIT_S = 1.0
+"""Between tries while the broker is away."""
+
+HINT_INTERVAL_S = 5.0
+"""How often the positions are told to the group, for lag tools."""
+
+BOOTSTRAP_WAIT_MS = 5_000
+"""For the first answer of a broker, before the next try."""
+
+
+log = structlog.get_logger()
+
+
+class Sink(Protocol):
+    """The trio side, as the consumer thread sees it. Each call may come from that thread."""
+
+    def assigned(self, partition: int) -> None:
+        """The partition is this member's; it is parked until `read_from` is ordered."""
+
+    def revoked(self, partitions: list[int]) -> None:
+        """They go to another member; returns when their shards are closed, or in bounded time."""
+
+    def deliver(self, partition: int, batch: Batch) -> bool:
+        """Records, in order. False: no more until `resume` is ordered."""
+
+    def halt(self, partition: int, error: HaltShard) -> None:
+        """The partition cannot be read on."""
+
+    def connected(self, *, well: bool) -> None:
+        """The broker answers, or does not."""
+
+
+class _Order(NamedTuple):
+    run: Callable[["_Session"], None]
+
+
+class _Session(NamedTuple):
+    consumer: KafkaConsumer
+    parked: set[int]
+
+
+class ConsumerThread:
+    """Reads the topic as a member of the group. `run` is the thread; the other methods give it orders."""
+
+    def __init__(self, settings: KafkaSettings, view: View, instance_id: str, sink: Sink) -> None:
+        self._settings = settings
+        self._decoder = RecordDecoder(view, KeyForm(settings.key_form))
+        self._instance_id = instance_id
+        self._sink = sink
+        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._stopping = False
+        self._well: bool | None = None
+
+    def stop(self) -> None:
+        """End the thread; the group keeps this member's place for the session's time."""
+        self._stopping = True
+
+    def read_from(self, partition: int, offset: int) -> None:
+        """Order: deliver the partition's records from `offset` on."""
+
+        def run(session: _Session) -> None:
+            tp = self._tp(partition)
+            if tp in session.consumer.assignment():
+                session.parked.discard(partition)
+                session.consumer.seek(tp, offset)
+                session.consumer.resume(tp)
+
+        self._orders.put(_Order(run))
+
+    def pause(self, partition: int) -> None:
+        """Order: deliver no more records of the partition until `read_from`."""
+
+        def run(session: _Session) -> None:
+            session.parked.add(partition)
+            self._pause(session, partition)
+
+        self._orders.put(_Order(run))
+
+    def resume(self, partition: int) -> None:
+        """Order: go on where a delivery found no room."""
+
+        def run(session: _Session) -> None:
+            tp = self._tp(partition)
+            if partition not in session.parked and tp in session.consumer.assignment():
+                session.consumer.resume(tp)
+
+        self._orders.put(_Order(run))
+
+    def hint(self, offsets: dict[int, int]) -> None:
+        """Order: tell the group how far the stores are."""
+
+        def run(session: _Session) -> None:
+            ours = session.consumer.assignment()
+            known = {
+                self._tp(p): OffsetAndMetadata(offset, "", -1)
+                for p, offset in offsets.items()
+                if self._tp(p) in ours
+            }
+            if known:
+                session.consumer.commit_async(known)
+
+        self._orders.put(_Order(run))
+
+    def run(self) -> None:
+        """The thread's body: until `stop`. Reconnects for ever while the broker is away.
+
+        Raises:
+            Refused: another process is the same member of the group.
+        """
+        while not self._stopping:
+            try:
+                consumer = self._connect()
+            except (KafkaError, OSError) as error:
+                self._say(well=False, error=error)
+                time.sleep(RETRY_WAIT_S)
+                continue
+            try:
+                self._session(_Session(consumer, set()))
+            finally:
+                # Without its listener: the trio side is closing the shards by itself.
+                consumer.close(autocommit=False, timeout_ms=1000)
+
+    def _connect(self) -> KafkaConsumer:
+        return KafkaConsumer(
+            **self._settings.connection,
+            group_id=self._settings.group,
+            group_instance_id=self._instance_id,
+            client_id=self._instance_id,
+            auto_offset_reset="none",
+            enable_auto_commit=False,
+            isolation_level="read_committed",
+            allow_auto_create_topics=False,
+            partition_assignment_strategy=[CooperativeStickyAssignor],
+            session_timeout_ms=SESSION_TIMEOUT_MS,
+            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
+            reconnect_backoff_max_ms=RECONNECT_BACKOFF_MAX_MS,
+            bootstrap_timeout_ms=BOOTSTRAP_WAIT_MS,
+            fetch_max_bytes=FETCH_BYTES_MAX,
+            max_poll_records=POLL_RECORDS_MAX,
+            metrics_enabled=False,
+        )
+
+    def _session(self, session: _Session) -> None:
+        session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session, self._sink))
+        while not self._stopping:
+            self._obey(session)
+            try:
+                polled = session.consumer.poll(timeout_ms=POLL_WAIT_MS)
+            except OffsetOutOfRangeError as error:
+                self._cut(session, error.args[0])
+            except LogTruncationError as error:
+                self._truncated(session, error.divergent_offsets)
+            except CorruptRecordError as error:
+                self._corrupt(session, error)
+            except FencedInstanceIdError:
+                raise Refused(
+                    f"another process is member {self._instance_id!r} of group {self._settings.group!r}",
+                    "stop it, or give this node a data directory of its own",
+                ) from None
+            except (KafkaError, OSError) as error:
+                self._say(well=False, error=error)
+                time.sleep(RETRY_WAIT_S)
+            else:
+                self._say(well=True)
+                for tp, records in polled.items():
+                    self._deliver(session, tp.partition, records)
+
+    def _obey(self, session: _Session) -> None:
+        while True:
+            try:
+                order = self._orders.get_nowait()
+            except queue.Empty:
+                return
+            order.run(session)
+
+    def _deliver(self, session: _Session, partition: int, records: list[object]) -> None:
+        if partition in session.parked or not records:
+            return
+        tp = self._tp(partition)
+        decode = self._decoder.decode
+        items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]  # type: ignore[attr-defined]
+        last = records[-1]
+        batch = Batch(
+            items,
+            last.offset + 1,  # type: ignore[attr-defined]
+            getattr(last, "leader_epoch", None) or -1,
+            session.consumer.highwater(tp) or 0,
+        )
+        if not self._sink.deliver(partition, batch):
+            self._pause(session, partition)
+
+    def _pause(self, session: _Session, partition: int) -> None:
+        tp = self._tp(partition)
+        if tp in session.consumer.assignment():
+            session.consumer.pause(tp)
+
+    def _park(self, session: _Session, partition: int, error: HaltShard) -> None:
+        session.parked.add(partition)
+        tp = self._tp(partition)
+        session.consumer.seek(tp, 0)
+        session.consumer.pause(tp)
+        self._sink.halt(partition, error)
+
+    def _cut(self, session: _Session, offsets: dict[TopicPartition, int]) -> None:
+        for tp, offset in offsets.items():
+            self._park(session, tp.partition, log_cut(tp.partition, offset))
+
+    def _truncated(self, session: _Session, divergent: Iterable[TopicPartition]) -> None:
+        for tp in divergent:
+            self._park(
+                session,
+                tp.partition,
+                HaltShard(
+                    f"shard {tp.partition}: the broker lost records that were read (unclean leader election)",
+                    f"run `kycache rebuild --shard {tp.partition}`",
+                ),
+            )
+
+    def _corrupt(self, session: _Session, error: CorruptRecordError) -> None:
+        """A record batch fails its checksum: its partition is the one named in the message."""
+        text = str(error)
+        concerned = [tp for tp in session.consumer.assignment() if str(tp) in text] or list(
+            session.consumer.assignment()
+        )
+        for tp in concerned:
+            at = session.consumer.position(tp)
+            self._park(
+                session,
+                tp.partition,
+                HaltShard(
+                    f"shard {tp.partition}: a record batch at or behind offset {at} is corrupt",
+                    "restore the partition from another replica, then run "
+                    f"`kycache rebuild --shard {tp.partition}`",
+                ),
+            )
+
+    def _say(self, *, well: bool, error: Exception | None = None) -> None:
+        if well is self._well:
+            return
+        self._well = well
+        if well:
+            log.info("connected to Kafka", bootstrap=self._settings.bootstrap, topic=self._settings.topic)
+        else:
+            log.warning(
+                "Kafka does not answer; reads go on, retrying",
+                bootstrap=self._settings.bootstrap,
+                error=type(error).__name__,
+            )
+        self._sink.connected(well=well)
+
+    def _tp(self, partition: int) -> TopicPartition:
+        return TopicPartition(self._settings.topic, partition)
+
+    @property
+    def stopping(self) -> bool:
+        """`stop` was called."""
+        return self._stopping
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Kafka's callbacks; they run on the consumer thread, inside `poll`."""
+
+    def __init__(self, thread: ConsumerThread, session: _Session, sink: Sink) -> None:
+        self._thread = thread
+        self._session = session
+        self._sink = sink
+
+    def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
+        for tp in assigned:
+            # Any position keeps the client from looking for a committed one; it is paused, so none is read.
+            self._session.consumer.seek(tp, 0)
+            self._session.consumer.pause(tp)
+            self._session.parked.add(tp.partition)
+            self._sink.assigned(tp.partition)
+
+    def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
+        gone = [tp.partition for tp in revoked]
+        if gone and not self._thread.stopping:
+            self._sink.revoked(gone)
+
+    def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
+        self.on_partitions_revoked(lost)

@@ -1,0 +1,336 @@
+"""From a Kafka record's bytes to an item (`model/change.py`). Pure; never raises for what a record holds.
+
+Debezium's envelope is accepted bare or wrapped in `{"schema", "payload"}`. What cannot be understood becomes
+`Poison` with a reason that names place and setting, never a value; what proves a wrong connector becomes
+`Misrouted`. The rules are those of DESIGN 6.8 and of DEBEZIUM; the line numbers below are the latter's.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kycache.model.change import (
+    Beat,
+    Change,
+    Item,
+    Misrouted,
+    Origin,
+    Poison,
+    Scope,
+    Skip,
+    Snapshot,
+    Truncate,
+)
+from kycache.model.lsn import parse_sequence
+from kycache.model.partition import KeyForm, key_bytes
+from kycache.model.values import PLACEHOLDER, Absent, Decoder, Value, ValueRefused, decoder, key_order_bytes
+from kycache.model.values import printer as value_printer
+from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
+
+USER_KEY_BYTES_MAX = 400
+"""A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
+
+VALUE_BYTES_MAX = 16 << 20
+"""A record's value; one row of a profile is kilobytes, so more is a mistake and goes to quarantine unread."""
+
+
+class Record(NamedTuple):
+    """What kafka-python hands over, as far as it matters here."""
+
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+class _Source(msgspec.Struct):
+    table: str
+    ts_ms: int
+    lsn: int | None = None
+    sequence: str | None = None
+    snapshot: str | bool | None = None
+    tx: int | None = msgspec.field(default=None, name="txId")
+
+
+class _Envelope(msgspec.Struct):
+    op: str | None = None
+    source: _Source | None = None
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    payload: "_Envelope | msgspec.UnsetType | None" = msgspec.UNSET
+
+
+class _Poisoned(Exception):
+    def __init__(
+        self,
+        reason: str,
+        *,
+        scope: Scope | None = None,
+        user: bytes | None = None,
+        table: int | None = None,
+        key: Value = None,
+        origin: Origin | None = None,
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.scope = scope
+        self.user = user
+        self.table = table
+        self.key = key
+        self.origin = origin
+
+
+class _Shape:
+    """A table's decoders, resolved once."""
+
+    __slots__ = ("columns", "key_at", "key_column", "name", "number", "owner", "width")
+
+    def __init__(self, number: int, table: Table) -> None:
+        self.number = number
+        self.name = table.name
+        self.owner = table.owner
+        self.key_column = table.key
+        self.columns: list[tuple[str, Decoder]] = [(c.name, decoder(c.type)) for c in table.columns]
+        self.key_at = table.index_of(table.key)
+        names = {c.name for c in table.columns} | {table.owner, *table.secret}
+        self.width = len(names)
+
+
+class RecordDecoder:
+    """Decodes the records of one view."""
+
+    def __init__(self, view: View, key_form: KeyForm = KeyForm.PLAIN) -> None:
+        self._form = key_form
+        self._shapes = {t.name: _Shape(n, t) for n, t in enumerate(view.tables)}
+        self._numbers = {t.name: n for n, t in enumerate(view.tables)}
+        self._user = decoder(view.root.key_type)
+        self._print_user = value_printer(view.root.key_type)
+        self._numeric = view.root.key_type.kind is Kind.INT
+        self._key_column = view.root.key
+        self._envelope = msgspec.json.Decoder(_Envelope)
+
+    def decode(self, record: Record) -> Item:
+        """What a record means. Total: every record is some item."""
+        if record.value is None:
+            return Skip(record.offset, "tombstone")
+        try:
+            return self._decode(record, record.value)
+        except _Poisoned as poison:
+            user = poison.user if poison.user is not None else self._user_of_key(record.key)
+            scope = poison.scope or (Scope.SHARD if user is None else Scope.PROFILE)
+            return Poison(
+                record.offset,
+                record.timestamp_ms,
+                record.key,
+                record.value,
+                poison.reason,
+                scope,
+                user if scope is Scope.PROFILE else None,
+                poison.table,
+                poison.key,
+                poison.origin,
+            )
+
+    def _decode(self, record: Record, value: bytes) -> Item:
+        if len(value) > VALUE_BYTES_MAX:
+            raise _Poisoned(f"the value has {len(value)} bytes, more than {VALUE_BYTES_MAX}")
+        try:
+            envelope = self._envelope.decode(value)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise _Poisoned(f"not a Debezium envelope: {_without_values(error)}") from None
+        if envelope.payload is not msgspec.UNSET:
+            if envelope.payload is None:
+                return Skip(record.offset, "tombstone")
+            envelope = envelope.payload
+        source, op = envelope.source, envelope.op
+        if op == "m":
+            return Skip(record.offset, "logical message")
+        if source is None or op is None:
+            raise _Poisoned("not a Debezium envelope: no `op` or no `source`")
+        shape = self._shapes.get(source.table)
+        if shape is None and source.table != HEARTBEAT_TABLE:
+            return Skip(record.offset, "a table outside the view")
+        origin = _origin(op, source)
+        if op == "t":
+            if shape is None:
+                return Skip(record.offset, "truncate of the heartbeat table")
+            return Truncate(record.offset, origin, shape.number)
+        if op not in ("c", "r", "u", "d"):
+            raise _Poisoned(f"table {source.table!r}: unknown operation", origin=origin)
+        image = envelope.before if op == "d" else envelope.after
+        if shape is None:
+            return self._beat(record, origin, op, image)
+        if image is None:
+            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", origin=origin)
+        before_known = envelope.before is not None
+        return self._row(record, origin, op, shape, image, before_known=before_known)
+
+    def _row(
+        self,
+        record: Record,
+        origin: Origin,
+        op: str,
+        shape: _Shape,
+        image: dict[str, Any],
+        *,
+        before_known: bool,
+    ) -> Item:
+        try:
+            stored = self._user(image.get(shape.owner))
+            user = key_order_bytes(stored)
+        except ValueRefused as error:
+            if op == "d":
+                # Line 12: under REPLICA IDENTITY DEFAULT `before` is fabricated but for the key.
+                raise _Poisoned(
+                    f"table {shape.name!r}: a delete whose {shape.owner!r} is {error}: "
+                    f"set REPLICA IDENTITY FULL on {shape.name!r}",
+                    scope=Scope.DIRECTORY,
+                    table=shape.number,
+                    origin=origin,
+                ) from None
+            raise _Poisoned(
+                f"table {shape.name!r}: column {shape.owner!r}: {error}", table=shape.number, origin=origin
+            ) from None
+        expected = key_bytes(self._form, self._key_column, str(self._print_user(stored)), self._numeric)
+        if record.key != expected:
+            return Misrouted(
+                record.offset,
+                f"a change of table {shape.name!r} has {_describe_key(record.key)}, not its {shape.owner!r} in "
+                f"key form {self._form}",
+                "check `[kafka] key`, and message.key.columns and the key transform of the connector "
+                "(`kycache connector` prints them)",
+            )
+        if len(user) > USER_KEY_BYTES_MAX:
+            raise _Poisoned(
+                f"table {shape.name!r}: a user id of {len(user)} bytes, more than {USER_KEY_BYTES_MAX}",
+                scope=Scope.SHARD,
+                table=shape.number,
+                origin=origin,
+            )
+        # The root's key is the user: one root row a profile.
+        key = None if shape.number == 0 else self._primary_key(shape, image, user, origin)
+        if op == "d":
+            return Change(record.offset, origin, shape.number, expected, user, key, None)
+        values, held, placeholders = _values(shape, image, user, key, origin)
+        return Change(
+            record.offset,
+            origin,
+            shape.number,
+            expected,
+            user,
+            key,
+            values,
+            doubtful=placeholders and (op != "u" or before_known),
+            extra=max(0, len(image) - held),
+        )
+
+    def _primary_key(self, shape: _Shape, image: dict[str, Any], user: bytes, origin: Origin) -> Value:
+        name, decode = shape.columns[shape.key_at]
+        try:
+            return decode(image.get(name))
+        except ValueRefused as error:
+            raise _Poisoned(
+                f"table {shape.name!r}: primary key {name!r}: {error}",
+                user=user,
+                table=shape.number,
+                origin=origin,
+            ) from None
+
+    def _beat(self, record: Record, origin: Origin, op: str, image: dict[str, Any] | None) -> Item:
+        if op == "d" or image is None:
+            return Skip(record.offset, "a deleted heartbeat row")
+        beat_id = image.get("user_id")
+        expected = key_bytes(self._form, self._key_column, str(beat_id))
+        if not isinstance(beat_id, str) or record.key not in (expected, beat_id.encode()):
+            return Misrouted(
+                record.offset,
+                f"a row of table {HEARTBEAT_TABLE!r} has {_describe_key(record.key)}, not its 'user_id'",
+                "check message.key.columns and the connector's key transform (`kycache connector` prints them)",
+            )
+        truncated = image.get("truncated") if op == "u" else None
+        names = truncated.split(",") if isinstance(truncated, str) else ()
+        tables = tuple(self._numbers[n] for n in names if n in self._numbers)
+        return Beat(record.offset, origin, tables)
+
+    def _user_of_key(self, key: bytes | None) -> bytes | None:
+        """The user that a Kafka key names, in the configured form."""
+        if key is None:
+            return None
+        try:
+            text: object = key.decode()
+            if self._form is not KeyForm.PLAIN:
+                text = msgspec.json.decode(key)
+            if self._form is KeyForm.JSON and isinstance(text, dict):
+                text = text.get(self._key_column)
+            if self._numeric and isinstance(text, str):
+                text = int(text)
+            user = key_order_bytes(self._user(text))
+        except (ValueError, msgspec.MsgspecError):
+            return None
+        return user if 0 < len(user) <= USER_KEY_BYTES_MAX else None
+
+
+def _origin(op: str, source: _Source) -> Origin:
+    """Where the event stands in the source's history.
+
+    Whole snapshot rows have a null last commit; rows of incremental and blocking ones have not (lines 5, 6).
+    """
+    try:
+        commit, lsn = parse_sequence(source.sequence) if source.sequence is not None else (None, None)
+    except ValueError:
+        raise _Poisoned(f"table {source.table!r}: source.sequence is not a pair of numbers") from None
+    lsn = source.lsn if lsn is None else lsn
+    if lsn is None:
+        raise _Poisoned(f"table {source.table!r}: neither source.sequence nor source.lsn gives a position")
+    if op != "r":
+        kind = Snapshot.STREAMED
+    else:
+        kind = Snapshot.WHOLE if commit is None and source.snapshot != "incremental" else Snapshot.PARTIAL
+    return Origin(kind, commit, lsn, source.ts_ms, source.tx)
+
+
+def _values(
+    shape: _Shape, image: dict[str, Any], user: bytes, key: Value, origin: Origin
+) -> tuple[tuple[Value | Absent, ...], int, bool]:
+    """The stored columns of a row image; how many of its columns the view knows; placeholders among them."""
+    values: list[Value | Absent] = []
+    placeholders = False
+    held = shape.width
+    for name, decode in shape.columns:
+        value = image.get(name, Absent.MISSING)
+        if value is None or value is Absent.MISSING:
+            held -= value is not None
+            values.append(value)
+        elif value == PLACEHOLDER:
+            placeholders = True
+            values.append(Absent.UNAVAILABLE)
+        else:
+            try:
+                values.append(decode(value))
+            except ValueRefused as error:
+                raise _Poisoned(
+                    f"table {shape.name!r}: column {name!r}: {error}",
+                    user=user,
+                    table=shape.number,
+                    key=key,
+                    origin=origin,
+                ) from None
+    return tuple(values), held, placeholders
+
+
+def _describe_key(key: bytes | None) -> str:
+    """What kind of Kafka key it is, without what it says."""
+    if key is None:
+        return "no key"
+    if key.startswith(b'{"schema"'):
+        return "a schema-wrapped key"
+    if key.startswith(b"{"):
+        return "a JSON object as key"
+    if key.startswith(b'"'):
+        return "a quoted key"
+    return f"a key of {len(key)} bytes"
+
+
+def _without_values(error: Exception) -> str:
+    """msgspec's messages name types and places only; a decoding error of the text is cut to its kind."""
+    return str(error) if isinstance(error, msgspec.ValidationError) else type(error).__name__

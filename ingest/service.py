@@ -1,0 +1,250 @@
+"""An ingest process: the consumer thread on one side, a holder per assigned shard on the other."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory, Node, slot
+from kycache.actors.fold import HaltShard
+from kycache.actors.shard import Batch
+from kycache.actors.store import FORMAT, Identity, Store
+from kycache.actors.supervisor import Opened, ShardHolder
+from kycache.model.errors import Refused, Unreachable
+from kycache.model.view import View
+
+from .consumer import HINT_INTERVAL_S, ConsumerThread
+from .control import serve_control
+from .rebuild import another_topic, check_partitions, log_cut, rebuild, start_over
+from .settings import KafkaSettings
+from .topic import describe_topic
+
+REVOKE_WAIT_S = 5.0
+"""How long a rebalance waits for a shard's batch in hand: half the session, so the member is not thrown out."""
+
+TOPIC_LOOK_S = 10.0
+"""How often the topic's id and partition count are compared with the stores'."""
+
+log = structlog.get_logger()
+_T = TypeVar("_T")
+
+
+class Ingest:
+    """The shards this process holds, and what the consumer thread tells them (`consumer.Sink`)."""
+
+    def __init__(
+        self,
+        settings: KafkaSettings,
+        directory: DataDirectory,
+        environments: Environments,
+        view: View,
+        node: Node,
+        nursery: trio.Nursery,
+        instance_id: str,
+    ) -> None:
+        self.holders: dict[int, ShardHolder] = {}
+        self.connected_well = False
+        self._settings = settings
+        self._directory = directory
+        self._environments = environments
+        self._view = view
+        self._node = node
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self.thread = ConsumerThread(settings, view, instance_id, self)
+
+    # What the consumer thread calls.
+
+    def assigned(self, partition: int) -> None:
+        self._on_trio(self._assigned, partition)
+
+    def revoked(self, partitions: list[int]) -> None:
+        trio.from_thread.run(self._revoked, partitions, trio_token=self._token)
+
+    def deliver(self, partition: int, batch: Batch) -> bool:
+        return self._on_trio(self._deliver, partition, batch)
+
+    def halt(self, partition: int, error: HaltShard) -> None:
+        self._on_trio(self._halt, partition, error)
+
+    def connected(self, *, well: bool) -> None:
+        self.connected_well = well
+
+    def _on_trio(self, run: Callable[..., _T], *args: object) -> _T:
+        return trio.from_thread.run_sync(run, *args, trio_token=self._token)
+
+    # The same, on the trio thread.
+
+    def _assigned(self, partition: int) -> None:
+        holder = ShardHolder(
+            self._directory.shard(partition),
+            partial(self._open, partition),
+            partial(self.thread.read_from, partition),
+            partial(self.thread.pause, partition),
+            partial(self.thread.resume, partition),
+        )
+        self.holders[partition] = holder
+        self._nursery.start_soon(holder.run)
+        log.info("shard assigned", shard=partition)
+
+    async def _revoked(self, partitions: list[int]) -> None:
+        with trio.move_on_after(REVOKE_WAIT_S):
+            async with trio.open_nursery() as nursery:
+                for partition in partitions:
+                    holder = self.holders.pop(partition, None)
+                    if holder is not None:
+                        nursery.start_soon(holder.release)
+                        log.info("shard revoked", shard=partition)
+
+    def _deliver(self, partition: int, batch: Batch) -> bool:
+        holder = self.holders.get(partition)
+        return holder is not None and holder.offer(batch)
+
+    def _halt(self, partition: int, error: HaltShard) -> None:
+        holder = self.holders.get(partition)
+        if holder is not None:
+            holder.halt(error)
+
+    def _open(self, shard: int) -> Opened:
+        """Open a shard's store and check that the topic still fits it. Runs in a worker thread."""
+        topic = describe_topic(self._settings)
+        check_partitions(topic, self._node)
+        folder = self._directory.shard(shard)
+        folder.prepare()
+        if folder.current() is None:
+            start_over(self._directory, self._environments, self._view, self._node, topic, shard)
+        folder.clean()
+        generation = folder.current()
+        assert generation is not None
+        identity = Identity(FORMAT, shard, self._node.shards, self._view.hash)
+        store = Store(self._environments, generation, self._view, identity, self._directory.add_doubts)
+        position = store.opened_at.position
+        try:
+            if position.topic_id != topic.id:
+                raise another_topic(topic, shard)
+            if position.offset < topic.starts[shard]:
+                raise log_cut(shard, position.offset)
+        except BaseException:
+            store.close()
+            raise
+        return Opened(store, topic.id, position.offset)
+
+    async def watch_topic(self) -> None:
+        """Compare the topic with what the stores were read from, for as long as ingest runs.
+
+        Raises:
+            Refused: its partition count changed.
+        """
+        while True:
+            await trio.sleep(TOPIC_LOOK_S)
+            try:
+                topic = await trio.to_thread.run_sync(describe_topic, self._settings)
+            except Unreachable:
+                continue
+            check_partitions(topic, self._node)
+            for shard, holder in self.holders.items():
+                actor = holder.actor
+                if actor is not None and actor.state.position.topic_id != topic.id:
+                    holder.halt(another_topic(topic, shard))
+
+    async def hint_positions(self) -> None:
+        """Tell the group how far the stores are, for lag tools."""
+        while True:
+            await trio.sleep(HINT_INTERVAL_S)
+            offsets = {
+                shard: holder.actor.state.position.offset
+                for shard, holder in self.holders.items()
+                if holder.actor is not None
+            }
+            self.thread.hint(offsets)
+
+    def holds(self, shard: int) -> bool:
+        """The shard is held by this process."""
+        return shard in self.holders
+
+    async def rebuild(self, shard: int) -> None:
+        """Start a shard over from offset 0 of its partition, with its actor stopped meanwhile.
+
+        Raises:
+            KycacheError: it is not held here, or cannot be rebuilt from the log; nothing was changed.
+        """
+        holder = self.holders.get(shard)
+        if holder is None:
+            raise Refused(f"shard {shard} is not held by this process", "ask the process that holds it")
+        await holder.remedy(
+            partial(rebuild, self._settings, self._directory, self._environments, self._view, shard)
+        )
+
+
+async def found_node(settings: KafkaSettings, directory: DataDirectory, view: View) -> Node:
+    """The data directory's identity; a first start asks the broker what to make of it.
+
+    Raises:
+        Unreachable: first start, and the broker does not answer or has no such topic.
+        Refused: the directory belongs to another view, topic or partition count.
+    """
+    node = directory.node()
+    if node is not None:
+        directory.check_view(node, view.hash)
+        try:
+            topic = await trio.to_thread.run_sync(describe_topic, settings)
+        except Unreachable as error:
+            log.warning("starting without the broker; reads go on", problem=error.problem)
+            return node
+    else:
+        topic = await trio.to_thread.run_sync(describe_topic, settings)
+    return directory.found(view.hash, topic.name, topic.id, topic.partitions)
+
+
+@asynccontextmanager
+async def _thread(ingest: Ingest, nursery: trio.Nursery) -> AsyncIterator[None]:
+    """The consumer thread runs inside; it has ended when this is left."""
+    ended = trio.Event()
+
+    async def body() -> None:
+        with trio.CancelScope(shield=True):
+            try:
+                await trio.to_thread.run_sync(ingest.thread.run)
+            finally:
+                ended.set()
+
+    nursery.start_soon(body)
+    try:
+        yield
+    finally:
+        ingest.thread.stop()
+        with trio.CancelScope(shield=True):
+            await ended.wait()
+
+
+async def run_ingest(
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    *,
+    task_status: "trio.TaskStatus[Ingest]" = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Ingest until cancelled: batches in hand are committed, the shards closed.
+
+    Raises:
+        Unreachable: nothing is stored here yet, and the broker does not answer or has no such topic.
+        Refused: the directory belongs to another view, topic or partition count.
+    """
+    directory.prepare()
+    node = await found_node(settings, directory, view)
+    with slot(directory.run) as number:
+        instance_id = f"kycache-{node.id}-{number}"
+        # Shards outlive the consumer thread, so that what it delivered last is applied or fenced off.
+        async with trio.open_nursery() as nursery, trio.open_nursery() as shards:
+            ingest = Ingest(settings, directory, environments, view, node, shards, instance_id)
+            async with _thread(ingest, nursery):
+                nursery.start_soon(ingest.watch_topic)
+                nursery.start_soon(ingest.hint_positions)
+                nursery.start_soon(serve_control, ingest, directory.run / f"ingest-{number}.sock")
+                task_status.started(ingest)
+                await trio.sleep_forever()

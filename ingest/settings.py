@@ -1,0 +1,24 @@
+"""What ingest is told: where Kafka is and how to read it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from kycache.model.partition import KeyForm
+
+
+@dataclass(frozen=True, slots=True)
+class KafkaSettings:
+    """The topic and how to reach it."""
+
+    bootstrap: str
+    topic: str = "kyc.changes"
+    group: str = "kycache"
+    key_form: KeyForm = KeyForm.PLAIN
+    security: Mapping[str, Any] = field(default_factory=dict)
+    """Further client options of kafka-python: security_protocol, sasl_…, ssl_…."""
+
+    @property
+    def connection(self) -> dict[str, Any]:
+        """Options that every client, consumer or admin, is made with."""
+        return {"bootstrap_servers": self.bootstrap.split(","), **self.security}

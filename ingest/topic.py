@@ -1,0 +1,63 @@
+"""The topic as the broker describes it: its id and partitions, and where its log starts."""
+
+from typing import Any, NamedTuple
+
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import OffsetSpec
+from kafka.errors import KafkaError
+
+from kycache.model.errors import Unreachable
+
+from .settings import KafkaSettings
+
+ANSWER_WAIT_MS = 10_000
+"""How long one question to the broker may take: longer than a leader election."""
+
+
+class Topic(NamedTuple):
+    """What identifies a topic (recreated under its name it has another id), and what its log holds."""
+
+    name: str
+    id: str
+    partitions: int
+    starts: tuple[int, ...]
+    """Per partition, the first offset that the log still holds."""
+
+
+def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> Topic:
+    """Ask the broker. Blocking.
+
+    Raises:
+        Unreachable: no broker answers, or it has no such topic.
+    """
+    try:
+        admin = KafkaAdminClient(
+            **settings.connection, request_timeout_ms=wait_ms, bootstrap_timeout_ms=wait_ms, metrics_enabled=False
+        )
+    except (KafkaError, OSError, ValueError) as error:
+        raise _unreachable(settings, error) from None
+    try:
+        described: list[dict[str, Any]] = admin.describe_topics([settings.topic])
+        found = next((t for t in described if t.get("name") == settings.topic), None)
+        if found is None or found.get("error_code", 0) or not found.get("partitions"):
+            raise Unreachable(
+                f"the broker at {settings.bootstrap} has no topic {settings.topic!r}",
+                "create it and start the connector (`kycache connector` prints its configuration), "
+                "or set `[kafka] topic`",
+            )
+        partitions = [TopicPartition(settings.topic, p) for p in range(len(found["partitions"]))]
+        starts = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+    except (KafkaError, OSError) as error:
+        raise _unreachable(settings, error) from None
+    finally:
+        admin.close()
+    return Topic(
+        settings.topic, str(found["topic_id"]), len(partitions), tuple(starts[p].offset for p in partitions)
+    )
+
+
+def _unreachable(settings: KafkaSettings, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"no Kafka broker answers at {settings.bootstrap}: {type(error).__name__}",
+        "check `[kafka] bootstrap` and that the broker runs",
+    )

@@ -1,0 +1,107 @@
+"""What a Kafka record means, once decoded: one of five plain items, in the order of the partition."""
+
+from enum import Enum
+
+import msgspec
+
+from .values import Absent, Value
+
+HEARTBEAT = -1
+"""`Change.table` of a row of the heartbeat table; 0 is the view's root, 1… its children."""
+
+
+class Snapshot(Enum):
+    """Which kind of snapshot sent a row; STREAMED is none (DEBEZIUM 5, 6, 7)."""
+
+    STREAMED = 0
+    WHOLE = 1
+    PARTIAL = 2  # incremental or blocking: `op:r` with a last commit in its sequence
+
+
+class Origin(msgspec.Struct, frozen=True):
+    """Where in the source's history an event stands."""
+
+    snapshot: Snapshot
+    commit: int | None
+    """End of the last commit before this transaction; None in a whole snapshot and in the first after it."""
+    lsn: int
+    ts_ms: int
+    """The source's clock at the commit."""
+    tx: int | None
+
+
+class Change(msgspec.Struct):
+    """One row written (`values`) or deleted (`values` is None)."""
+
+    offset: int
+    origin: Origin
+    table: int
+    kafka_key: bytes
+    user: bytes
+    """The user id in its order-preserving form: the key of the profile."""
+    key: Value
+    """The row's primary key, stored form."""
+    values: tuple[Value | Absent, ...] | None
+    doubtful: bool = False
+    """A value equals the TOAST placeholder where none can stand (DEBEZIUM 37)."""
+    extra: int = 0
+    """Columns of the image that the view does not declare."""
+
+
+class Beat(msgspec.Struct):
+    """The shard's heartbeat row: carries freshness, and the tables truncated in its transaction."""
+
+    offset: int
+    origin: Origin
+    truncated: tuple[int, ...]
+    """Tables of the view, as in `Change.table`."""
+
+
+class Truncate(msgspec.Struct):
+    """The keyless `t` event: only a check that the trigger's heartbeat rows come (DESIGN 6.6)."""
+
+    offset: int
+    origin: Origin
+    table: int
+
+
+class Skip(msgspec.Struct):
+    """Nothing to apply: a tombstone, a row of a table outside the view."""
+
+    offset: int
+    reason: str
+
+
+class Scope(Enum):
+    """Whose answers are in doubt while a poison record is unresolved (DESIGN 6.8)."""
+
+    PROFILE = "profile"
+    SHARD = "shard"
+    DIRECTORY = "directory"  # every shard of the data directory
+
+
+class Poison(msgspec.Struct):
+    """A record that could not be decoded: kept whole in quarantine."""
+
+    offset: int
+    timestamp_ms: int
+    kafka_key: bytes | None
+    kafka_value: bytes | None
+    reason: str
+    """Says what and where; holds no value of the record."""
+    scope: Scope
+    user: bytes | None = None
+    table: int | None = None
+    key: Value = None
+    origin: Origin | None = None
+
+
+class Misrouted(msgspec.Struct):
+    """A record whose key proves a wrong connector: the shard halts before it (DESIGN 6.8)."""
+
+    offset: int
+    problem: str
+    remedy: str
+
+
+Item = Change | Beat | Truncate | Skip | Poison | Misrouted

@@ -1,0 +1,317 @@
+"""What the source and Debezium must be told so that kycache's promises hold: one configuration, one SQL.
+
+`connector_config` is the Debezium connector, `source_sql` what the source database needs before it.
+`kycache connector` prints both and the demo runs exactly these, so what is tested is what is printed.
+Each setting that is not Debezium's default stands here because a rule of the view depends on it; the
+comments name the rule.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .errors import ConfigurationError
+from .partition import partition_of
+from .view import HEARTBEAT_TABLE, View
+
+HEARTBEAT_INTERVAL_MS = 500
+"""How stale an idle shard may look: a beat moves the watermark of every partition."""
+
+POLL_INTERVAL_MS = 20
+"""Debezium's default, 500, alone takes 429 ms at P50 from commit to event; 20 costs no measurable CPU."""
+
+BEAT_KEY_TRIES_PER_PARTITION = 1_000
+"""A beat key hits its partition with probability 1/P, so P tries are expected; missing a thousand times that
+means the partitioner is broken, not that luck is bad."""
+
+KEY_FIELD = "user_id"
+"""The column of the heartbeat table that becomes the Kafka key; the view's own owner columns are renamed to it."""
+
+_PLAIN_NAME = re.compile(r"[^\s,;:\"'`]+")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorSettings:
+    """Where the source is, and under which names Debezium reads it and writes to Kafka."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    dbname: str
+    name: str = "kycache"
+    topic_prefix: str = "kyc"
+    topic: str = "kyc.changes"
+    partitions: int = 4
+    schema: str = "public"
+    slot: str = "kycache"
+    publication: str = "kycache"
+    heartbeat_table: str = HEARTBEAT_TABLE
+
+    def __post_init__(self) -> None:
+        if self.partitions < 1:
+            raise ConfigurationError(
+                f"the topic {self.topic!r} cannot have {self.partitions} partitions", "give 1 or more"
+            )
+
+
+def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
+    """The Debezium connector configuration for `view`, as Kafka Connect's REST interface takes it.
+
+    Raises:
+        ConfigurationError: a table or column has a name that Debezium's lists cannot carry.
+    """
+    owners = dict(_owners(view, settings))
+    tables = [f"{settings.schema}.{table}" for table in owners]
+    return {
+        "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
+        "tasks.max": "1",
+        "plugin.name": "pgoutput",
+        "database.hostname": settings.host,
+        "database.port": str(settings.port),
+        "database.user": settings.user,
+        "database.password": settings.password,
+        "database.dbname": settings.dbname,
+        "topic.prefix": settings.topic_prefix,
+        "slot.name": settings.slot,
+        "publication.name": settings.publication,
+        # The SQL makes the publication, so that what is published is what was reviewed.
+        "publication.autocreate.mode": "disabled",
+        "table.include.list": ",".join(re.escape(table) for table in tables),
+        # Every partition must meet a whole snapshot, or its shard never becomes ready.
+        "snapshot.mode": "initial",
+        # TRUNCATE is skipped by default, and a truncated table would live on in the view.
+        "skipped.operations": "none",
+        "tombstones.on.delete": "true",
+        # `precise` is base64 whose scale stands only in a schema that is switched off below.
+        "decimal.handling.mode": "string",
+        "poll.interval.ms": str(POLL_INTERVAL_MS),
+        "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
+        "heartbeat.action.query": beat_query(settings),
+        **_converters(),
+        **_transforms(owners, settings),
+        **_topic_creation(settings),
+    }
+
+
+def _converters() -> dict[str, str]:
+    return {
+        # The Kafka key is the bare user id: anyone can compute its partition.
+        "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+        "value.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "value.converter.schemas.enable": "false",
+        # With true (the default!) a NULL in a column that has a DEFAULT is shown as that default.
+        "value.converter.replace.null.with.default": "false",
+    }
+
+
+def _transforms(owners: dict[str, str], settings: ConnectorSettings) -> dict[str, str]:
+    """All tables into one topic keyed by the user id: one total order per user.
+
+    The router names the tables: a catch-all would catch signal and heartbeat topics too, whose keys have no
+    user id, and the key transform would then stop the connector.
+    """
+    topics = "|".join(re.escape(_topic_part(table)) for table in owners)
+    prefix = re.escape(f"{_topic_part(settings.topic_prefix)}.{_topic_part(settings.schema)}.")
+    renames = {owner for owner in owners.values() if owner != KEY_FIELD}
+    chain = ["route", *(["rename"] if renames else []), "key"]
+    config = {
+        "message.key.columns": ";".join(
+            f"{re.escape(f'{settings.schema}.{table}')}:{owner}" for table, owner in owners.items()
+        ),
+        "transforms": ",".join(chain),
+        "transforms.route.type": "io.debezium.transforms.ByLogicalTableRouter",
+        "transforms.route.topic.regex": f"{prefix}(?:{topics})",
+        "transforms.route.topic.replacement": settings.topic,
+        # With true (the default) the router adds a field to the key, and the key is no longer the user id.
+        "transforms.route.key.enforce.uniqueness": "false",
+        "transforms.key.type": "org.apache.kafka.connect.transforms.ExtractField$Key",
+        "transforms.key.field": KEY_FIELD,
+        "transforms.key.predicate": "changes",
+        "predicates": "changes",
+        "predicates.changes.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
+        "predicates.changes.pattern": re.escape(settings.topic),
+    }
+    if renames:
+        # ExtractField takes one field name, so owner columns of other names are renamed to it first.
+        config["transforms.rename.type"] = "org.apache.kafka.connect.transforms.ReplaceField$Key"
+        config["transforms.rename.renames"] = ",".join(f"{owner}:{KEY_FIELD}" for owner in sorted(renames))
+        config["transforms.rename.predicate"] = "changes"
+    return config
+
+
+def _topic_creation(settings: ConnectorSettings) -> dict[str, str]:
+    """For a broker that creates no topics by itself; a topic that exists is left as it is."""
+    return {
+        "topic.creation.groups": "changes",
+        "topic.creation.default.replication.factor": "-1",
+        "topic.creation.default.partitions": "1",
+        "topic.creation.changes.include": re.escape(settings.topic),
+        "topic.creation.changes.replication.factor": "-1",
+        "topic.creation.changes.partitions": str(settings.partitions),
+        # The key is the user, not the row: compaction would drop all but one of a user's rows.
+        "topic.creation.changes.cleanup.policy": "delete",
+    }
+
+
+def beat_query(settings: ConnectorSettings) -> str:
+    """What Debezium runs at every heartbeat: touches each partition's row and clears the truncate mark.
+
+    It runs in Debezium's streaming thread, so it must never wait for a lock: a plain UPDATE stops the
+    connector for as long as a truncating transaction stays open.
+    """
+    beats = _qualified(settings, settings.heartbeat_table)
+    return (
+        f"UPDATE {beats} h SET beat_at = clock_timestamp(), truncated = NULL "
+        f"FROM (SELECT user_id FROM {beats} FOR UPDATE SKIP LOCKED) f WHERE h.user_id = f.user_id"
+    )
+
+
+def beat_keys(partitions: int) -> list[str]:
+    """One key per partition, in order, that Kafka's partitioner puts into that very partition.
+
+    Raises:
+        ConfigurationError: no such key was found, which only a broken partitioner can cause.
+    """
+    keys: dict[int, str] = {}
+    for n in range(BEAT_KEY_TRIES_PER_PARTITION * partitions):
+        key = f"beat-{n}"
+        keys.setdefault(partition_of(key.encode(), partitions), key)
+        if len(keys) == partitions:
+            return [keys[p] for p in range(partitions)]
+    raise ConfigurationError(f"no heartbeat key found for each of {partitions} partitions")
+
+
+def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
+    """The statements that make a source fit for `connector_config`, in order; running them again is harmless.
+
+    They need a role that owns the view's tables and may create publications.
+
+    Raises:
+        ConfigurationError: a table or column has a name that Debezium's lists cannot carry.
+    """
+    tables = list(dict(_owners(view, settings)))
+    return [
+        *_heartbeat_rows(settings),
+        # Without FULL a deleted child's event does not say whose it was, and an update hides a move.
+        *(f"ALTER TABLE {_qualified(settings, table)} REPLICA IDENTITY FULL" for table in tables),
+        *_truncate_triggers(view, settings),
+        _publication(tables, settings),
+    ]
+
+
+def _heartbeat_rows(settings: ConnectorSettings) -> list[str]:
+    beats = _qualified(settings, settings.heartbeat_table)
+    rows = ", ".join(f"({_literal(k)}, {p}, now())" for p, k in enumerate(beat_keys(settings.partitions)))
+    kept = ", ".join(_literal(k) for k in beat_keys(settings.partitions))
+    return [
+        f"CREATE TABLE IF NOT EXISTS {beats} "
+        "(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text)",
+        f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} "
+        "ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard "
+        f"WHERE {_quoted(settings.heartbeat_table)}.shard IS DISTINCT FROM excluded.shard",
+        # Rows made for another partition count would beat in partitions they do not name.
+        f"DELETE FROM {beats} WHERE user_id NOT IN ({kept})",
+    ]
+
+
+def _truncate_triggers(view: View, settings: ConnectorSettings) -> list[str]:
+    """TRUNCATE is one event on one partition; these put it into every partition, in the same transaction.
+
+    The names gathered so far live in a transaction-local setting and not in the row: a mark of an earlier
+    transaction that no beat has cleared yet must not be repeated, for that table may hold rows again. For the
+    same reason a name is repeated within its transaction only while its table is still empty:
+    `TRUNCATE a; INSERT INTO a …; TRUNCATE b` must not wipe the new rows of a.
+    SECURITY DEFINER, because who may truncate need not be allowed to write heartbeats. The rows are locked in
+    one order first, so that two truncating transactions wait for each other instead of deadlocking.
+    """
+    beats = _qualified(settings, settings.heartbeat_table)
+    function = _qualified(settings, f"{settings.heartbeat_table}_truncated")
+    known = ", ".join(_literal(table.name) for table in view.tables)
+    body = f"""
+DECLARE
+    earlier text;
+    filled boolean;
+    names text := '';
+BEGIN
+    FOREACH earlier IN ARRAY string_to_array(coalesce(current_setting('kycache.truncated', true), ''), ',') LOOP
+        IF earlier IN ({known}) AND earlier <> TG_TABLE_NAME THEN
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I.%I)', TG_TABLE_SCHEMA, earlier) INTO filled;
+            IF NOT filled THEN
+                names := names || earlier || ',';
+            END IF;
+        END IF;
+    END LOOP;
+    names := names || TG_TABLE_NAME;
+    PERFORM set_config('kycache.truncated', names, true);
+    PERFORM 1 FROM {beats} ORDER BY user_id FOR UPDATE;
+    UPDATE {beats} SET truncated = names;
+    RETURN NULL;
+END
+"""
+    return [
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+        f"SET search_path = pg_catalog, pg_temp AS {_dollar_quoted(body)}",
+        *(
+            f"CREATE OR REPLACE TRIGGER kycache_truncated AFTER TRUNCATE ON {_qualified(settings, table.name)} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
+            for table in view.tables
+        ),
+    ]
+
+
+def _publication(tables: list[str], settings: ConnectorSettings) -> str:
+    name = _quoted(settings.publication)
+    listed = ", ".join(_qualified(settings, table) for table in tables)
+    # Partitioned tables would otherwise come as one topic per partition, which the router does not know.
+    options = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
+    body = (
+        "BEGIN "
+        f"IF EXISTS (SELECT FROM pg_publication WHERE pubname = {_literal(settings.publication)}) THEN "
+        f"ALTER PUBLICATION {name} SET TABLE {listed}; "
+        f"ALTER PUBLICATION {name} SET ({options}); "
+        "ELSE "
+        f"CREATE PUBLICATION {name} FOR TABLE {listed} WITH ({options}); "
+        "END IF; "
+        "END"
+    )
+    return f"DO {_dollar_quoted(body)}"
+
+
+def _owners(view: View, settings: ConnectorSettings) -> Iterator[tuple[str, str]]:
+    """Each captured table with the column that holds the user id; the heartbeat table comes last."""
+    for table, owner in [(t.name, t.owner) for t in view.tables] + [(settings.heartbeat_table, KEY_FIELD)]:
+        for what, name in (("schema", settings.schema), ("table", table), ("column", owner)):
+            if not _PLAIN_NAME.fullmatch(name):
+                raise ConfigurationError(
+                    f"the {what} name {name!r} cannot stand in a Debezium list",
+                    "rename it at the source: blanks, quotes and , ; : ` separate names there",
+                )
+        yield table, owner
+
+
+def _topic_part(name: str) -> str:
+    """A name as Debezium writes it into a topic: what Kafka does not allow becomes an underscore."""
+    return re.sub(r"[^a-zA-Z0-9._-]", "_", name)
+
+
+def _quoted(identifier: str) -> str:
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def _qualified(settings: ConnectorSettings, table: str) -> str:
+    return f"{_quoted(settings.schema)}.{_quoted(table)}"
+
+
+def _literal(text: str) -> str:
+    """A string constant that reads the same whatever `standard_conforming_strings` says."""
+    if "\\" in text:
+        return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+    return "'" + text.replace("'", "''") + "'"
+
+
+def _dollar_quoted(body: str) -> str:
+    tag = "$kycache$"
+    while tag in body:
+        tag = tag[:-1] + "x$"
+    return f"{tag}{body}{tag}"

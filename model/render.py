@@ -1,0 +1,148 @@
+"""What clients see of a profile: the detail's JSON body, and its entry in the list.
+
+A `Renderer` is made once per view and is pure. Everything it needs is resolved ahead: the column
+positions, the printers, the order of members.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from .profile import Profile, Row
+from .values import Value, key_order_bytes, order_bytes, printer
+from .view import Table, View
+
+_ENCODER = msgspec.json.Encoder()
+_ETAG_BYTES = 16
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A user's entry in the list: where it sorts, what filters see, and its ready JSON object."""
+
+    key: bytes
+    filters: tuple[bytes | None, ...]
+    row: bytes
+
+
+def etag(body: bytes) -> str:
+    """The strong entity tag of a 200 body: equal bytes have equal tags, whoever serves them."""
+    return f'"{hashlib.blake2b(body, digest_size=_ETAG_BYTES).hexdigest()}"'
+
+
+Listing = tuple[Value, tuple[Value, ...], tuple[Value, ...]]
+"""A list entry before it is rendered: order value, filter values, values of the list's fields."""
+
+
+class Renderer:
+    """Turns profiles of one view into bytes."""
+
+    def __init__(self, view: View) -> None:
+        self.view = view
+        self._print_root = _object_printer(view.root)
+        self._print_children = tuple(_object_printer(t) for t in view.children)
+        self._sorted = tuple(_sorter(t) for t in view.children)
+        self._order_column = view.root.index_of(view.list_order)
+        status = view.status
+        self._status_child = -1 if status is None else status.child
+        self._status_column = -1 if status is None else view.children[status.child].index_of(status.column)
+        self._filter_columns = tuple(
+            None if f.column is None else view.root.index_of(f.column) for f in view.filters
+        )
+        at = {".".join(c.output): i for i, c in enumerate(view.root.columns)}
+        self._list_printers = tuple(
+            (name, at.get(name, -1), printer(view.root.columns[at[name]].type) if name in at else _same)
+            for name in view.list_fields
+        )
+
+    def status(self, profile: Profile) -> str:
+        """The derived status: that of the first record in the child's order, else `none`."""
+        status = self.view.status
+        if status is None:
+            return ""
+        first = next(iter(self._sorted[self._status_child](profile.children[self._status_child])), None)
+        value = None if first is None else first[self._status_column]
+        return status.none if value is None else str(value)
+
+    def body(self, profile: Profile) -> bytes:
+        """The detail's JSON. The user must exist."""
+        assert profile.root is not None
+        assert profile.root.values is not None
+        made = self._print_root(profile.root.values)
+        for number, child in enumerate(self.view.children):
+            rows = self._sorted[number](profile.children[number])
+            made[child.output] = [self._print_children[number](values) for values in rows]
+        if self.view.status is not None:
+            made[self.view.status.output] = self.status(profile)
+        return _ENCODER.encode({name: made[name] for name in self.view.members})
+
+    def listing(self, profile: Profile) -> "Listing | None":
+        """The stored values behind the user's list entry, None where the user does not exist.
+
+        Equal listings have equal entries, so a change that leaves it alone needs no entry rendered.
+        """
+        if profile.root is None or profile.root.values is None:
+            return None
+        values = profile.root.values
+        status = self.status(profile)
+        return (
+            values[self._order_column],
+            tuple(status if at is None else values[at] for at in self._filter_columns),
+            tuple(status if at < 0 else values[at] for _, at, _ in self._list_printers),
+        )
+
+    def listed(self, user: bytes, listing: "Listing") -> Listed:
+        """The list entry of a user whose values are `listing`."""
+        order, filters, fields = listing
+        row = {name: show(v) for (name, _, show), v in zip(self._list_printers, fields, strict=True)}
+        return Listed(
+            order_bytes(order) + user, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row)
+        )
+
+
+def _same(value: Value) -> object:
+    return value
+
+
+def _filter_bytes(value: Value) -> bytes | None:
+    assert value is None or isinstance(value, str)
+    return None if value is None else value.encode()
+
+
+def _object_printer(table: Table) -> Callable[[tuple[Value, ...]], dict[str, Any]]:
+    flat = all(len(c.output) == 1 for c in table.columns)
+    columns = [(c.output, printer(c.type)) for c in table.columns]
+
+    def show_flat(values: tuple[Value, ...]) -> dict[str, Any]:
+        return {path[0]: show(v) for (path, show), v in zip(columns, values, strict=True)}
+
+    def show_nested(values: tuple[Value, ...]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for (path, show), value in zip(columns, values, strict=True):
+            inner = made
+            for step in path[:-1]:
+                inner = inner.setdefault(step, {})
+            inner[path[-1]] = show(value)
+        return made
+
+    return show_flat if flat else show_nested
+
+
+def _sorter(table: Table) -> Callable[[dict[Value, Row]], list[tuple[Value, ...]]]:
+    """Living rows in the table's order: `column NULLS LAST, key`, both in its direction."""
+    at = table.index_of(table.order) if table.order else None
+    descending = table.descending
+
+    def place(item: tuple[Value, tuple[Value, ...]]) -> tuple[bool, Value, bytes]:
+        value = None if at is None else item[1][at]
+        absent = (value is None) != descending
+        return absent, 0 if value is None else value, key_order_bytes(item[0])
+
+    def order(rows: dict[Value, Row]) -> list[tuple[Value, ...]]:
+        living = [(key, row.values) for key, row in rows.items() if row.values is not None]
+        if len(living) > 1:
+            living.sort(key=place, reverse=descending)
+        return [values for _, values in living]
+
+    return order
