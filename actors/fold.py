@@ -165,6 +165,8 @@ class Fold:
             raise self._moved_back(f"a whole snapshot at {format_lsn(lsn)} came", highest)
         state.generation = lsn
         state.generation_offset = offset
+        state.before_commit = state.commit_seen if state.as_of_ms else -1
+        state.before_ms = state.as_of_ms
         state.streamed = False
         state.unswept = state.unswept or state.counters.applied + state.counters.quarantined > 0
 
@@ -214,7 +216,11 @@ class Fold:
         stored = profile.row(change.table, change.key)
         floor = state.floors.get(change.table)
         state.counters.unknown_columns += change.extra
-        if (stored is not None and version < stored.version) or (floor is not None and version < floor):
+        if (
+            (stored is not None and version < stored.version)
+            or (floor is not None and version < floor)
+            or precedes_snapshot(state, change.origin)
+        ):
             state.counters.stale += 1
             return Outcome.STALE
         if change.values is None:
@@ -242,7 +248,7 @@ class Fold:
     def _beat(self, state: ShardState, beat: Beat, profiles: Profiles) -> Outcome:
         state.heartbeat = True
         state.counters.beats += 1
-        if beat.origin.snapshot is Snapshot.STREAMED:
+        if beat.origin.snapshot is Snapshot.STREAMED and not precedes_snapshot(state, beat.origin):
             version = version_of(state, beat.origin)
             for table in beat.truncated:
                 self._truncate(state, table, version, profiles)
@@ -288,6 +294,20 @@ def version_of(state: ShardState, origin: Origin) -> Version:
     if origin.snapshot is Snapshot.WHOLE:
         return (generation, 0, 0)
     return (generation, origin.commit or 0, origin.lsn)
+
+
+def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
+    """A streamed change that was delivered before the latest whole snapshot began, and comes again.
+
+    Its transaction was committed before Debezium took that snapshot, so the snapshot holds its outcome or a
+    later one. Commits come in order, so `sequence[0]` tells; where it is null (the first transaction after an
+    earlier snapshot), the time of the commit does, which a redelivery keeps.
+    """
+    if origin.snapshot is not Snapshot.STREAMED:
+        return False
+    if origin.commit is None:
+        return origin.ts_ms < state.before_ms
+    return origin.commit <= state.before_commit
 
 
 def _merge(values: tuple[Value | Absent, ...], stored: Row | None) -> tuple[tuple[Value, ...], bool]:

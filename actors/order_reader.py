@@ -44,8 +44,7 @@ class Reads:
     """What a snapshot has read so far."""
 
     records: int = 0  # of the directory: root, columns, nodes
-    runs: int = 0  # of neighbouring buckets, each one seek
-    rows: int = 0
+    buckets: int = 0
 
 
 class OrderSnapshot:
@@ -92,30 +91,26 @@ class OrderSnapshot:
             record = self._parsed[number] = order.decode_node(raw)
         return record
 
-    def rows(self, fence: bytes, count: int) -> Rows:
-        """The next `count` rows from a fence on, fewer where there are no more."""
-        self.reads.runs += 1
+    def rows(self, fence: bytes, count: int, buckets: int) -> Rows:
+        """The next `count` rows from a fence on, which so many buckets hold; fewer where there are no more."""
+        self.reads.buckets += buckets
         if not self._cursor.set_range(fence):
             return []
-        rows = list(islice(self._cursor.iternext(), count))
-        self.reads.rows += len(rows)
-        return rows
+        return list(islice(self._cursor.iternext(), count))
 
     def matches(self, fence: bytes, count: int, buckets: int, tags: frozenset[bytes], where: Where) -> Rows:
         """The next `count` rows that match, looked for in no more rows than so many buckets may hold."""
-        self.reads.runs += 1
         found: Rows = []
-        cursor, seen = self._cursor, 0
+        cursor, carried = self._cursor, self.root.overflowing
+        self.reads.buckets += buckets
         if not cursor.set_range(fence):
             return found
-        values = islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX)
-        for seen, value in enumerate(values, 1):  # noqa: B007
+        for value in islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX):
             tag = value[:TAG_BYTES]
-            if tag in tags or (tag == OVERFLOW and _carries(value, where)):
+            if tag in tags or (carried and tag == OVERFLOW and _carries(value, where)):
                 found.append((cursor.key(), value))
                 if len(found) == count:
                     break
-        self.reads.rows += seen
         return found
 
     def view(self, where: Where) -> View:
@@ -128,10 +123,10 @@ class OrderSnapshot:
     def _view(self, where: Where) -> View:
         if len(where) != self.filter_count:
             raise ValueError(f"{len(where)} filter values where the view declares {self.filter_count}")
-        subset = order.asked(where)
+        subset, key = _question(where)
         if not subset:
             return View(self, where, ALL, frozenset(), order.numbers(self.root.rows))
-        record = self.get(order.subset_key(subset, where))
+        record = self.get(key)
         if record is not None:
             column, tags = int.from_bytes(record[:2], "big"), _tags(record[2:])
             return View(self, where, column, tags, self._column(column))
@@ -148,6 +143,13 @@ class OrderSnapshot:
             return order.numbers(raw[half:])
         counts = dict(zip(order.numbers(raw[:half]), order.numbers(raw[half:]), strict=True))
         return list(map(counts.get, self.nodes, repeat(0)))
+
+
+@lru_cache(maxsize=256)
+def _question(where: Where) -> tuple[int, bytes]:
+    """The subset a question names, and the key of its column's record. Remembered for the next shard."""
+    subset = order.asked(where)
+    return subset, order.subset_key(subset, where)
 
 
 @lru_cache(maxsize=256)
@@ -186,22 +188,25 @@ class View:
         self.nodes = Units(shard.root.fences, counts)
         self.total = self.nodes.before[-1]
 
-    def counts(self, at: int) -> bytes | bytearray:
-        """Matching rows per bucket of the node at a position of the root."""
-        record = self.shard.node(self.shard.nodes[at])
-        return column_counts(record, self.column)
+    def counts(self, at: int) -> bytes:
+        """Matching rows in the buckets of the node at a position of the root, see `order.dense`."""
+        return column_counts(self.shard.node(self.shard.nodes[at]), self.column)
 
     def buckets(self, first: int, end: int) -> Units:
-        """The buckets of some nodes; a node without a matching row is not opened and stands for its buckets."""
+        """The buckets of some nodes. Where few have a matching row, those between are put together."""
         fences: list[bytes] = []
         counts: list[int] = []
         for at in range(first, end):
-            if self.nodes.counts[at]:
-                fences += self.shard.node(self.shard.nodes[at]).fences
-                counts += self.counts(at)
-            else:
+            if not self.nodes.counts[at]:
                 fences.append(self.nodes.fences[at])
                 counts.append(0)
+                continue
+            all_fences, column = self.shard.node(self.shard.nodes[at]).fences, self.counts(at)
+            if len(column) == len(all_fences):
+                fences += all_fences
+                counts += column
+            else:
+                _spread(all_fences, column, fences, counts)
         return Units(fences, counts, self.nodes.before[first])
 
     def read(self, buckets: Units, first: int, end: int) -> Rows:
@@ -217,7 +222,7 @@ class View:
                 stop += 1
             fence, expected = buckets.fences[first], before[stop] - before[first]
             if self.column == ALL:
-                rows = self.shard.rows(fence, expected)
+                rows = self.shard.rows(fence, expected, stop - first)
             else:
                 rows = self.shard.matches(fence, expected, stop - first, self.tags, self.where)
             behind = stop < len(counts) and rows and rows[-1][0] >= buckets.fences[stop]
@@ -251,11 +256,12 @@ class _Recounted(View):
 
     def _recount(self, at: int) -> bytes:
         record = self.shard.node(self.shard.nodes[at])
-        rows = column_counts(record, ALL)
-        exact = bytearray(len(rows))
-        for bucket, candidates in enumerate(column_counts(record, self.column)):
+        buckets = len(record.fences)
+        rows = order.dense(column_counts(record, ALL), buckets)
+        exact = bytearray(buckets)
+        for bucket, candidates in enumerate(order.dense(column_counts(record, self.column), buckets)):
             if candidates:
-                for _, value in self.shard.rows(record.fences[bucket], rows[bucket]):
+                for _, value in self.shard.rows(record.fences[bucket], rows[bucket], 1):
                     exact[bucket] += value.startswith(OVERFLOW) and _carries(value, self.where)
         return bytes(exact)
 
@@ -263,16 +269,32 @@ class _Recounted(View):
         return self._exact[at]
 
 
-def column_counts(record: order.NodeRecord, column: int) -> bytes | bytearray:
-    """Rows of a column per bucket of a node."""
-    columns = array("H", record.columns)
+def _spread(all_fences: list[bytes], column: bytes, fences: list[bytes], counts: list[int]) -> None:
+    """Append the buckets of a sparse column, and an empty one for each gap between them."""
+    half = len(column) // 2
+    behind = 0
+    fences.append(all_fences[0])
+    counts.append(0)
+    for bucket, count in sorted(zip(column[:half], column[half:], strict=True)):
+        if bucket == behind:
+            fences.pop()
+            counts.pop()
+        behind = bucket + 1
+        fences += all_fences[bucket : bucket + 2]
+        counts += (count, 0) if behind < len(all_fences) else (count,)
+
+
+def column_counts(record: order.NodeRecord, column: int) -> bytes:
+    """Rows of a column in the buckets of a node, see `order.dense`; empty where there are none."""
     buckets = len(record.fences)
+    if column == ALL and record.sizes[:1] == bytes((buckets,)):
+        return record.counts[:buckets]
+    columns = array("H", record.columns)
     at = bisect_left(columns, column)
     if at == len(columns) or columns[at] != column:
-        return bytes(buckets)
+        return b""
     start = sum(record.sizes[:at])
-    counts = record.counts[start : start + record.sizes[at]]
-    return counts if len(counts) == buckets else order.dense(counts, buckets)
+    return record.counts[start : start + record.sizes[at]]
 
 
 def _search(
@@ -286,64 +308,61 @@ def _search(
     nearly are; then a little to the other side, and ever farther until what is looked for lies between.
 
     Args:
-        near: a fence known to have no more than `limit` in front.
-        slack: rows that the two fences may lie apart, where reading them costs less than looking on.
+        near: a string known to have no more than `limit` in front.
+        slack: rows that may lie between the answers, where reading them costs less than looking on.
 
     Returns:
-        the last fence with no more than `limit`, the first with more; None where there is no such.
+        the last fence with no more than `limit`, the first with more; None where there is none from `near` on.
     """
     bisect = bisect_right if ended else bisect_left
     fences = [units.fences for units in shards]
     rows = [[units.before[0], *units.before] if ended else units.before for units in shards]
-    lows = [bisect(names, near) for names in fences]
+    lows = list(map(bisect, fences, repeat(near)))
     highs = list(map(len, fences))
+    front, behind = sum(map(getitem, rows, lows)), sum(map(getitem, rows, highs))
     below: bytes | None = None
     above: bytes | None = None
     aside = 0
     while True:
         widths = list(map(sub, highs, lows))
         width = max(widths)
-        front = sum(map(getitem, rows, lows))
-        left = sum(map(getitem, rows, highs)) - front
-        if not width or (left <= slack and below is not None and above is not None):
+        if not width or behind - front <= slack:
             return below, above
         widest = widths.index(width)
         low, high, counts = lows[widest], highs[widest], rows[widest]
-        even = counts[low] + (limit - front) * (counts[high] - counts[low]) // (left or 1)
+        even = counts[low] + (limit - front) * (counts[high] - counts[low]) // ((behind - front) or 1)
         look = min(max(bisect_right(counts, even, low, high) - 1 + aside, low), high - 1)
         fence = fences[widest][look]
         places = list(map(bisect, fences, repeat(fence), lows, highs))
-        if sum(map(getitem, rows, places)) > limit:
-            above, highs = fence, places
+        seen = sum(map(getitem, rows, places))
+        if seen > limit:
+            above, highs, behind = fence, places, seen - counts[places[widest]] + counts[look]
             highs[widest] = look
             aside = min(aside, 0) * 4 - 1
         else:
-            below, lows = fence, places
+            below, lows, front = fence, places, seen - counts[places[widest]] + counts[look + 1]
             lows[widest] = look + 1
             aside = max(aside, 0) * 4 + 1
 
 
 def _window(views: Sequence[View], start: int, end: int) -> Rows:
     """The matching rows of ranks start to end - 1, oldest first; 0 <= start <= end <= their number."""
-    views = [view for view in views if view.total]
     if start >= end:
         return []
+    views = [view for view in views if view.total]
     nodes = [view.nodes for view in views]
-    low, _ = _search(nodes, start, ended=False)
-    _, high = _search(nodes, end - 1, ended=True, near=low or b"")
-    assert low is not None  # every shard's first fence is b"", and nothing lies in front of that
+    low = _search(nodes, start, ended=False)[0] or b""
+    high = _search(nodes, end - 1, ended=True, near=low)[1]
     buckets = [view.buckets(*_span(view.nodes.fences, low, high)) for view in views]
-    low, _ = _search(buckets, start, ended=False, slack=SLACK_ROWS)
-    _, nearer = _search(buckets, end - 1, ended=True, near=low or b"", slack=SLACK_ROWS)
-    high = nearer if nearer is not None else high
-    assert low is not None
+    low = _search(buckets, start, ended=False, near=low, slack=SLACK_ROWS)[0] or low
+    high = _search(buckets, end - 1, ended=True, near=low, slack=SLACK_ROWS)[1] or high
     found: Rows = []
     skipped = 0
     for view, units in zip(views, buckets, strict=True):
         first, last = _span(units.fences, low, high)
         skipped += units.before[first]
         found += view.read(units, first, last)
-    found.sort()
+    found.sort(key=itemgetter(0))
     return found[start - skipped : end - skipped]
 
 
@@ -353,7 +372,9 @@ def _span(fences: list[bytes], low: bytes, high: bytes | None) -> tuple[int, int
 
 
 def _served(rows: Rows, newest: bool) -> Rows:
-    served = [(key, order.row_of(value)) for key, value in rows]
+    served = [
+        (key, value[TAG_BYTES:] if value[:TAG_BYTES] != OVERFLOW else order.row_of(value)) for key, value in rows
+    ]
     if newest:
         served.reverse()
     return served
@@ -512,7 +533,8 @@ class _Recount:
                 _require(rows <= BUCKET_ROWS_MAX, f"too many rows in bucket {bucket} of node {number}")
         _require(array("H", record.columns).tolist() == sorted(counted), f"the columns of node {number}")
         for column, counts in counted.items():
-            _require(column_counts(record, column) == counts, f"column {column} of node {number}")
+            held = order.dense(column_counts(record, column), len(record.fences))
+            _require(held == counts, f"column {column} of node {number}")
             self._per_node.setdefault(column, {})[number] = sum(counts)
 
     def _row(self, value: bytes) -> tuple[int, ...]:

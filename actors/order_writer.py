@@ -13,6 +13,7 @@ from array import array
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, NamedTuple
@@ -33,11 +34,13 @@ COUNTS_HELD_MAX = 200_000
 """Counts kept in the mirror after a batch, of about 100 bytes each: 20 MB; a larger one starts anew."""
 
 
-class Known(NamedTuple):
-    """What the index makes of a combination of filter values."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Known:
+    """What the index makes of a combination of filter values; one object per combination."""
 
     prefix: bytes  # what stands before the list row
     columns: tuple[int, ...]  # those the row is counted in
+    carried: bool  # the row carries its values
 
 
 class _Move(NamedTuple):
@@ -83,14 +86,6 @@ class _Node:
         """Bytes of the record, nearly."""
         counts = self.columns.values()
         return sum(map(len, counts)) + 3 * len(counts) + sum(map(len, self.fences)) + 2 * len(self.fences)
-
-    def bump(self, column: int, bucket: int, delta: int) -> None:
-        before = self.columns.get(column)
-        after = order.bumped(before, len(self.fences), bucket, delta)
-        if not after:
-            del self.columns[column]
-        elif after is not before:
-            self.columns[column] = after
 
     def rows(self) -> bytearray:
         """Rows per bucket."""
@@ -215,7 +210,7 @@ class _Directory:
             self.put(key, tag)
             self.put(order.tag_key(tag), order.encode(values))
         columns = [self._column(subset, values, tag if fresh else None) for subset in order.subsets(values)]
-        known = Known(tag if tag is not None else order.carried(values), (ALL, *columns))
+        known = Known(tag or order.carried(values), (ALL, *columns), tag is None)
         if len(self._known) >= KNOWN_MAX:
             self._known.clear()
         self._known[values] = known
@@ -266,8 +261,11 @@ class _Directory:
             node = self._nodes[number] = _Node.parse(number, raw)
         return node
 
-    def end(self, at: int) -> bytes | None:
-        """The fence behind a node, None behind the last."""
+    def end(self, at: int, bucket: int) -> bytes | None:
+        """The fence behind a bucket, None behind the last."""
+        fences = self.node(at).fences
+        if bucket + 1 < len(fences):
+            return fences[bucket + 1]
         return self.fences[at + 1] if at + 1 < len(self.fences) else None
 
     def count(self, column: int) -> dict[int, int]:
@@ -281,10 +279,30 @@ class _Directory:
             counts = self._counts[column] = dict(zip(numbers[:half], numbers[half:], strict=True))
         return counts
 
-    def bump(self, node: _Node, column: int, bucket: int, delta: int) -> None:
-        node.bump(column, bucket, delta)
-        counts = self.count(column)
-        counts[node.number] = counts.get(node.number, 0) + delta
+    def add(self, node: _Node, bucket: int, gained: dict[Known, int]) -> None:
+        """Count rows that came to a bucket, or (negative) went."""
+        deltas: dict[int, int] = {}
+        for known, delta in gained.items():
+            if known.carried:
+                self.overflowing += delta
+            for column in known.columns:
+                deltas[column] = deltas.get(column, 0) + delta
+        number, buckets, columns = node.number, len(node.fences), node.columns
+        for column, delta in deltas.items():
+            if not delta:
+                continue
+            before = columns.get(column)
+            try:
+                after = order.bumped(before, buckets, bucket, delta)
+            except ValueError as error:
+                raise IndexDiffers(f"bucket {bucket} of node {number} counts too few rows") from error
+            if not after:
+                del columns[column]
+            elif after is not before:
+                columns[column] = after
+            counts = self.count(column)
+            counts[number] = counts.get(number, 0) + delta
+        node.changed = True
 
     def split_node(self, at: int) -> None:
         """Half of the buckets leave; of the last node only the last bucket, so that full nodes stay behind."""
@@ -475,39 +493,38 @@ class _Pass:
         self._directory = directory
 
     def run(self, planned: list[_Move]) -> None:
-        directory = self._directory
-        bump = directory.bump
-        end: bytes | None = b""  # behind the current node; b"" is behind no key
-        at = 0
-        node = directory.node(0)
+        at = bucket = rows = 0
+        node = self._directory.node(0)
+        end: bytes | None = b""  # behind the current bucket; b"" is behind no key
+        gained: dict[Known, int] = {}  # by the current bucket
         for key, before, stored, after, value in planned:
             self._store(key, stored, value)
             if before is after:
                 continue
             if end is not None and key >= end:
-                at = bisect_right(directory.fences, key) - 1
-                node, end = directory.node(at), directory.end(at)
-            bucket = bisect_right(node.fences, key) - 1
-            node.changed = True
-            gone = before.columns if before is not None else ()
-            come = after.columns if after is not None else ()
-            try:
-                for column in gone:
-                    if column not in come:
-                        bump(node, column, bucket, -1)
-            except (ValueError, KeyError) as error:
-                raise IndexDiffers(f"bucket {bucket} of node {node.number} counts too few rows") from error
-            for column in come:
-                if column not in gone:
-                    bump(node, column, bucket, 1)
-            directory.overflowing += _overflows(after) - _overflows(before)
-            if before is not None and after is not None:
-                continue
-            rows = node.rows_in(bucket)
-            if rows > BUCKET_ROWS_MAX:
-                self._split_bucket(at, bucket, rows)
-                end = b""
-            elif before is not None and rows <= order.BUCKET_ROWS_MERGE // 2:
+                self._count(node, bucket, rows, gained)
+                at = bisect_right(self._directory.fences, key) - 1
+                node = self._directory.node(at)
+                bucket = bisect_right(node.fences, key) - 1
+                rows = node.rows_in(bucket)
+                end = self._directory.end(at, bucket)
+            if before is not None:
+                gained[before] = gained.get(before, 0) - 1
+                rows -= 1
+            if after is not None:
+                gained[after] = gained.get(after, 0) + 1
+                rows += 1
+                if rows > BUCKET_ROWS_MAX:
+                    self._count(node, bucket, rows, gained)
+                    self._split_bucket(at, bucket, rows)
+                    end = b""
+        self._count(node, bucket, rows, gained)
+
+    def _count(self, node: _Node, bucket: int, rows: int, gained: dict[Known, int]) -> None:
+        if gained:
+            self._directory.add(node, bucket, gained)
+            gained.clear()
+            if rows <= order.BUCKET_ROWS_MERGE // 2:
                 node.shrunk = True
 
     def _store(self, key: bytes, stored: bytes | None, value: bytes | None) -> None:
@@ -528,7 +545,7 @@ class _Pass:
         """Half of the rows leave; of the newest bucket only the last row, so that full buckets stay behind."""
         directory, cursor = self._directory, self._cursor
         node = directory.node(at)
-        stop = node.fences[bucket + 1] if bucket + 1 < len(node.fences) else directory.end(at)
+        stop = directory.end(at, bucket)
         if stop is None:
             cursor.last()
             last = cursor.item()
@@ -547,7 +564,3 @@ class _Pass:
         heavy = buckets >= 2 * order.NODE_BUCKETS_MIN and node.size() > order.NODE_BYTES_MAX
         if heavy or buckets > NODE_BUCKETS_MAX:
             directory.split_node(at)
-
-
-def _overflows(known: Known | None) -> bool:
-    return known is not None and known.prefix.startswith(order.OVERFLOW)

@@ -48,6 +48,10 @@ class ShardState(msgspec.Struct, array_like=True):
     """S: the LSN of the latest whole snapshot met."""
     generation_offset: int = 0
     """Where the first row of that snapshot stood in the partition."""
+    before_commit: int = -1
+    """`commit_seen` when that snapshot began: streamed changes up to it came before, and are in the snapshot."""
+    before_ms: int = 0
+    """`as_of_ms` at that moment: the same for changes whose `sequence[0]` is null."""
     unswept: bool = False
     """Rows of an older generation may still be there."""
     streamed: bool = False

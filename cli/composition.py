@@ -1,17 +1,18 @@
 """What the settings mean for the other folders: each one's own settings object, made in one place."""
 
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import SecretStr
 
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
+from kycache.http.settings import HttpSettings
 from kycache.ingest.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
 
+from .sections import parts_of
 from .settings import Settings
 
 POSTGRES_PORT = 5432
@@ -59,6 +60,21 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
     )
 
 
+def http_settings(settings: Settings) -> HttpSettings:
+    """How the server answers."""
+    http = settings.http
+    return HttpSettings(
+        host=http.host,
+        port=http.port,
+        workers=http.workers,
+        freshness_wait_s=http.freshness_wait,
+        drain_s=http.drain,
+        grace_s=http.grace,
+        cursor_keys=tuple(key.get_secret_value() for key in http.cursor_keys),
+        allow_unauthenticated=http.allow_unauthenticated,
+    )
+
+
 def source_dsn(settings: Settings) -> str | None:
     """The source's connection string, None where no source is configured."""
     return _revealed(settings.source.dsn)
@@ -67,7 +83,7 @@ def source_dsn(settings: Settings) -> str | None:
 def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings:
     """How Debezium reaches the source and what things are called; without a dsn the place is left empty."""
     dsn = settings.connector.dsn or settings.source.dsn
-    database = conninfo_to_dict(dsn.get_secret_value()) if dsn is not None else {}
+    database = parts_of(dsn) if dsn is not None else {}
     connector = settings.connector
     return ConnectorSettings(
         host=str(database.get("host") or ""),

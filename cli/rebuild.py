@@ -4,7 +4,6 @@ from typing import Annotated
 
 import typer
 
-from kycache.ingest.control import rebuild_shard
 from kycache.model.errors import Refused
 
 from .composition import data_directory, environments, kafka_settings
@@ -20,13 +19,17 @@ def rebuild(
 
     A shard's former generation is given up; it answers as `bootstrapping` until the log is read again.
     """
+    from kycache.ingest.control import rebuild_shard  # here, as Kafka's client takes its time to import
+
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
     kafka = kafka_settings(settings)
     home = directory.node()
     if home is None:
-        raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`: it reads all there is")
+        raise Refused(
+            f"nothing was ingested into {directory.root}", "start `kycache ingest`: it reads all there is"
+        )
     shards = sorted(set(shard)) if shard else list(range(home.shards))
     if shards[-1] >= home.shards:
         raise Refused(

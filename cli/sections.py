@@ -4,10 +4,8 @@ Every field has a description: docs/settings.md carries the same words, and a te
 """
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -38,7 +36,7 @@ FRESHNESS_WAIT_S_MAX = 60.0
 GRACE_S_MAX = 600.0
 """Process managers kill long before."""
 
-CURSOR_KEY_CHARACTERS_MIN = 16
+CURSOR_KEY_CHARACTERS_MIN = 32
 """Cursors are signed with it; shorter keys can be guessed."""
 
 
@@ -54,9 +52,11 @@ def _split(value: object) -> object:
 
 
 def _connection_string(value: SecretStr) -> SecretStr:
+    from psycopg import ProgrammingError  # here and below: only where a dsn is set is it imported
+
     try:
-        conninfo_to_dict(value.get_secret_value())
-    except psycopg.ProgrammingError:  # its text may hold the password
+        parts_of(value)
+    except ProgrammingError:  # its text may hold the password
         raise ValueError("not a PostgreSQL connection string") from None
     return value
 
@@ -64,11 +64,20 @@ def _connection_string(value: SecretStr) -> SecretStr:
 Dsn = Annotated[SecretStr, AfterValidator(_connection_string)]
 
 
+def parts_of(dsn: SecretStr) -> dict[str, Any]:
+    """What a connection string says, by libpq's names."""
+    from psycopg.conninfo import conninfo_to_dict
+
+    return conninfo_to_dict(dsn.get_secret_value())
+
+
 def without_password(dsn: SecretStr) -> str:
     """A connection string that may be shown."""
-    parts = conninfo_to_dict(dsn.get_secret_value())
+    from psycopg.conninfo import make_conninfo
+
+    parts = parts_of(dsn)
     parts.update({key: REDACTED for key in ("password", "sslpassword") if key in parts})
-    return make_conninfo(**parts)
+    return make_conninfo("", **parts)
 
 
 def _long_enough(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
@@ -204,13 +213,20 @@ class Http(Section):
         min_length=1,
         description="The address to listen on. Others than loopback must be allowed.",
     )
-    port: int = Field(default=8080, ge=1, le=65535, description="The port.")
+    port: int = Field(default=8080, ge=0, le=65535, description="The port; 0 takes a free one.")
     workers: int = Field(default=1, ge=1, le=WORKERS_MAX, description="Processes that share the port.")
     freshness_wait: float = Field(
         default=3.0,
         ge=0,
         le=FRESHNESS_WAIT_S_MAX,
         description="Seconds to wait for the freshness a request asks for.",
+    )
+    drain: float = Field(
+        default=0.5,
+        ge=0,
+        le=GRACE_S_MAX,
+        description="Seconds that `/readyz` says 503 before an ending process takes no more connections. "
+        "Behind a load balancer: its check interval.",
     )
     grace: float = Field(
         default=10.0,

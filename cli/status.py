@@ -15,7 +15,6 @@ from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
 from kycache.model.lsn import format_lsn
 
-from .broker import end_offsets
 from .composition import data_directory, environments, kafka_settings, router
 from .invocation import Invocation, JsonOption, invocation
 from .settings import shown
@@ -46,6 +45,8 @@ def status(
         if not reads.shard_count:
             ends = None
         else:
+            from .broker import end_offsets  # here, as Kafka's client takes its time to import
+
             kafka = kafka_settings(settings)
             ends = end_offsets(kafka, reads.topic or kafka.topic, reads.shard_count, BROKER_WAIT_S)
         shards = [describe(directory, _standing(reads, directory, n), ends) for n in range(reads.shard_count or 0)]

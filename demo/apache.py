@@ -21,6 +21,7 @@ FORMAT_TIMEOUT_S = 60.0
 HEAP = "-Xmx512m"
 """Kafka's and Connect's defaults are 1 and 2 GB; the demo's load needs a tenth."""
 
+# The short session: a broker started again after a kill waits until its former self's session is over.
 _BROKER = """\
 process.roles=broker,controller
 node.id=1
@@ -39,6 +40,8 @@ transaction.state.log.min.isr=1
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
+broker.session.timeout.ms=3000
+broker.heartbeat.interval.ms=500
 log.retention.check.interval.ms=1000
 log.segment.delete.delay.ms=100
 message.max.bytes=33554432
@@ -48,6 +51,7 @@ _CONNECT = """\
 bootstrap.servers={bootstrap}
 listeners=http://{host}:{connect}
 plugin.path={plugins}
+plugin.discovery=service_load
 offset.storage.file.filename={offsets}
 offset.flush.interval.ms=1000
 key.converter=org.apache.kafka.connect.json.JsonConverter
@@ -55,6 +59,7 @@ key.converter.schemas.enable=false
 value.converter=org.apache.kafka.connect.json.JsonConverter
 value.converter.schemas.enable=false
 producer.max.request.size=33554432
+producer.request.timeout.ms=5000
 """
 
 

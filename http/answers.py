@@ -1,8 +1,8 @@
 """Answers to the two reads: request facts in; status, headers and bytes out.
 
-Synchronous and free of any framework, so that every way a request may come in gets the same bytes. Where the view is not
-yet as fresh as the request demands, the result is a `Wait`: `watch.settle` waits, bounded, and asks again.
-No read transaction outlives a call.
+Synchronous and free of any framework, so that every way a request may come in gets the same bytes. Where the
+view is not yet as fresh as the request demands, the result is a `Wait`: `watch.settle` waits, bounded, and asks
+again. No read transaction outlives a call.
 """
 
 import re
@@ -12,9 +12,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import lmdb
-import msgspec
 
-from kycache.actors import order_reader
 from kycache.actors.freshness import Freshness, freshness
 from kycache.actors.reader import NoStore, ShardSnapshot
 from kycache.actors.router import Router
@@ -22,7 +20,8 @@ from kycache.model.errors import Refused
 from kycache.model.render import Renderer, etag
 
 from .cursors import Cursor, CursorCodec
-from .problems import Answer, Headers, Kind, Problem
+from .pages import link_header, list_body, read_window
+from .problems import Answer, Kind, Problem
 from .query import SIZE_DEFAULT, ListQuery, parse_list, parse_parameters
 from .truth import (
     NOTHING_KNOWN,
@@ -30,7 +29,6 @@ from .truth import (
     Demand,
     Header,
     Wait,
-    format_instant,
     parse_demand,
     truth_headers,
     unmet,
@@ -43,8 +41,6 @@ DETAIL_CACHING = ("Cache-Control", "private, no-cache")
 LIST_CACHING = ("Cache-Control", "private, max-age=1")
 LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
 """Of a list that was asked with a demand: a second later the kept answer may no longer meet it."""
-
-Row = tuple[bytes, bytes]
 
 
 class Request(NamedTuple):
@@ -113,9 +109,9 @@ class Answers:
             "next": None if window.next is None else self._cursors.encode(window.next),
             "prev": None if window.prev is None else self._cursors.encode(window.prev),
         }
-        body = _list_body(window, place.size, query.page, links, fresh.as_of_ms)
+        body = list_body(window, place.size, query.page, links, fresh.as_of_ms)
         caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
-        return Answer(200, (JSON, caching, VARY, *_link_header(links), *truth_headers(fresh)), body)
+        return Answer(200, (JSON, caching, VARY, *link_header(links), *truth_headers(fresh)), body)
 
     def _place(self, query: ListQuery) -> Cursor:
         """Where the page begins, and all that it depends on."""
@@ -124,7 +120,10 @@ class Answers:
             return Cursor(newest, query.size or SIZE_DEFAULT, query.filters, None)
         cursor = self._cursors.decode(query.cursor)
         names = [f.name for f in self._router.view.filters]
-        beside = [("order", query.newest, cursor.newest), ("size", query.size, cursor.size)]
+        beside: list[tuple[str, object, object]] = [
+            ("order", query.newest, cursor.newest),
+            ("size", query.size, cursor.size),
+        ]
         beside += zip(names, query.filters, cursor.filters, strict=True)
         for name, given, carried in beside:
             if given is not None and given != carried:
@@ -178,68 +177,3 @@ def matches(if_none_match: Sequence[str], tag: str) -> bool:
     """Whether an If-None-Match header names the tag (RFC 9110, 13.1.2: `*`, or a list compared weakly)."""
     value = ", ".join(if_none_match).strip()
     return value == "*" or tag in _ENTITY_TAG.findall(value)
-
-
-class Window(NamedTuple):
-    """A page of the list in one moment: its rows, how many match in all, and the cursors beside it."""
-
-    rows: list[Row]
-    total: int
-    next: Cursor | None
-    prev: Cursor | None
-
-
-def read_window(
-    orders: Sequence[order_reader.OrderSnapshot],
-    where: tuple[bytes | None, ...],
-    place: Cursor,
-    page: int | None,
-) -> Window:
-    """Read page number `page`, or what lies beside the cursor `place`."""
-    size, newest = place.size, place.newest
-    total = order_reader.total(orders, where)
-    if page is not None:
-        front = (page - 1) * size
-        rows = order_reader.page(orders, where, newest=newest, skip=front, size=size) if front < total else []
-    else:
-        if place.back and place.edge is not None:
-            rows = order_reader.walk_back(orders, where, newest=newest, before=place.edge, size=size)
-        else:
-            rows = order_reader.walk(orders, where, newest=newest, after=place.edge, size=size)
-        front = order_reader.rank(orders, where, newest=newest, key=rows[0][0]) if rows else 0
-
-    def beside(edge: bytes | None, *, back: bool) -> Cursor:
-        return msgspec.structs.replace(place, edge=edge, back=back)
-
-    if rows:
-        behind = total - front - len(rows)
-        return Window(
-            rows,
-            total,
-            beside(rows[-1][0], back=False) if behind else None,
-            beside(rows[0][0], back=True) if front else None,
-        )
-    if not total:
-        return Window(rows, total, None, None)
-    if page is None and place.back:  # nothing is left in front: the list begins behind
-        return Window(rows, total, beside(None, back=False), None)
-    # Past the end. The page in front is the last one, aligned as pages by number are.
-    aligned = (total - 1) // size * size
-    edge = order_reader.page(orders, where, newest=newest, skip=aligned - 1, size=1)[0][0] if aligned else None
-    return Window(rows, total, None, beside(edge, back=False))
-
-
-def _list_body(
-    window: Window, size: int, number: int | None, links: dict[str, str | None], as_of_ms: int | None
-) -> bytes:
-    """The list's JSON: the rows are ready bytes and are joined, not decoded."""
-    page = {"size": size, "number": number, "total": window.total, **links}
-    as_of = None if as_of_ms is None else format_instant(as_of_ms)
-    rows = b",".join(row for _, row in window.rows)
-    return b'{"data":[%b],"page":%b,"asOf":%b}' % (rows, msgspec.json.encode(page), msgspec.json.encode(as_of))
-
-
-def _link_header(links: dict[str, str | None]) -> Headers:
-    """RFC 8288. A cursor is URL-safe as it is."""
-    shown = [f'</users?cursor={cursor}>; rel="{rel}"' for rel, cursor in links.items() if cursor is not None]
-    return (("Link", ", ".join(shown)),) if shown else ()

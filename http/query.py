@@ -94,9 +94,7 @@ def parse_list(query: bytes, view: View) -> ListQuery:
     given = parse_parameters(query, {"cursor", "page", "size", "order", *names})
     cursor = given.get("cursor")
     if cursor is not None and "page" in given:
-        raise Problem(
-            Kind.CONFLICTING_PARAMETERS, "A cursor says where it goes on; page must not be given beside it.", "page"
-        )
+        raise Problem(Kind.CONFLICTING_PARAMETERS, "A cursor says where it goes on; leave out page.", "page")
     if cursor is not None and len(cursor) > CURSOR_CHARS_MAX:
         raise Problem(Kind.INVALID_CURSOR, "The cursor is longer than any of this service.", "cursor")
     page = _number(given, "page", 10**PAGE_DIGITS_MAX - 1)

@@ -44,7 +44,7 @@ class Demand(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A demand not met yet: wait for these shards, then ask again; `otherwise` is the answer if they do not come."""
+    """A demand not met yet: wait for these shards and ask again; `otherwise` is the answer if that is in vain."""
 
     shards: tuple[int, ...]
     min_lsn: int
@@ -98,9 +98,7 @@ def truth_headers(fresh: Freshness) -> Headers:
     return tuple(headers)
 
 
-def unmet(
-    demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: float, limits: Limits
-) -> Wait | None:
+def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: float, limits: Limits) -> Wait | None:
     """None where data of this freshness meets the demand, else what to wait for.
 
     Raises:

@@ -1,7 +1,7 @@
 """Waiting for freshness: one look at the shards for all requests that wait.
 
-A look compares transaction ids, a microsecond a shard; only a shard that committed is read, once, however many wait
-for it. While nobody waits nothing is looked at.
+A look compares transaction ids, a microsecond a shard; only a shard that committed is read, once, however many
+wait for it. While nobody waits nothing is looked at.
 """
 
 import time
@@ -17,6 +17,7 @@ from kycache.model.errors import Refused
 
 from .answers import Outcome
 from .problems import Answer
+from .tally import Counts
 from .truth import Wait
 
 WAITERS_MAX = 10_000
@@ -46,18 +47,12 @@ class _Shard:
 class Watch:
     """Tells waiting requests when the view may be fresh enough. One per process; runs in the server's nursery."""
 
-    def __init__(self, router: Router) -> None:
-        self.reached_count = 0
-        self.refused_count = 0
+    def __init__(self, router: Router, counts: Counts) -> None:
+        self.counts = counts
         self._router = router
         self._waiters: set[_Waiter] = set()
         self._someone = trio.Event()
         self._shards: dict[int, _Shard] = {}
-
-    @property
-    def waiting(self) -> int:
-        """Requests that wait now."""
-        return len(self._waiters)
 
     async def run(self) -> None:
         """Look for commits while anybody waits; never returns."""
@@ -75,10 +70,12 @@ class Watch:
         waiter = _Waiter(wait)
         self._waiters.add(waiter)
         self._someone.set()
+        self.counts.waits(+1)
         try:
             with trio.move_on_at(deadline):
                 await waiter.met.wait()
         finally:
+            self.counts.waits(-1)
             self._waiters.discard(waiter)
         return waiter.met.is_set()
 
@@ -128,7 +125,7 @@ async def settle(ask: Callable[[], Outcome], watch: Watch, wait_s: float) -> Ans
         in_time = await watch.reached(outcome, deadline)
         outcome = ask()
         if not in_time and isinstance(outcome, Wait):
-            watch.refused_count += 1
+            watch.counts.waited(reached=False)
             return outcome.otherwise
-    watch.reached_count += 1
+    watch.counts.waited(reached=True)
     return outcome

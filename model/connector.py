@@ -20,6 +20,8 @@ HEARTBEAT_INTERVAL_MS = 500
 POLL_INTERVAL_MS = 20
 """Debezium's default, 500, alone takes 429 ms at P50 from commit to event; 20 costs no measurable CPU."""
 
+RESTART_WAIT_MS = 1_000
+
 BEAT_KEY_TRIES_PER_PARTITION = 1_000
 """A beat key hits its partition with probability 1/P, so P tries are expected; missing a thousand times that
 means the partitioner is broken, not that luck is bad."""
@@ -86,6 +88,8 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         # `precise` is base64 whose scale stands only in a schema that is switched off below.
         "decimal.handling.mode": "string",
         "poll.interval.ms": str(POLL_INTERVAL_MS),
+        # How soon it tries again after the source went away; its default is 10 s.
+        "retriable.restart.connector.wait.ms": str(RESTART_WAIT_MS),
         "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
         "heartbeat.action.query": beat_query(settings),
         **_converters(),

@@ -124,7 +124,7 @@ def _int(value: object) -> int:
 
 
 def _label(labels: frozenset[str], value: object) -> str:
-    if value not in labels or not isinstance(value, str):
+    if not isinstance(value, str) or value not in labels:
         raise ValueRefused("not a declared label of the enum")
     return value
 
@@ -154,7 +154,8 @@ def _timestamp(unit_us: int, value: object) -> int:
 
 
 _ISO = re.compile(
-    r"([+-]?\d{4,6})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+-]\d\d):?(\d\d)?)"
+    r"([+-]?\d{4,6})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+-]\d\d):?(\d\d)?)",
+    re.ASCII,
 )
 
 
@@ -179,7 +180,8 @@ def _timestamptz(value: object) -> int:
     return micros
 
 
-_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?")
+_DECIMAL = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,5})?", re.ASCII)
+"""Postgres's numeric has at most 131,072 digits before the point: five of an exponent say them all."""
 _SPECIAL = {
     "NAN": "NaN",
     "NaN": "NaN",

@@ -1,0 +1,132 @@
+"""`kycache ingest`, `web` and `node`: long-running processes, composed from the other folders.
+
+Each runs until SIGTERM or SIGINT and then ends in order: answers in flight are given, batches in hand committed,
+shards closed; exit 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
+
+import structlog
+import trio
+import typer
+
+from .composition import data_directory, environments, http_settings, kafka_settings, router
+from .invocation import invocation
+from .log import configure_log
+from .process import run_until_stopped
+from .sections import WORKERS_MAX
+
+if TYPE_CHECKING:
+    from kycache.actors.environment import Environments
+    from kycache.http.settings import HttpSettings
+    from kycache.http.workers import Worker
+    from kycache.model.view import View
+
+    from .settings import Settings
+
+log = structlog.get_logger()
+
+HostOption = Annotated[str | None, typer.Option(help="The address to listen on. Default: `[http] host`.")]
+PortOption = Annotated[
+    int | None, typer.Option(min=0, max=65535, help="The port; 0 takes a free one. Default: `[http] port`.")
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(min=1, max=WORKERS_MAX, help="Processes that share the port. Default: `[http] workers`."),
+]
+
+
+def ingest(context: typer.Context) -> None:
+    """Tail the topic and keep the view up to date, until SIGTERM or Ctrl-C."""
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    configure_log()
+    run_until_stopped(partial(_ingest, settings, environments(settings, readonly=False), view))
+
+
+def web(
+    context: typer.Context, workers: WorkersOption = None, host: HostOption = None, port: PortOption = None
+) -> None:
+    """Answer the two reads over HTTP from the data directory, until SIGTERM or Ctrl-C."""
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    http = _asked(http_settings(settings), host, port, workers)
+    configure_log()
+
+    def serve_here(worker: Worker | None = None) -> None:
+        # Behind the fork: neither LMDB's environments nor trio's loop may be carried over one.
+        opened = environments(settings, readonly=True)
+        run_until_stopped(partial(_serve, settings, http, opened, view, worker))
+
+    if http.workers == 1:
+        serve_here()
+        return
+    from kycache.http.workers import run_workers
+
+    raise typer.Exit(run_workers(http, serve_here))
+
+
+def node(context: typer.Context, host: HostOption = None, port: PortOption = None) -> None:
+    """Do both in one process: tail the topic, and answer over HTTP."""
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    http = _asked(http_settings(settings), host, port, 1)
+    configure_log()
+    opened = environments(settings, readonly=False)  # one for both: LMDB opens a file once per process
+    # The server is the one that ends first, so that its last answers are still fresh.
+    run_until_stopped(
+        partial(_ingest, settings, opened, view), partial(_serve, settings, http, opened, view, None)
+    )
+
+
+def _asked(http: HttpSettings, host: str | None, port: int | None, workers: int | None) -> HttpSettings:
+    """The settings with what the command line says in their place, checked."""
+    http = replace(
+        http,
+        host=http.host if host is None else host,
+        port=http.port if port is None else port,
+        workers=http.workers if workers is None else workers,
+    )
+    http.check()
+    return http
+
+
+async def _ingest(
+    settings: Settings, opened: Environments, view: View, *, task_status: trio.TaskStatus[None]
+) -> None:
+    # Imported in the services: Kafka's client and Quart take their time, and `status` needs neither.
+    from kycache.ingest.service import run_ingest
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(run_ingest, kafka_settings(settings), data_directory(settings), opened, view))
+        log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))
+        task_status.started()
+
+
+async def _serve(
+    settings: Settings,
+    http: HttpSettings,
+    opened: Environments,
+    view: View,
+    worker: Worker | None,
+    *,
+    task_status: trio.TaskStatus[None],
+) -> None:
+    from kycache.http.server import serve
+
+    directory = data_directory(settings)
+    reads = router(settings, directory, opened, view)
+    listener, counts = (worker.listener, worker.counts) if worker is not None else (None, None)
+    try:
+        async with trio.open_nursery() as nursery:
+            url: str = await nursery.start(
+                partial(serve, reads, http, directory, listener=listener, counts=counts)
+            )
+            log.info("listening", url=url, worker=worker.number if worker is not None else 0)
+            task_status.started()
+    finally:
+        reads.close()

@@ -1,0 +1,170 @@
+"""The Quart application: routes to the answer functions, and every other outcome as a problem.
+
+Nothing is decided here. What a framework would do by itself (HTML errors, redirects for slashes, an OPTIONS
+answer, a traceback in the log with the request's values) is switched off.
+"""
+
+import logging
+import time
+import traceback
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+from quart import Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.datastructures import Headers
+from werkzeug.exceptions import HTTPException
+
+from kycache.model.view import View
+
+from .answers import Answers, Outcome, Request
+from .docs_page import docs_answer
+from .gate import Gate
+from .health import Health
+from .metrics import Exposition
+from .openapi import build_openapi
+from .problems import Answer, Kind, Problem
+from .query import parse_parameters
+from .tally import Counts
+from .watch import Watch, settle
+
+BODY_BYTES_MAX = 16 * 1024
+"""No route takes a body. What a client sends beside its request is held no further than this."""
+
+log = logging.getLogger("kycache.http")
+
+
+class Parts(NamedTuple):
+    """What the application is put together from."""
+
+    answers: Answers
+    watch: Watch
+    health: Health
+    exposition: Exposition
+    counts: Counts
+    freshness_wait_s: float
+
+
+def create_app(view: View, parts: Parts) -> QuartTrio:
+    """The application over one data directory."""
+    app = QuartTrio(__name__, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False
+    app.url_map.strict_slashes = True
+    app.url_map.redirect_defaults = False
+    app.url_map.merge_slashes = False
+    _add_reads(app, parts)
+    _add_operations(app, parts)
+    _add_documents(app, build_openapi(view))
+    _add_errors(app)
+    _count_requests(app, parts.counts)
+    app.asgi_app = Gate(app.asgi_app, parts.counts)  # type: ignore[method-assign]
+    return app
+
+
+def _add_reads(app: QuartTrio, parts: Parts) -> None:
+    async def settled(answer: Callable[[Request], Outcome], user: str = "") -> Response:
+        asked = Request(request.query_string, request.headers.getlist, user)
+        return _respond(await settle(partial(answer, asked), parts.watch, parts.freshness_wait_s))
+
+    @app.get("/users")
+    async def users() -> Response:
+        return await settled(parts.answers.users)
+
+    @app.get("/users/<user_id>")
+    async def user(user_id: str) -> Response:
+        return await settled(parts.answers.user, user_id)
+
+
+def _add_operations(app: QuartTrio, parts: Parts) -> None:
+    @app.get("/livez")
+    async def livez() -> Response:
+        return _plain(parts.health.live())
+
+    @app.get("/readyz")
+    async def readyz() -> Response:
+        return _respond(parts.health.readiness(request.query_string))
+
+    @app.get("/metrics")
+    async def metrics() -> Response:
+        return _plain(parts.exposition.answer())
+
+
+def _add_documents(app: QuartTrio, openapi: dict[str, Any]) -> None:
+    document = Answer(
+        200, (("Content-Type", "application/json"), ("Cache-Control", "no-cache")), msgspec.json.encode(openapi)
+    )
+    page = docs_answer(openapi)
+
+    @app.get("/openapi.json")
+    async def openapi_json() -> Response:
+        return _plain(document)
+
+    @app.get("/docs")
+    async def docs() -> Response:
+        return _plain(page)
+
+
+def _add_errors(app: QuartTrio) -> None:
+    @app.errorhandler(Problem)
+    async def problem(error: Problem) -> Response:
+        return _respond(error.answer())
+
+    @app.errorhandler(HTTPException)
+    async def http_error(error: HTTPException) -> Response:
+        return _respond(_of_framework(error).answer())
+
+    @app.errorhandler(Exception)
+    async def internal(error: Exception) -> Response:
+        _log_unexpected(error)
+        return _respond(Problem(Kind.INTERNAL, "Something went wrong here; it is not your request.").answer())
+
+
+def _of_framework(error: HTTPException) -> Problem:
+    """What the framework refused, in our words."""
+    if error.code == 404:
+        return Problem(Kind.NO_SUCH_ROUTE, "There is no such route; see /openapi.json.")
+    if error.code == 405:
+        return Problem(
+            Kind.METHOD_NOT_ALLOWED, "This route is for GET and HEAD.", headers=(("Allow", "GET, HEAD"),)
+        )
+    if error.code is not None and error.code < 500:
+        return Problem(Kind.MALFORMED_REQUEST, "The request cannot be understood.")
+    _log_unexpected(error)
+    return Problem(Kind.INTERNAL, "Something went wrong here; it is not your request.")
+
+
+def _log_unexpected(error: Exception) -> None:
+    """Where it happened, without messages, values or the path: each may hold personal data."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = " < ".join(f"{frame.name} {frame.filename}:{frame.lineno}" for frame in reversed(frames))
+    route = request.url_rule.rule if request.url_rule else "other"
+    log.error("%s while answering %s: %s", type(error).__name__, route, where)
+
+
+def _count_requests(app: QuartTrio, counts: Counts) -> None:
+    @app.before_request
+    async def start() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    async def count(response: Response) -> Response:
+        route = request.url_rule.rule if request.url_rule else "other"
+        counts.request(route, response.status_code, time.perf_counter() - g.started)
+        return response
+
+
+def _plain(answer: Answer) -> Response:
+    """An answer of a route that takes no parameters."""
+    parse_parameters(request.query_string, ())
+    return _respond(answer)
+
+
+def _respond(answer: Answer) -> Response:
+    response = Response(answer.body, answer.status, Headers(list(answer.headers)))
+    if answer.status == 304:  # it has no body to describe, and 0 is not the length of the 200
+        for name in ("Content-Type", "Content-Length"):
+            response.headers.pop(name, None)
+    return response

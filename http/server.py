@@ -1,0 +1,143 @@
+"""The HTTP server: the application on Hypercorn, inside a nursery of our own.
+
+Shutdown is ordered by nesting. Cancelled, it says 503 at `/readyz` for `drain_s`, then takes no more connections,
+lets what is in flight finish within `grace_s`, and only then ends the tasks those requests stand on.
+"""
+
+import logging
+import os
+import socket
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio import serve as hypercorn_serve
+
+from kycache.actors.files import DataDirectory
+from kycache.actors.router import Router
+
+from .answers import Answers
+from .app import Parts, create_app
+from .cursors import CursorCodec, cursor_keys
+from .health import Health
+from .listen import BACKLOG, bind, check_listener, url_of
+from .metrics import Exposition
+from .settings import HttpSettings
+from .tally import Counts, Tally
+from .watch import Watch
+
+__all__ = ["HttpSettings", "serve"]
+
+HEAD_BYTES_MAX = 16 * 1024
+"""Request line and headers. The longest cursor with the longest headers browsers send fits; more is a 431."""
+
+IDLE_S_MAX = 20.0
+"""A connection without a whole request head for so long is closed: idle ones and dribbled headers alike.
+Longer than clients' pools idle between polls, short enough that 10,000 idle ones do not pile up."""
+
+REQUESTS_PER_CONNECTION_MAX = 10_000
+"""Then the connection is closed, so that long-lived clients spread over workers again."""
+
+BODY_EVENTS_MAX = 4
+"""Pieces of a request body that wait unread. No route reads one."""
+
+H2_STREAMS_MAX = 32
+"""Requests at once on one HTTP/2 connection: one client gets no larger share of the thread than this."""
+
+_UNWIND_S = 1.0
+"""After the grace: for cancelled connections to close."""
+
+
+async def serve(
+    router: Router,
+    settings: HttpSettings,
+    directory: DataDirectory,
+    *,
+    listener: socket.socket | None = None,
+    counts: Counts | None = None,
+    task_status: "trio.TaskStatus[str]" = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until cancelled. `task_status.started` gets the URL once connections are taken.
+
+    Args:
+        listener: a socket to share; without one it is bound here. Closed at the end either way.
+        counts: this worker's row of shared counts; without one it counts for itself.
+
+    Raises:
+        ConfigurationError: settings, keys or address cannot be used; names them.
+    """
+    settings.check()
+    with listener or bind(settings) as bound:
+        check_listener(bound, settings)
+        counts = counts or Tally().row(0)
+        watch = Watch(router, counts)
+        health = Health(router)
+        codec = CursorCodec(cursor_keys(directory, settings.cursor_keys), router.view.hash)
+        parts = Parts(
+            Answers(router, codec),
+            watch,
+            health,
+            Exposition(router, counts.tally),
+            counts,
+            settings.freshness_wait_s,
+        )
+        app = create_app(router.view, parts)
+        async with trio.open_nursery() as nursery:
+            server = _Server(settings, health, watch)
+            await nursery.start(partial(server.run, app, bound))
+            task_status.started(url_of(bound))
+            try:
+                await trio.sleep_forever()
+            finally:
+                server.stop.set()
+
+
+class _Server:
+    """The part that outlives cancellation: shielded, and bounded by its own deadlines."""
+
+    def __init__(self, settings: HttpSettings, health: Health, watch: Watch) -> None:
+        self.stop = trio.Event()
+        self._settings = settings
+        self._health = health
+        self._watch = watch
+
+    async def run(self, app: object, listener: socket.socket, task_status: "trio.TaskStatus[object]") -> None:
+        with trio.CancelScope(shield=True) as scope:
+            async with trio.open_nursery() as tasks:
+                tasks.start_soon(self._watch.run)
+                tasks.start_soon(self._end, scope)
+                await hypercorn_serve(
+                    app,  # type: ignore[arg-type]
+                    _config(listener, self._settings),
+                    shutdown_trigger=self._drained,
+                    task_status=task_status,
+                )
+                tasks.cancel_scope.cancel()
+
+    async def _drained(self) -> None:
+        await self.stop.wait()
+        self._health.draining = True
+        await trio.sleep(self._settings.drain_s)
+
+    async def _end(self, scope: trio.CancelScope) -> None:
+        await self.stop.wait()
+        scope.deadline = trio.current_time() + self._settings.drain_s + self._settings.grace_s + _UNWIND_S
+
+
+def _config(listener: socket.socket, settings: HttpSettings) -> Config:
+    config = Config()
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # Hypercorn closes the one it is given
+    config.backlog = BACKLOG
+    config.h11_max_incomplete_size = HEAD_BYTES_MAX
+    config.h2_max_header_list_size = HEAD_BYTES_MAX
+    config.h2_max_concurrent_streams = H2_STREAMS_MAX
+    config.keep_alive_timeout = IDLE_S_MAX
+    config.keep_alive_max_requests = REQUESTS_PER_CONNECTION_MAX
+    config.max_app_queue_size = BODY_EVENTS_MAX
+    config.graceful_timeout = settings.grace_s
+    config.shutdown_timeout = settings.grace_s
+    # read_timeout stays unset: it leaves idle keep-alive connections open and deaf (seen).
+    config.include_server_header = False
+    config.accesslog = None  # paths hold user ids
+    config.errorlog = logging.getLogger("kycache.http.hypercorn")
+    return config

@@ -1,0 +1,278 @@
+"""What a shard decides, line by line of DEBEZIUM.md where `test_view_converges` does not show it alone."""
+
+from collections.abc import Callable
+
+import pytest
+
+from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict
+from kycache.actors.state import Position, ShardState
+from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Snapshot, Truncate
+from kycache.model.profile import Profile
+from kycache.model.values import Absent, Value
+
+S = 1_000
+USER = b"u" * 16
+
+
+class MemoryProfiles:
+    """Profiles in a dictionary."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[bytes, Profile] = {}
+
+    def get(self, user: bytes) -> Profile:
+        return self.profiles.setdefault(user, Profile.empty(2))
+
+    def touch(self, user: bytes) -> None:
+        assert user in self.profiles
+
+    def known(self, user: bytes) -> bool:
+        return user in self.profiles
+
+    def every(self, change: Callable[[Profile], int]) -> int:
+        return sum(change(p) for p in self.profiles.values())
+
+
+class Desk:
+    """A shard under test: its state, its profiles, and short ways to say events."""
+
+    def __init__(self, shards: int = 1) -> None:
+        self.state = ShardState(Position("t", "i", 0, 0), from_start=True)
+        self.profiles = MemoryProfiles()
+        self.fold = Fold(0, shards, ("users", "kyc_records", "accounts"))
+        self.offset = 0
+
+    def apply(self, item: Item) -> Verdict:
+        item.offset = self.offset
+        self.offset += 1
+        return self.fold.apply(self.state, item, self.profiles)
+
+    def streamed(self, commit: int | None, lsn: int, ts: int = 0, tx: int = 1) -> Origin:
+        return Origin(Snapshot.STREAMED, commit, lsn, ts or lsn, tx)
+
+    def put(self, origin: Origin, *values: Value | Absent, table: int = 0, key: Value = None) -> Outcome:
+        return self.apply(Change(0, origin, table, b"k", USER, key, values)).outcome
+
+    def delete(self, origin: Origin, table: int = 0, key: Value = None) -> Outcome:
+        return self.apply(Change(0, origin, table, b"k", USER, key, None)).outcome
+
+    def snapshot_row(self, lsn: int, *values: Value, table: int = 0, key: Value = None) -> Outcome:
+        return self.put(Origin(Snapshot.WHOLE, None, lsn, 1, None), *values, table=table, key=key)
+
+    def root(self) -> tuple[Value, ...] | None:
+        row = self.profiles.get(USER).root
+        return None if row is None else row.values
+
+
+def test_1_redelivery_and_older_changes_have_no_effect() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "r")
+    assert desk.put(desk.streamed(1100, 1120), "1") is Outcome.APPLIED
+    assert desk.put(desk.streamed(1200, 1220), "2") is Outcome.APPLIED
+    assert desk.put(desk.streamed(1100, 1120), "1") is Outcome.STALE
+    assert desk.put(desk.streamed(1200, 1220), "2") is Outcome.APPLIED  # equal is applied again
+    assert desk.root() == ("2",)
+    assert desk.state.counters.stale == 1
+
+
+def test_2_snapshot_rows_then_the_first_transaction_with_a_null_commit() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "snapshot")
+    assert desk.put(desk.streamed(None, 900), "first after") is Outcome.APPLIED
+    assert desk.put(desk.streamed(1100, 1120), "second") is Outcome.APPLIED
+    assert desk.root() == ("second",)
+
+
+def test_2_a_later_whole_snapshot_beats_what_was_streamed() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1100, 1120), "b")
+    assert desk.snapshot_row(2 * S, "c") is Outcome.APPLIED
+    assert desk.root() == ("c",)
+    assert desk.put(desk.streamed(1100, 1120), "b") is Outcome.STALE  # delivered before, comes again
+    assert desk.root() == ("c",)
+
+
+def test_3_interleaved_lsns_drop_nothing() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1100, 1500), "long transaction")
+    assert desk.put(desk.streamed(1600, 1400), "later commit, lower lsn") is Outcome.APPLIED
+    assert desk.root() == ("later commit, lower lsn",)
+    assert desk.state.watermark == 1500
+
+
+def test_6_incremental_rows_tie_and_a_newer_update_stays() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1100, 1120), "b")
+    incremental = Origin(Snapshot.PARTIAL, 1100, 1120, 5, None)
+    assert desk.put(incremental, "b") is Outcome.APPLIED
+    desk.put(desk.streamed(1200, 1220), "c")
+    assert desk.put(incremental, "b") is Outcome.STALE
+    assert desk.root() == ("c",)
+    assert desk.state.watermark == 1220
+
+
+def test_8_a_source_that_moved_back_halts_before_the_change() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1200, 1220, ts=50), "b")
+    assert desk.put(desk.streamed(1100, 1120, ts=40), "redelivered") is Outcome.STALE  # no false alarm
+    with pytest.raises(HaltShard, match="the source moved back") as raised:
+        desk.put(desk.streamed(1100, 1130, ts=60), "younger, yet behind")
+    assert "kycache rebuild --shard 0" in raised.value.remedy
+    assert desk.root() == ("b",)
+    assert desk.state.watermark == 1220
+
+
+def test_8_a_whole_snapshot_below_the_watermark_halts() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1200, 1220), "b")
+    with pytest.raises(HaltShard, match="a whole snapshot at 0/4B0 came after 0/4C4"):
+        desk.snapshot_row(1200, "c")
+    assert desk.snapshot_row(S, "a") is Outcome.STALE  # the same snapshot's row, delivered twice
+
+
+def test_10_upserts_and_11_deletes_leave_a_marker() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    assert desk.put(desk.streamed(1100, 1120), "x", table=2, key="acc") is Outcome.APPLIED
+    assert desk.delete(desk.streamed(1200, 1220), table=2, key="acc") is Outcome.APPLIED
+    assert desk.put(desk.streamed(1150, 1160), "late", table=2, key="acc") is Outcome.STALE
+    row = desk.profiles.get(USER).row(2, "acc")
+    assert row is not None
+    assert row.values is None
+
+
+def test_16_a_late_child_does_not_bring_a_user_back() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.delete(desk.streamed(1100, 1120))
+    desk.put(desk.streamed(1050, 1060), "late", table=2, key="acc")
+    assert not desk.profiles.get(USER).exists
+
+
+def test_18_truncate_by_trigger_at_its_version() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.snapshot_row(S, "old", table=2, key="acc1")
+    desk.put(desk.streamed(1300, 1350), "newer", table=2, key="acc2")
+    assert desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2)).mark is None
+    assert desk.apply(Beat(0, desk.streamed(1200, 1220, tx=5), (2,))).outcome is Outcome.BEAT
+    profile = desk.profiles.get(USER)
+    assert profile.row(2, "acc1") is None
+    assert profile.row(2, "acc2") is not None
+    assert desk.put(desk.streamed(1100, 1120), "late", table=2, key="acc1") is Outcome.STALE
+    assert desk.apply(Beat(0, desk.streamed(1400, 1420, tx=6), ())).mark is None
+
+
+def test_18_truncate_without_trigger_marks_every_shard_stale() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2))
+    verdict = desk.apply(Beat(0, desk.streamed(1300, 1310, tx=6), ()))
+    assert verdict.mark is Mark.STALE
+    assert "accounts" in verdict.reason
+    assert desk.apply(Beat(0, desk.streamed(1400, 1410, tx=7), ())).mark is None  # said once
+
+
+def test_18_a_truncate_that_comes_again_after_a_snapshot_truncates_nothing() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    beat = Beat(0, desk.streamed(1200, 1220, tx=5), (0,))
+    desk.apply(beat)
+    desk.snapshot_row(2 * S, "inserted since")
+    desk.apply(beat)
+    assert desk.root() == ("inserted since",)
+
+
+def test_22_rows_a_whole_snapshot_did_not_send_are_swept_at_the_first_streamed_change() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.snapshot_row(S, "gone", table=2, key="acc")
+    desk.apply(Beat(0, desk.streamed(1100, 1120), ()))
+    desk.snapshot_row(2 * S, "a2")
+    assert desk.profiles.get(USER).row(2, "acc") is not None
+    partial = Origin(Snapshot.PARTIAL, 2100, 2120, 5, None)
+    desk.put(partial, "a2")
+    assert desk.profiles.get(USER).row(2, "acc") is not None  # never after an incremental one
+    desk.apply(Beat(0, desk.streamed(2200, 2220), ()))
+    assert desk.profiles.get(USER).row(2, "acc") is None
+    assert desk.state.counters.swept == 1
+
+
+def test_23_an_unchanged_toast_value_is_kept_or_suspect() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a", "long")
+    desk.put(desk.streamed(1100, 1120), "b", Absent.UNAVAILABLE)
+    assert desk.root() == ("b", "long")
+    assert not desk.profiles.get(USER).suspicions
+    desk.delete(desk.streamed(1200, 1220))
+    desk.put(desk.streamed(1300, 1320), "c", Absent.UNAVAILABLE)
+    assert desk.profiles.get(USER).suspicions
+    desk.put(desk.streamed(1400, 1420), "c", "whole")
+    assert not desk.profiles.get(USER).suspicions
+
+
+def test_28_a_missing_column_is_not_null() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a", "kept")
+    desk.put(desk.streamed(1100, 1120), "b", Absent.MISSING)
+    assert desk.root() == ("b", "kept")
+    assert not desk.profiles.get(USER).suspicions
+
+
+def poison(scope: Scope, table: int | None = None, key: Value = None, origin: Origin | None = None) -> Poison:
+    return Poison(0, 0, b"k", b"v", "why", scope, USER, table, key, origin)
+
+
+def test_poison_heals_by_a_full_row_of_the_same_row_only() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.apply(poison(Scope.PROFILE, 2, "acc", desk.streamed(1100, 1120)))
+    desk.apply(poison(Scope.PROFILE))
+    desk.put(desk.streamed(1200, 1220), "b")
+    assert len(desk.profiles.get(USER).suspicions) == 2
+    desk.put(desk.streamed(1300, 1320), "x", table=2, key="acc")
+    assert [s.table for s in desk.profiles.get(USER).suspicions] == [-1]  # which row it was, nobody knows
+    assert desk.state.watermark == 1320
+
+
+def test_poison_without_a_user_puts_the_shard_or_the_directory_in_doubt() -> None:
+    desk = Desk()
+    assert desk.apply(poison(Scope.SHARD)).mark is None
+    assert desk.state.doubts == (0,)
+    assert desk.apply(poison(Scope.DIRECTORY)).mark is Mark.SUSPECT
+
+
+def test_wrong_partition_halts_naming_table_and_partition() -> None:
+    desk = Desk(shards=64)
+    with pytest.raises(HaltShard, match=r"table 'users' has a key of partition \d+ of 64"):
+        desk.snapshot_row(S, "a")
+    assert desk.state.generation is None
+    with pytest.raises(HaltShard, match="offset 1: wrong key"):
+        desk.apply(Misrouted(0, "wrong key", "mend it"))
+
+
+def test_bootstrapped_needs_start_snapshot_and_a_streamed_change() -> None:
+    def bootstrapped(*steps: str, from_start: bool = True) -> bool:
+        desk = Desk()
+        desk.state.from_start = from_start
+        for n, step in enumerate(steps):
+            lsn = S * (n + 1)
+            if step == "snapshot":
+                desk.snapshot_row(lsn, "a")
+            elif step == "beat row":
+                desk.apply(Beat(0, Origin(Snapshot.WHOLE, None, lsn, 1, None), ()))
+            else:
+                desk.apply(Beat(0, desk.streamed(lsn + 100, lsn + 120), ()))
+        return desk.state.bootstrapped
+
+    assert bootstrapped("snapshot", "change")
+    assert bootstrapped("beat row", "change")  # a partition without users
+    assert not bootstrapped("snapshot")
+    assert not bootstrapped("change", "change")  # snapshot.mode=no_data
+    assert not bootstrapped("snapshot", "change", from_start=False)
+    assert bootstrapped("change", "snapshot", "change")

@@ -1,0 +1,243 @@
+"""Query strings, headers and cursors, as far as they need no server."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from kycache.actors.files import DataDirectory
+from kycache.actors.freshness import Freshness, Limits
+from kycache.http.answers import matches
+from kycache.http.cursors import Cursor, CursorCodec, cursor_keys
+from kycache.http.problems import Kind, Problem
+from kycache.http.query import ListQuery, parse_list, parse_parameters
+from kycache.http.truth import Demand, format_instant, parse_demand, truth_headers, unmet
+from kycache.model.errors import ConfigurationError
+from kycache.model.view import default_view
+
+VIEW = default_view()
+OLD_KEY = "0" * 32
+NEW_KEY = "1" * 32
+
+
+def refused(query: bytes) -> tuple[Kind, str | None]:
+    with pytest.raises(Problem) as caught:
+        parse_list(query, VIEW)
+    return caught.value.kind, caught.value.parameter
+
+
+class TestQuery:
+    def test_nothing_given(self) -> None:
+        assert parse_list(b"", VIEW) == ListQuery(None, 1, None, None, (None, None))
+
+    def test_everything_given(self) -> None:
+        query = b"size=500&page=7&kycStatus=NONE&region=EMEA&order=oldest"
+        assert parse_list(query, VIEW) == ListQuery(None, 7, 500, False, ("NONE", "EMEA"))
+
+    @pytest.mark.parametrize(
+        ("raw", "region"),
+        [(b"a+b", "a b"), (b"a%20b", "a b"), (b"a%2Bb", "a+b"), (b"%C3%A9", "é"), (b"a=b", "a=b"), (b"%26", "&")],
+    )
+    def test_percent_decoding(self, raw: bytes, region: str) -> None:
+        assert parse_list(b"region=" + raw, VIEW).filters == (None, region)
+
+    def test_names_are_decoded_too_and_blank_pieces_ignored(self) -> None:
+        assert parse_list(b"&%73ize=5&&", VIEW).size == 5
+
+    @pytest.mark.parametrize(
+        ("query", "kind", "parameter"),
+        [
+            (b"limit=5", Kind.UNKNOWN_PARAMETER, "limit"),
+            (b"Size=5", Kind.UNKNOWN_PARAMETER, "Size"),
+            (b"=5", Kind.UNKNOWN_PARAMETER, ""),
+            (b"size=5&size=5", Kind.REPEATED_PARAMETER, "size"),
+            (b"size=", Kind.EMPTY_PARAMETER, "size"),
+            (b"size", Kind.EMPTY_PARAMETER, "size"),
+            (b"region=", Kind.EMPTY_PARAMETER, "region"),
+            (b"cursor=", Kind.EMPTY_PARAMETER, "cursor"),
+            (b"size=0", Kind.INVALID_PARAMETER, "size"),
+            (b"size=501", Kind.INVALID_PARAMETER, "size"),
+            (b"size=-1", Kind.INVALID_PARAMETER, "size"),
+            (b"size=+5", Kind.INVALID_PARAMETER, "size"),
+            (b"size=5.0", Kind.INVALID_PARAMETER, "size"),
+            ("size=٣".encode(), Kind.INVALID_PARAMETER, "size"),
+            (b"page=0", Kind.INVALID_PARAMETER, "page"),
+            (b"page=" + b"9" * 16, Kind.INVALID_PARAMETER, "page"),
+            (b"page=" + b"9" * 5000, Kind.INVALID_PARAMETER, "page"),
+            (b"order=Newest", Kind.INVALID_PARAMETER, "order"),
+            (b"kycStatus=verified", Kind.INVALID_PARAMETER, "kycStatus"),
+            (b"region=%ff", Kind.INVALID_PARAMETER, "region"),
+            (b"region=%zz", Kind.INVALID_PARAMETER, "region"),
+            (b"region=%2", Kind.INVALID_PARAMETER, "region"),
+            (b"region=" + b"x" * 1025, Kind.INVALID_PARAMETER, "region"),
+            (b"cursor=x&page=1", Kind.CONFLICTING_PARAMETERS, "page"),
+            (b"cursor=" + b"x" * 9000, Kind.INVALID_CURSOR, "cursor"),
+        ],
+    )
+    def test_refused(self, query: bytes, kind: Kind, parameter: str) -> None:
+        assert refused(query) == (kind, parameter)
+
+    def test_a_name_that_is_no_text_is_shown_escaped(self) -> None:
+        assert refused(b"%ff=1") == (Kind.UNKNOWN_PARAMETER, "%ff")
+
+    def test_a_page_at_the_limit_is_one(self) -> None:
+        assert parse_list(b"page=" + b"9" * 15, VIEW).page == 10**15 - 1
+
+    def test_a_route_without_parameters_takes_none(self) -> None:
+        with pytest.raises(Problem) as caught:
+            parse_parameters(b"x=1", ())
+        assert caught.value.parameter == "x"
+
+
+class TestCursor:
+    PLACE = Cursor(True, 50, ("VERIFIED", None), b"\x80" + bytes(23))
+
+    @pytest.mark.parametrize("place", [PLACE, Cursor(False, 500, (None, "é"), None, back=True)])
+    def test_round_trip(self, place: Cursor) -> None:
+        codec = CursorCodec([NEW_KEY], VIEW.hash)
+        text = codec.encode(place)
+        assert codec.decode(text) == place
+        assert all(c.isalnum() or c in "-_." for c in text)
+
+    def test_rotation(self) -> None:
+        old = CursorCodec([OLD_KEY], VIEW.hash).encode(self.PLACE)
+        both = CursorCodec([NEW_KEY, OLD_KEY], VIEW.hash)
+        assert both.decode(old) == self.PLACE
+        assert CursorCodec([NEW_KEY], VIEW.hash).decode(both.encode(self.PLACE)) == self.PLACE
+
+    def test_not_ours(self) -> None:
+        codec = CursorCodec([NEW_KEY], VIEW.hash)
+        text = codec.encode(self.PLACE)
+        others = [
+            CursorCodec([OLD_KEY], VIEW.hash).encode(self.PLACE),
+            CursorCodec([NEW_KEY], "another view").encode(self.PLACE),
+        ]
+        broken = ["", ".", "x", text[:-1], text[1:], text + "=", "é" + text, text.replace(".", ""), *others]
+        for cursor in broken:
+            with pytest.raises(Problem) as caught:
+                codec.decode(cursor)
+            assert (caught.value.kind, caught.value.parameter) == (Kind.INVALID_CURSOR, "cursor")
+
+    def test_every_changed_character_is_noticed(self) -> None:
+        codec = CursorCodec([NEW_KEY], VIEW.hash)
+        text = codec.encode(self.PLACE)
+        for at, character in enumerate(text):
+            for other in {*"AB5_"} - {character}:
+                with pytest.raises(Problem):
+                    codec.decode(text[:at] + other + text[at + 1 :])
+
+    def test_keys_are_kept_private_and_stay(self, tmp_path: Path) -> None:
+        directory = DataDirectory(tmp_path / "data")
+        keys = cursor_keys(directory, ())
+        assert cursor_keys(directory, ()) == keys
+        path = directory.root / "cursor.keys"
+        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        path.write_text(f"{NEW_KEY}\n{keys[0]}\n")
+        assert cursor_keys(directory, ()) == (NEW_KEY, *keys)
+
+    def test_configured_keys_come_first(self, tmp_path: Path) -> None:
+        assert cursor_keys(DataDirectory(tmp_path), (NEW_KEY,)) == (NEW_KEY,)
+        assert not list(tmp_path.iterdir())
+
+    @pytest.mark.parametrize("content", ["", "short\n"])
+    def test_bad_keys_name_where(self, tmp_path: Path, content: str) -> None:
+        directory = DataDirectory(tmp_path)
+        (tmp_path / "cursor.keys").write_text(content)
+        with pytest.raises(ConfigurationError, match="cursor.keys"):
+            cursor_keys(directory, ())
+        with pytest.raises(ConfigurationError, match=r"\[http\] cursor_keys"):
+            cursor_keys(directory, ("short",))
+
+    def test_a_directory_that_cannot_be_written(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ConfigurationError, match=r"set `\[http\] cursor_keys`"):
+            cursor_keys(DataDirectory(tmp_path / "file"), ())
+
+
+def demand(**headers: list[str]) -> Demand:
+    return parse_demand(lambda name: headers.get(name.replace("-", "_"), []))
+
+
+class TestTruth:
+    def test_demands(self) -> None:
+        assert demand() == Demand(None, None, False)
+        assert not demand().any
+        assert demand(Kycache_Min_LSN=["16/B374D848"]).min_lsn == 0x16_B374D848
+        assert demand(Kycache_Max_Staleness=["2.5"]).max_staleness_s == 2.5
+        assert demand(Kycache_Max_Staleness=["0"]).any
+        assert demand(Kycache_Consistency=["strong"]).strong
+
+    @pytest.mark.parametrize(
+        ("name", "values"),
+        [
+            ("Kycache-Min-LSN", ["x"]),
+            ("Kycache-Min-LSN", [""]),
+            ("Kycache-Min-LSN", ["0/1", "0/1"]),
+            ("Kycache-Min-LSN", ["0/1, 0/2"]),
+            ("Kycache-Min-LSN", ["123456789/0"]),
+            ("Kycache-Max-Staleness", ["-1"]),
+            ("Kycache-Max-Staleness", ["1e3"]),
+            ("Kycache-Max-Staleness", ["nan"]),
+            ("Kycache-Max-Staleness", [".5"]),
+            ("Kycache-Max-Staleness", ["٣"]),
+            ("Kycache-Consistency", ["Strong"]),
+            ("Kycache-Consistency", ["eventual"]),
+        ],
+    )
+    def test_malformed(self, name: str, values: list[str]) -> None:
+        with pytest.raises(Problem) as caught:
+            demand(**{name.replace("-", "_"): values})
+        assert (caught.value.kind, caught.value.parameter) == (Kind.INVALID_HEADER, name)
+
+    def test_headers(self) -> None:
+        assert dict(truth_headers(Freshness(1763799157829, 0x16_B374D848, False, True))) == {
+            "Kycache-As-Of": "2025-11-22T08:12:37.829Z",
+            "Kycache-Watermark": "16/B374D848",
+            "Kycache-Served-By": "view",
+        }
+        assert dict(truth_headers(Freshness(None, 1, True, False))) == {
+            "Kycache-Freshness": "kafka",
+            "Kycache-Suspect": "true",
+            "Kycache-Watermark": "0/1",
+            "Kycache-Served-By": "view",
+        }
+
+    def test_instants(self) -> None:
+        assert format_instant(0) == "1970-01-01T00:00:00.000Z"
+        assert format_instant(1709251199999) == "2024-02-29T23:59:59.999Z"
+
+    def test_a_wait_is_refused_with_the_watermark_it_has(self) -> None:
+        wait = unmet(Demand(101, None, False), Freshness(0, 100, False, True), (3,), 0.0, Limits())
+        assert wait is not None
+        assert (wait.shards, wait.min_lsn) == ((3,), 101)
+        assert wait.otherwise.status == 503
+        assert ("Kycache-Watermark", "0/64") in wait.otherwise.headers
+        assert ("Retry-After", "1") in wait.otherwise.headers
+
+    def test_staleness_counts_the_clock_skew(self) -> None:
+        fresh = Freshness(10_000, 100, False, True)
+        limits = Limits(clock_skew_s=0.5)
+        assert unmet(Demand(None, 1.5, False), fresh, (0,), 11.0, limits) is None
+        assert unmet(Demand(None, 1.4, False), fresh, (0,), 11.0, limits) is not None
+        assert unmet(Demand(100, None, False), fresh, (0,), 99.0, limits) is None
+
+
+@pytest.mark.parametrize(
+    ("header", "hit"),
+    [
+        ([], False),
+        ([""], False),
+        (["*"], True),
+        (['"a"'], True),
+        (['W/"a"'], True),
+        (['"b", W/"a"'], True),
+        (['"b"', '"a"'], True),
+        (['"b,"a"'], False),
+        (['"ab"'], False),
+        (["a"], False),
+        (['"*"'], False),
+    ],
+)
+def test_if_none_match(header: list[str], hit: bool) -> None:
+    assert matches(header, '"a"') is hit

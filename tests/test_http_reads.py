@@ -1,0 +1,431 @@
+"""The two reads, by a real client against the real server over real shards."""
+
+import random
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import trio
+from http_stand import ENDS_AT_ONCE, Stand, User, now_ms, problem, serving
+
+from kycache.actors.environment import Environments
+from kycache.model.change import Scope
+from kycache.model.lsn import format_lsn
+from kycache.model.render import etag
+from kycache.model.values import INFINITY
+
+LABELS = ["PENDING", "VERIFIED", "REJECTED", "EXPIRED"]
+REGIONS = ["EMEA", "APAC", "é & ü", None]
+
+
+def people(count: int, seed: int = 1) -> list[User]:
+    """Users with equal, absent and infinite instants among them."""
+    rng = random.Random(seed)
+    return [
+        User(
+            rng.getrandbits(128),
+            first=rng.choice(["Ada", "Ño", "x\u2028y", None]),
+            region=rng.choice(REGIONS),
+            created_us=rng.choice([0, 1, 5, -7, rng.randrange(10**15), INFINITY, None]),
+            statuses=rng.choices(LABELS, k=rng.randint(0, 2)),
+        )
+        for _ in range(count)
+    ]
+
+
+def expected(users: list[User], *, newest: bool = True, **filters: str) -> list[dict[str, Any]]:
+    """What SQL says: ORDER BY created_at DESC, user_id DESC (NULL first, as Postgres sorts), or its reverse."""
+    kept = [
+        u
+        for u in users
+        if filters.get("kycStatus") in (None, u.status) and filters.get("region") in (None, u.region)
+    ]
+    kept.sort(key=lambda u: (u.created_us is None, u.created_us or 0, u.key), reverse=newest)
+    return [u.row() for u in kept]
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    return Stand(tmp_path / "data")
+
+
+@pytest.fixture
+def users(stand: Stand) -> list[User]:
+    made = people(230)
+    stand.load(made)
+    return made
+
+
+async def follow(client: httpx.AsyncClient, url: str | None, link: str) -> list[list[dict[str, Any]]]:
+    """The pages from `url` on, by cursor."""
+    pages = []
+    while url is not None:
+        body = (await client.get(url)).raise_for_status().json()
+        pages.append(body["data"])
+        cursor = body["page"][link]
+        url = None if cursor is None else f"/users?cursor={cursor}"
+    return pages
+
+
+class TestList:
+    async def test_defaults(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            response = await client.get("/users")
+        body = response.json()
+        assert response.status_code == 200
+        assert list(body) == ["data", "page", "asOf"]
+        assert list(body["page"]) == ["size", "number", "total", "next", "prev"]
+        assert body["data"] == expected(users)[:50]
+        assert {k: body["page"][k] for k in ("size", "number", "total", "prev")} == {
+            "size": 50,
+            "number": 1,
+            "total": 230,
+            "prev": None,
+        }
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["cache-control"] == "private, max-age=1"
+        assert response.headers["kycache-as-of"] == body["asOf"]
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", body["asOf"])
+        assert response.headers["kycache-served-by"] == "view"
+        assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+        assert "kycache-suspect" not in response.headers
+        assert response.headers["link"] == f'</users?cursor={body["page"]["next"]}>; rel="next"'
+        assert b", " not in response.content
+        assert b'": ' not in response.content
+
+    @pytest.mark.parametrize(
+        "filters", [{}, {"kycStatus": "VERIFIED"}, {"kycStatus": "NONE", "region": "EMEA"}, {"region": "é & ü"}]
+    )
+    @pytest.mark.parametrize("order", ["newest", "oldest"])
+    async def test_pages_and_walks(
+        self, stand: Stand, users: list[User], filters: dict[str, str], order: str
+    ) -> None:
+        want = expected(users, newest=order == "newest", **filters)
+        size = 7
+        parameters = {"size": str(size), "order": order, **filters}
+        async with serving(stand) as client:
+            for number in range(1, len(want) // size + 2):
+                body = (await client.get("/users", params={**parameters, "page": str(number)})).json()
+                assert body["data"] == want[(number - 1) * size : number * size]
+                assert body["page"]["total"] == len(want)
+                assert body["page"]["number"] == number
+            first = str(httpx.URL("/users", params=parameters))
+            pages = await follow(client, first, "next")
+            assert [row for page in pages for row in page] == want
+            last = str(httpx.URL("/users", params={**parameters, "page": str(-(-len(want) // size))}))
+            backwards = await follow(client, last, "prev")
+            assert backwards[::-1] == pages
+
+    async def test_past_the_end(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            body = (await client.get("/users?size=50&page=99")).json()
+            assert (body["data"], body["page"]["number"], body["page"]["next"]) == ([], 99, None)
+            last = (await client.get(f"/users?cursor={body['page']['prev']}")).json()
+            assert last["data"] == expected(users)[200:]
+            assert last["page"]["number"] is None
+            assert last["page"]["next"] is None
+            front = await follow(client, f"/users?cursor={body['page']['prev']}", "prev")
+            assert [row for page in front[::-1] for row in page] == expected(users)
+            small = (await client.get("/users?size=500&page=2")).json()["page"]["prev"]
+            assert (await client.get(f"/users?cursor={small}")).json()["data"] == expected(users)
+            far = await client.get("/users?size=500&page=" + "9" * 15)
+            assert (far.status_code, far.json()["data"]) == (200, [])
+
+    async def test_nothing_matches(self, stand: Stand, users: list[User]) -> None:
+        del users
+        async with serving(stand) as client:
+            for text in ("nowhere", "x" * 1024, "%00"):
+                response = await client.get(f"/users?region={text}&page=3")
+                body = response.json()
+                assert response.status_code == 200
+                assert body["data"] == []
+                assert (body["page"]["total"], body["page"]["next"], body["page"]["prev"]) == (0, None, None)
+                assert "link" not in response.headers
+
+    async def test_beside_a_cursor(self, stand: Stand, users: list[User]) -> None:
+        del users
+        async with serving(stand) as client:
+            first = await client.get("/users?size=5&order=oldest&kycStatus=NONE")
+            cursor = first.json()["page"]["next"]
+            same = await client.get(f"/users?cursor={cursor}&size=5&order=oldest&kycStatus=NONE")
+            assert same.status_code == 200
+            assert same.json()["page"]["size"] == 5
+            for wrong, name in [
+                ("size=6", "size"),
+                ("order=newest", "order"),
+                ("kycStatus=VERIFIED", "kycStatus"),
+                ("region=EMEA", "region"),
+                ("page=2", "page"),
+            ]:
+                response = await client.get(f"/users?cursor={cursor}&{wrong}")
+                problem(response, 400, "conflicting-parameters", name)
+            problem(await client.get(f"/users?cursor={cursor[:-1]}"), 400, "invalid-cursor", "cursor")
+            problem(await client.get("/users?size=501"), 400, "invalid-parameter", "size")
+            problem(await client.get("/users?limit=1"), 400, "unknown-parameter", "limit")
+
+    async def test_cursors_survive_a_restart(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            cursor = (await client.get("/users?size=30")).json()["page"]["next"]
+        async with serving(stand) as client:
+            assert (await client.get(f"/users?cursor={cursor}")).json()["data"] == expected(users)[30:60]
+
+    async def test_rows_that_move_while_a_client_pages(self, stand: Stand, users: list[User]) -> None:
+        """Nothing that did not itself change place is skipped or doubled, forwards and back."""
+        rng = random.Random(5)
+        still = users[60:]
+        async with serving(stand) as client:
+            for order, link, start in [("newest", "next", 1), ("oldest", "next", 1), ("newest", "prev", 9)]:
+                seen: list[str] = []
+                url: str | None = f"/users?size=20&order={order}&page={start}"
+                if link == "prev":  # from the page behind the last one
+                    url = f"/users?cursor={(await client.get(f'{url}9')).json()['page']['prev']}"
+                while url is not None:
+                    body = (await client.get(url)).json()
+                    rows = [row["userId"] for row in body["data"]]
+                    seen += rows if link == "next" else rows[::-1]
+                    cursor = body["page"][link]
+                    url = None if cursor is None else f"/users?cursor={cursor}"
+                    for mover in rng.sample(users[:60], 5):
+                        mover.created_us = rng.randrange(10**15)
+                        if rng.random() < 0.3:
+                            stand.delete(mover)
+                        else:
+                            stand.put(mover)
+                kept = {u.id for u in still}
+                want = [row["userId"] for row in expected(still, newest=order == "newest")]
+                assert [i for i in seen if i in kept] == (want if link == "next" else want[::-1])
+
+    async def test_a_cursor_whose_rows_are_all_gone(self, stand: Stand) -> None:
+        users = [User(n, created_us=n) for n in range(1, 13)]
+        stand.load(users)
+        async with serving(stand) as client:
+            first = (await client.get("/users?size=8")).json()["page"]["next"]
+            second = (await client.get(f"/users?cursor={first}")).json()["page"]["prev"]
+            for user in users[:4]:  # the oldest: all of the second page
+                stand.delete(user)
+            empty = (await client.get(f"/users?cursor={first}")).json()
+            assert (empty["data"], empty["page"]["next"], empty["page"]["total"]) == ([], None, 8)
+            last = (await client.get(f"/users?cursor={empty['page']['prev']}")).json()
+            assert len(last["data"]) == 8
+            for user in users[4:]:
+                stand.delete(user)
+            stand.put(users[0])
+            ahead = (await client.get(f"/users?cursor={second}")).json()
+            assert (ahead["data"], ahead["page"]["prev"]) == ([], None)
+            onward = await client.get(f"/users?cursor={ahead['page']['next']}")
+            assert [row["userId"] for row in onward.json()["data"]] == [users[0].id]
+
+    async def test_least_fresh_shard(self, stand: Stand, users: list[User]) -> None:
+        del users
+        lsn = stand.lsn
+        stand.beat([0, 2])
+        async with serving(stand) as client:
+            assert (await client.get("/users")).headers["kycache-watermark"] == format_lsn(lsn)
+
+
+class TestDetail:
+    async def test_found(self, stand: Stand, users: list[User]) -> None:
+        user = users[3]
+        async with serving(stand) as client:
+            response = await client.get(f"/users/{user.id.upper()}")
+            head = await client.head(f"/users/{user.id}")
+        assert response.status_code == 200
+        assert response.json()["userId"] == user.id
+        assert response.json()["kycStatus"] == user.status
+        assert response.headers["etag"] == etag(response.content)
+        assert response.headers["cache-control"] == "private, no-cache"
+        assert response.headers["content-type"] == "application/json"
+        assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+        assert "kycache-as-of" in response.headers
+        assert (head.status_code, head.content) == (200, b"")
+        assert head.headers["etag"] == response.headers["etag"]
+        assert head.headers["content-length"] == str(len(response.content))
+
+    async def test_conditional(self, stand: Stand, users: list[User]) -> None:
+        user = users[3]
+        async with serving(stand) as client:
+            full = await client.get(f"/users/{user.id}")
+            tag = full.headers["etag"]
+            for value in (tag, f"W/{tag}", f'"x", {tag}', "*"):
+                response = await client.get(f"/users/{user.id}", headers={"If-None-Match": value})
+                assert (response.status_code, response.content) == (304, b"")
+                without = {"content-type", "content-length", "date"}
+                assert {k: v for k, v in response.headers.items() if k not in without} == {
+                    k: v for k, v in full.headers.items() if k not in without
+                }
+                assert "content-type" not in response.headers
+                assert "content-length" not in response.headers
+            response = await client.get(f"/users/{user.id}", headers={"If-None-Match": '"x"'})
+            assert response.status_code == 200
+            user.last = "Byron"
+            stand.put(user)
+            changed = await client.get(f"/users/{user.id}", headers={"If-None-Match": tag})
+            assert changed.json()["lastName"] == "Byron"
+
+    async def test_absent(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            response = await client.get(f"/users/{User(77).id}", headers={"If-None-Match": "*"})
+            body = problem(response, 404, "no-such-user")
+            assert User(77).id not in str(body)
+            assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+            assert "kycache-as-of" in response.headers
+            stand.delete(users[0])
+            problem(await client.get(f"/users/{users[0].id}"), 404, "no-such-user")
+
+    @pytest.mark.parametrize(
+        "text", ["x", "0" * 32, "%ff", "00000000-0000-0000-0000-00000000000g", "a" * 5000, "%00", "٣"]
+    )
+    async def test_not_an_id(self, stand: Stand, users: list[User], text: str) -> None:
+        del users
+        async with serving(stand) as client:
+            problem(await client.get(f"/users/{text}"), 400, "invalid-id", "userId")
+
+    async def test_parameters_are_refused(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            problem(await client.get(f"/users/{users[0].id}?x=1"), 400, "unknown-parameter", "x")
+
+    async def test_suspect(self, stand: Stand, users: list[User]) -> None:
+        user, other = users[0], next(u for u in users if stand.shard_of(u) != stand.shard_of(users[0]))
+        stand.poison(stand.shard_of(user), Scope.PROFILE, user)
+        absent = User(4711)
+        stand.poison(stand.shard_of(absent), Scope.PROFILE, absent)
+        async with serving(stand) as client:
+
+            async def suspect(path: str) -> str | None:
+                return (await client.get(path)).headers.get("kycache-suspect")
+
+            assert await suspect(f"/users/{user.id}") == "true"
+            assert await suspect(f"/users/{absent.id}") == "true"
+            assert await suspect(f"/users/{other.id}") is None
+            assert await suspect("/users") is None
+            stand.poison(stand.shard_of(user), Scope.SHARD)
+            assert await suspect("/users") == "true"
+            assert await suspect(f"/users/{other.id}") is None
+            stand.poison(stand.shard_of(user), Scope.DIRECTORY)
+            assert await suspect(f"/users/{other.id}") == "true"
+
+
+class TestNotReady:
+    async def test_nothing_ingested(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", f"/users/{User(1).id}"):
+                response = await client.get(path)
+                problem(response, 503, "not-ready")
+                assert response.headers["retry-after"] == "1"
+                assert response.headers["kycache-watermark"] == "0/0"
+                assert "kycache-as-of" not in response.headers
+
+    async def test_one_shard_not_bootstrapped(self, stand: Stand) -> None:
+        stand.create()
+        user = User(1)
+        shard = stand.shard_of(user)
+        stand.beat([shard])  # nothing of a whole snapshot came
+        async with serving(stand) as client:
+            problem(await client.get("/users"), 503, "not-ready")
+            response = await client.get(f"/users/{user.id}", headers={"Kycache-Min-LSN": format_lsn(stand.lsn)})
+            problem(response, 503, "not-ready")
+            assert response.headers["kycache-watermark"] == "0/0"
+
+    async def test_a_damaged_file(self, stand: Stand, users: list[User]) -> None:
+        shard = stand.shard_of(users[0])
+        other = next(u for u in users if stand.shard_of(u) != shard)
+        generation = stand.directory.shard(shard).current()
+        assert generation is not None
+        stand.close()
+        (generation / "data.mdb").write_bytes(b"\0" * 100)
+        stand.environments = Environments(readonly=True, map_size=1 << 28)
+        async with serving(stand) as client:
+            response = await client.get(f"/users/{users[0].id}")
+            body = problem(response, 503, "unreadable")
+            assert "data.mdb" not in str(body)
+            assert response.headers["retry-after"] == "1"
+            problem(await client.get("/users"), 503, "unreadable")
+            assert (await client.get(f"/users/{other.id}")).status_code == 200
+            ready = await client.get("/readyz")
+            assert ready.status_code == 503
+            assert [s["state"] for s in ready.json()["shards"]].count("halted") == 1
+
+
+class TestDemands:
+    async def asked(self, client: httpx.AsyncClient, path: str, **demands: str) -> httpx.Response:
+        return await client.get(path, headers={f"Kycache-{k.replace('_', '-')}": v for k, v in demands.items()})
+
+    async def test_already_there(self, stand: Stand, users: list[User]) -> None:
+        lsn = stand.put(users[0])
+        async with serving(stand) as client:
+            response = await self.asked(client, f"/users/{users[0].id}", Min_LSN=format_lsn(lsn), Max_Staleness="5")
+            assert response.status_code == 200
+            problem(await self.asked(client, "/users", Min_LSN=format_lsn(lsn)), 503, "not-fresh-enough")
+            stand.beat()
+            response = await self.asked(client, "/users", Min_LSN=format_lsn(lsn))
+            assert response.status_code == 200
+            assert response.headers["cache-control"] == "private, no-cache"
+            assert "Kycache-Min-LSN" in response.headers["vary"]
+
+    async def test_own_write_is_waited_for(self, stand: Stand, users: list[User]) -> None:
+        settings = ENDS_AT_ONCE.__class__(port=0, drain_s=0, grace_s=2, freshness_wait_s=10)
+        user = users[0]
+        token = format_lsn(stand.lsn + 1)
+        answers: dict[str, httpx.Response] = {}
+
+        async def ask(client: httpx.AsyncClient, path: str) -> None:
+            answers[path] = await self.asked(client, path, Min_LSN=token)
+
+        async with serving(stand, settings) as client:
+            async with trio.open_nursery() as nursery:
+                for path in ("/users", f"/users/{user.id}"):
+                    nursery.start_soon(ask, client, path)
+                await waiting(client, 2)
+                user.first = "Written"
+                stand.put(user)
+                await waiting(client, 1)
+                assert list(answers) == [f"/users/{user.id}"]
+                stand.beat()
+            assert answers[f"/users/{user.id}"].json()["firstName"] == "Written"
+            assert answers["/users"].status_code == 200
+            scraped = (await client.get("/metrics")).text
+        assert 'kycache_http_freshness_waits_total{outcome="reached"} 2.0' in scraped
+
+    async def test_not_reached(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", f"/users/{users[0].id}", f"/users/{User(77).id}"):
+                response = await self.asked(client, path, Min_LSN="FF/0")
+                problem(response, 503, "not-fresh-enough")
+                assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+                assert response.headers["retry-after"] == "1"
+                response = await self.asked(client, path, Max_Staleness="0")
+                problem(response, 503, "not-fresh-enough")
+            scraped = (await client.get("/metrics")).text
+        assert 'kycache_http_freshness_waits_total{outcome="refused"} 6.0' in scraped
+        assert "kycache_http_freshness_waiting 0.0" in scraped
+
+    async def test_staleness_is_waited_for(self, stand: Stand, users: list[User]) -> None:
+        settings = ENDS_AT_ONCE.__class__(port=0, drain_s=0, grace_s=2, freshness_wait_s=10)
+        stand.stores[0].close()
+        del stand.stores[0]
+        del users
+        old = Stand(stand.directory.root.parent / "old", 1)
+        old.create()
+        old.beat(ts_ms=now_ms() - 60_000)
+        old.close()
+
+    async def test_strong_is_refused(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", f"/users/{users[0].id}"):
+                response = await self.asked(client, path, Consistency="strong")
+                problem(response, 503, "source-not-configured", "Kycache-Consistency")
+                assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+                problem(await self.asked(client, path, Consistency="weak"), 400, "invalid-header", "Kycache-Consistency")
+                problem(await self.asked(client, path, Min_LSN=""), 400, "invalid-header", "Kycache-Min-LSN")
+            twice = [("Kycache-Max-Staleness", "1"), ("kycache-max-staleness", "1")]
+            problem(await client.get("/users", headers=twice), 400, "invalid-header", "Kycache-Max-Staleness")
+
+
+async def waiting(client: httpx.AsyncClient, count: int) -> None:
+    """Until so many requests wait for freshness."""
+    with trio.fail_after(5):
+        while f"kycache_http_freshness_waiting {count}.0" not in (await client.get("/metrics")).text:
+            await trio.sleep(0.005)

@@ -1,0 +1,84 @@
+"""The view definition: the packaged one, and every mistake with its line."""
+
+from importlib.resources import files
+
+import pytest
+
+from kycache.model.errors import ConfigurationError
+from kycache.model.view import Kind, default_view, parse_view
+
+TEXT = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
+
+
+def test_packaged_view_is_that_of_the_contract() -> None:
+    view = default_view()
+    assert view.root.name == "users"
+    assert [t.output for t in view.children] == ["kyc", "accounts"]
+    assert view.list_fields == ("userId", "firstName", "lastName", "kycStatus")
+    assert [f.name for f in view.filters] == ["kycStatus", "region"]
+    assert view.filters[0].labels == ("PENDING", "VERIFIED", "REJECTED", "EXPIRED", "NONE")
+    assert view.root.key_type.kind is Kind.UUID
+
+
+def test_hash_covers_meaning_not_text() -> None:
+    view = default_view()
+    assert parse_view("# a comment\n" + TEXT, "x").hash == view.hash
+    other = TEXT.replace('name = "phone", type = "text"', 'name = "telephone", type = "text"')
+    assert parse_view(other.replace('"phone"', '"telephone"'), "x").hash != view.hash
+
+
+def test_secret_columns_are_not_stored() -> None:
+    view = parse_view(
+        TEXT.replace(
+            '"docReference", type = "text", privacy = "pii"', '"docReference", type = "text", privacy = "secret"'
+        ),
+        "x",
+    )
+    assert "doc_reference" not in [c.name for c in view.children[0].columns]
+    assert view.children[0].secret == ("doc_reference",)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ('type = "numeric(18,4)"', 'type = "money"', "type 'money' is not one of"),
+        ('type = "numeric(18,4)"', 'type = "numeric(4,18)"', "takes no such parameter"),
+        ('type = "date"', 'type = "date(3)"', "takes no such parameter"),
+        ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum(A,A)", "an enum names its labels, each once"),
+        ('type = "date"', 'kind = "date"', "unknown field `kind`"),
+        ('privacy = "open" }', 'privacy = "public" }', "Invalid enum value"),
+        ('order = "updated_at desc"', 'order = "status desc"', "is not a stored int, date or time"),
+        ('order = "updated_at desc"', 'order = "updated_at down"', "is not `column asc` or `column desc`"),
+        ('owner = "user_id"', "", "needs `owner`"),
+        ('name = "accounts"', 'name = "kyc"', "'kyc' stands twice"),
+        ('key = "kyc_id"', 'key = "status"', "a key is one of int, text, uuid"),
+        ('key = "kyc_id"', 'key = "nothing"', "is not a stored column"),
+        ('"address.city"', '"address"', "is taken"),
+        ('child = "kyc"', 'child = "accounts"', "is not a stored enum column"),
+        ('none = "NONE"', 'none = "PENDING"', "one of the enum's own labels"),
+        ('order = "created_at"', 'order = "email"', "is not a stored int, date or time"),
+        ('filters = ["kycStatus", "region"]', 'filters = ["createdAt"]', "is not the status nor a text or enum"),
+        ('filters = ["kycStatus", "region"]', 'filters = ["region", "region"]', "stands twice"),
+        ('fields = ["userId",', 'fields = ["userid",', "is not a plain member"),
+        ('"kyc", "accounts", "createdAt"', '"accounts", "createdAt"', "members must name each of"),
+        ("[status]", "[stats]", "unknown field `stats`"),
+    ],
+)
+def test_mistakes_name_file_and_line(old: str, new: str, problem: str) -> None:
+    assert TEXT.count(old) >= 1
+    wrong = TEXT.replace(old, new, 1)
+    with pytest.raises(ConfigurationError, match=r"view definition mine\.toml, line \d+: ") as raised:
+        parse_view(wrong, "mine.toml")
+    assert problem in raised.value.problem
+    assert raised.value.exit_code == 3
+
+
+def test_the_line_is_the_right_one() -> None:
+    line = next(n for n, text in enumerate(TEXT.splitlines(), 1) if text.startswith("balance"))
+    with pytest.raises(ConfigurationError, match=rf"line {line}: type 'money'"):
+        parse_view(TEXT.replace('"numeric(18,4)"', '"money"'), "mine.toml")
+
+
+def test_broken_toml_names_the_line() -> None:
+    with pytest.raises(ConfigurationError, match="line 2"):
+        parse_view('name = "x"\n[root\n', "mine.toml")
