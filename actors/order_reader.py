@@ -20,10 +20,12 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from heapq import heapify, heappop, heapreplace
 from itertools import accumulate, islice, repeat
-from operator import getitem, itemgetter, sub
+from operator import getitem, indexOf, itemgetter, sub
 from typing import TYPE_CHECKING
 
 from . import order
@@ -31,6 +33,8 @@ from .order import ALL, BUCKET_ROWS_MAX, OVERFLOW, TAG_BYTES, IndexDiffers, Wher
 
 if TYPE_CHECKING:
     import lmdb
+
+_tag_of = itemgetter(slice(0, TAG_BYTES))
 
 SLACK_ROWS = BUCKET_ROWS_MAX
 """Reading so many rows more costs about as much as one more look for a nearer fence."""
@@ -68,7 +72,7 @@ class OrderSnapshot:
             raise IndexDiffers(
                 f"format {self.root.format} with {len(self.root.used)} subsets of filters is not ours"
             )
-        self.nodes = order.numbers(self.root.nodes)
+        self.nodes = memoryview(self.root.nodes).cast("I")
         self._parsed: dict[int, order.NodeRecord] = {}
         self._views: dict[Where, View] = {}
 
@@ -98,19 +102,22 @@ class OrderSnapshot:
             return []
         return list(islice(self._cursor.iternext(), count))
 
-    def matches(self, fence: bytes, count: int, buckets: int, tags: frozenset[bytes], where: Where) -> Rows:
+    def matches(self, fence: bytes, count: int, buckets: int, view: View) -> Rows:
         """The next `count` rows that match, looked for in no more rows than so many buckets may hold."""
         found: Rows = []
-        cursor, carried = self._cursor, self.root.overflowing
+        cursor = self._cursor
         self.reads.buckets += buckets
         if not cursor.set_range(fence):
             return found
-        for value in islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX):
-            tag = value[:TAG_BYTES]
-            if tag in tags or (carried and tag == OVERFLOW and _carries(value, where)):
-                found.append((cursor.key(), value))
-                if len(found) == count:
-                    break
+        values = islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX)
+        if self.root.overflowing:
+            hits = map(view.matches, values)
+        else:
+            hits = map(view.tags.__contains__, map(_tag_of, values))
+        with suppress(ValueError):  # the rows came to an end: the caller misses some
+            for _ in range(count):
+                indexOf(hits, True)  # leaves the cursor where it stopped
+                found.append(cursor.item())
         return found
 
     def view(self, where: Where) -> View:
@@ -158,20 +165,17 @@ def _tags(packed: bytes) -> frozenset[bytes]:
     return frozenset([packed[i : i + order.TAG_BYTES] for i in range(0, len(packed), order.TAG_BYTES)])
 
 
-def _carries(value: bytes, where: Where) -> bool:
-    """Whether a row that carries its filter values matches."""
-    values = order.carried_values(value)
-    return all(asked is None or asked == has for asked, has in zip(where, values, strict=True))
-
-
 class Units:
     """Neighbouring nodes, or buckets, of one shard: `before[i]` matching rows lie in front of `fences[i]`."""
 
-    __slots__ = ("before", "counts", "fences")
+    __slots__ = ("before", "counts", "fences", "rows")
 
-    def __init__(self, fences: list[bytes], counts: list[int], before: int = 0) -> None:
+    def __init__(
+        self, fences: list[bytes], counts: list[int], before: int = 0, rows: list[int] | None = None
+    ) -> None:
         self.fences = fences
-        self.counts = counts
+        self.counts = counts  # rows that match
+        self.rows = rows  # all rows, where known
         self.before = list(accumulate(counts, initial=before))
 
 
@@ -196,23 +200,28 @@ class View:
         """The buckets of some nodes. Where few have a matching row, those between are put together."""
         fences: list[bytes] = []
         counts: list[int] = []
+        rows: list[int] = []
+        shard = self.shard
         for at in range(first, end):
             if not self.nodes.counts[at]:
                 fences.append(self.nodes.fences[at])
                 counts.append(0)
                 continue
-            all_fences, column = self.shard.node(self.shard.nodes[at]).fences, self.counts(at)
-            if len(column) == len(all_fences):
-                fences += all_fences
+            record, column = shard.node(shard.nodes[at]), self.counts(at)
+            if len(column) == len(record.fences):
+                fences += record.fences
                 counts += column
             else:
-                _spread(all_fences, column, fences, counts)
-        return Units(fences, counts, self.nodes.before[first])
+                _spread(record.fences, column, fences, counts)
+            if self.column != ALL and len(record.fences) == len(column):
+                rows += column_counts(record, ALL)
+        known = len(rows) == len(fences)
+        return Units(fences, counts, self.nodes.before[first], rows if known else None)
 
     def read(self, buckets: Units, first: int, end: int) -> Rows:
         """The matching rows of some buckets, neighbours in one go."""
         found: Rows = []
-        counts, before = buckets.counts, buckets.before
+        shard, counts, before, fences = self.shard, buckets.counts, buckets.before, buckets.fences
         while first < end:
             if not counts[first]:
                 first += 1
@@ -220,17 +229,31 @@ class View:
             stop = first + 1
             while stop < end and counts[stop]:
                 stop += 1
-            fence, expected = buckets.fences[first], before[stop] - before[first]
+            expected = before[stop] - before[first]
             if self.column == ALL:
-                rows = self.shard.rows(fence, expected, stop - first)
+                rows = shard.rows(fences[first], expected, stop - first)
+            elif buckets.rows is not None:
+                tags = self.tags
+                rows = shard.rows(fences[first], sum(buckets.rows[first:stop]), stop - first)
+                if shard.root.overflowing:
+                    rows = [row for row in rows if self.matches(row[1])]
+                else:
+                    rows = [row for row in rows if row[1][:TAG_BYTES] in tags]
             else:
-                rows = self.shard.matches(fence, expected, stop - first, self.tags, self.where)
-            behind = stop < len(counts) and rows and rows[-1][0] >= buckets.fences[stop]
+                rows = shard.matches(fences[first], expected, stop - first, self)
+            behind = stop < len(counts) and rows and rows[-1][0] >= fences[stop]
             if len(rows) != expected or behind:
-                raise IndexDiffers(f"{expected} rows are counted from {fence.hex()} on, not found")
+                raise IndexDiffers(f"{expected} rows are counted from {fences[first].hex()} on, not found")
             found += rows
             first = stop
         return found
+
+    def matches(self, value: bytes) -> bool:
+        """Whether a stored row matches, by its tag or by the filter values it carries."""
+        if not value.startswith(OVERFLOW):
+            return value[:TAG_BYTES] in self.tags
+        values = order.carried_values(value)
+        return all(asked is None or asked == has for asked, has in zip(self.where, values, strict=True))
 
     def rank(self, key: bytes) -> int:
         """Matching rows below a key."""
@@ -262,7 +285,7 @@ class _Recounted(View):
         for bucket, candidates in enumerate(order.dense(column_counts(record, self.column), buckets)):
             if candidates:
                 for _, value in self.shard.rows(record.fences[bucket], rows[bucket], 1):
-                    exact[bucket] += value.startswith(OVERFLOW) and _carries(value, self.where)
+                    exact[bucket] += self.matches(value)
         return bytes(exact)
 
     def counts(self, at: int) -> bytes:
@@ -297,52 +320,68 @@ def column_counts(record: order.NodeRecord, column: int) -> bytes:
     return record.counts[start : start + record.sizes[at]]
 
 
-def _search(
-    shards: Sequence[Units], limit: int, *, ended: bool, near: bytes = b"", slack: int = 0
-) -> tuple[bytes | None, bytes | None]:
-    """Where the rows in front of a fence, over all shards, become more than `limit`.
-
-    Counted are the units that begin before the fence, or only those that have `ended` by it.
+def _start(shards: Sequence[Units], rank: int, *, near: bytes = b"", slack: int = 0) -> bytes:
+    """The greatest fence such that at most `rank` rows are in units that begin before it, or `near`.
 
     A look is taken where the fence would be were the rows left spread evenly, as users over shards by hash
     nearly are; then a little to the other side, and ever farther until what is looked for lies between.
 
     Args:
-        near: a string known to have no more than `limit` in front.
-        slack: rows that may lie between the answers, where reading them costs less than looking on.
-
-    Returns:
-        the last fence with no more than `limit`, the first with more; None where there is none from `near` on.
+        near: a string known to have at most `rank` rows in units that begin before it.
+        slack: rows the answer may lie too low, where reading them costs less than looking on.
     """
-    bisect = bisect_right if ended else bisect_left
     fences = [units.fences for units in shards]
-    rows = [[units.before[0], *units.before] if ended else units.before for units in shards]
-    lows = list(map(bisect, fences, repeat(near)))
+    rows = [units.before for units in shards]
+    lows = list(map(bisect_left, fences, repeat(near)))
     highs = list(map(len, fences))
     front, behind = sum(map(getitem, rows, lows)), sum(map(getitem, rows, highs))
-    below: bytes | None = None
-    above: bytes | None = None
     aside = 0
     while True:
         widths = list(map(sub, highs, lows))
         width = max(widths)
         if not width or behind - front <= slack:
-            return below, above
+            return near
         widest = widths.index(width)
         low, high, counts = lows[widest], highs[widest], rows[widest]
-        even = counts[low] + (limit - front) * (counts[high] - counts[low]) // ((behind - front) or 1)
+        even = counts[low] + (rank - front) * (counts[high] - counts[low]) // ((behind - front) or 1)
         look = min(max(bisect_right(counts, even, low, high) - 1 + aside, low), high - 1)
         fence = fences[widest][look]
-        places = list(map(bisect, fences, repeat(fence), lows, highs))
+        places = list(map(bisect_left, fences, repeat(fence), lows, highs))
         seen = sum(map(getitem, rows, places))
-        if seen > limit:
-            above, highs, behind = fence, places, seen - counts[places[widest]] + counts[look]
-            highs[widest] = look
+        if seen > rank:
+            highs, behind = places, seen
             aside = min(aside, 0) * 4 - 1
         else:
-            below, lows, front = fence, places, seen - counts[places[widest]] + counts[look + 1]
+            near, lows, front = fence, places, seen + counts[look + 1] - counts[look]
             lows[widest] = look + 1
             aside = max(aside, 0) * 4 + 1
+
+
+def _stop(shards: Sequence[Units], low: bytes, rank: int) -> bytes | None:
+    """The least fence such that at least `rank` rows are in units that end by it; None is behind all.
+
+    Found by going on from `low`, one unit after the other in the order of their ends.
+    """
+    ended = 0
+    ends: list[tuple[bytes, int, int]] = []
+    for shard, units in enumerate(shards):
+        at = bisect_right(units.fences, low)
+        ended += units.before[at - 1]
+        if at < len(units.fences):
+            ends.append((units.fences[at], shard, at))
+    heapify(ends)
+    while ends:
+        end, shard, at = ends[0]
+        units = shards[shard]
+        ended += units.counts[at - 1]
+        if ended >= rank:
+            return end
+        at += 1
+        if at < len(units.fences):
+            heapreplace(ends, (units.fences[at], shard, at))
+        else:
+            heappop(ends)
+    return None
 
 
 def _window(views: Sequence[View], start: int, end: int) -> Rows:
@@ -351,11 +390,13 @@ def _window(views: Sequence[View], start: int, end: int) -> Rows:
         return []
     views = [view for view in views if view.total]
     nodes = [view.nodes for view in views]
-    low = _search(nodes, start, ended=False)[0] or b""
-    high = _search(nodes, end - 1, ended=True, near=low)[1]
+    low = _start(nodes, start)
+    high = _stop(nodes, low, end)
     buckets = [view.buckets(*_span(view.nodes.fences, low, high)) for view in views]
-    low = _search(buckets, start, ended=False, near=low, slack=SLACK_ROWS)[0] or low
-    high = _search(buckets, end - 1, ended=True, near=low, slack=SLACK_ROWS)[1] or high
+    low = _start(buckets, start, near=low, slack=SLACK_ROWS)
+    nearer = _stop(buckets, low, end)
+    if nearer is not None and (high is None or nearer < high):
+        high = nearer
     found: Rows = []
     skipped = 0
     for view, units in zip(views, buckets, strict=True):
@@ -455,7 +496,7 @@ def check(shard: OrderSnapshot) -> None:
 class _Recount:
     def __init__(self, shard: OrderSnapshot) -> None:
         self._root = shard.root
-        self._numbers = shard.nodes
+        self._numbers = shard.nodes.tolist()
         self._stored, self._rows = shard.everything()
         self._ahead = next(self._rows, None)
         self._of_tag: dict[bytes, tuple[int, ...]] = {}

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import islice
 from operator import itemgetter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from . import order
 from .order import ALL, BUCKET_ROWS_MAX, NODE_BUCKETS_MAX, Entry, IndexDiffers
@@ -43,14 +43,8 @@ class Known:
     carried: bool  # the row carries its values
 
 
-class _Move(NamedTuple):
-    """What happens to one key; None where there is no row before, or after."""
-
-    key: bytes
-    before: Known | None
-    stored: bytes | None
-    after: Known | None
-    value: bytes | None
+_Move = tuple[bytes, Known | None, bytes | None, Known | None, bytes | None]
+"""What happens to one key: (key, known before, stored before, known after, value after); None is no row."""
 
 
 class _Node:
@@ -472,16 +466,16 @@ def _plan(directory: _Directory, moves: Iterable[tuple[Entry | None, Entry | Non
                 before = after = directory.known(old.filters)
             else:
                 continue
-            planned.append(_Move(old.key, before, before.prefix + old.row, after, after.prefix + new.row))
+            planned.append((old.key, before, before.prefix + old.row, after, after.prefix + new.row))
             continue
         if old is not None:
             before = directory.known(old.filters)
-            planned.append(_Move(old.key, before, before.prefix + old.row, None, None))
+            planned.append((old.key, before, before.prefix + old.row, None, None))
         if new is not None:
             if not 0 < len(new.key) <= order.KEY_BYTES_MAX:
                 raise ValueError(f"a key of {len(new.key)} bytes, not of 1 to {order.KEY_BYTES_MAX}")
             after = directory.known(new.filters)
-            planned.append(_Move(new.key, None, None, after, after.prefix + new.row))
+            planned.append((new.key, None, None, after, after.prefix + new.row))
     return planned
 
 

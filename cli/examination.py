@@ -10,7 +10,7 @@ from urllib.request import urlopen
 import psycopg
 from kafka import KafkaAdminClient
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError
 from psycopg import sql
 
 from kycache.ingest.settings import KafkaSettings
@@ -55,6 +55,7 @@ def look_at_topic(settings: KafkaSettings) -> TopicFacts:
 
     Raises:
         Unreachable: no broker answers.
+        ConfigurationError: the client refuses the settings.
     """
     try:
         admin = KafkaAdminClient(
@@ -70,6 +71,8 @@ def look_at_topic(settings: KafkaSettings) -> TopicFacts:
             )
         finally:
             admin.close()
+    except KafkaConfigurationError as error:
+        raise ConfigurationError(f"kafka-python refuses the settings: {error}", "mend `[kafka]`") from None
     except (KafkaError, OSError, ValueError) as error:
         raise Unreachable(
             f"no Kafka broker answers at {settings.bootstrap}: {type(error).__name__}",

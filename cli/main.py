@@ -60,10 +60,10 @@ for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
     app.command()(_command)
 
 
-def main() -> None:
-    """The console script."""
+def main(arguments: list[str] | None = None) -> None:
+    """The console script; ends the process."""
     try:
-        app(prog_name="kycache")
+        app(arguments, prog_name="kycache")
     except KycacheError as error:
         sys.exit(report(error))
     except PermissionError as error:
@@ -76,3 +76,7 @@ def report(error: KycacheError) -> int:
     if error.remedy:
         print(f"  next: {error.remedy}", file=sys.stderr)
     return error.exit_code
+
+
+if __name__ == "__main__":
+    main()

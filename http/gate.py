@@ -7,6 +7,8 @@ A request with both Content-Length and Transfer-Encoding may smuggle a second on
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import trio
+
 from .problems import Answer, Kind, Problem
 from .tally import Counts
 
@@ -27,10 +29,39 @@ class Gate:
             return
         problem = _refused(scope) if scope["type"] == "http" else None
         if problem is None:
-            await self._application(scope, receive, send)
+            exchange = _Exchange(receive, send)
+            await self._application(scope, exchange.receive, exchange.send)
         else:
             self._counts.request("other", problem.kind.status, 0.0)
             await _send(problem.answer(), send)
+
+
+class _Exchange:
+    """Keeps the end of an answer from the application.
+
+    Hypercorn reports a disconnect also when it has sent the whole answer, from within the application's last send.
+    Quart-trio cancels itself upon it, and with itself the rest of that send: the connection would neither be closed
+    nor get its idle timeout again (seen: with `Connection: close` the client waits for ever). So once the last
+    piece is on its way, what comes in is read and dropped; Quart ends this receiving when its send returns.
+    """
+
+    def __init__(self, receive: Any, send: Any) -> None:
+        self._receive = receive
+        self._send = send
+        self._answered = False
+
+    async def receive(self) -> Any:
+        message = await self._receive()
+        while self._answered:
+            if message["type"] == "http.disconnect":
+                await trio.sleep_forever()
+            message = await self._receive()
+        return message
+
+    async def send(self, message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            self._answered = True
+        await self._send(message)
 
 
 def _refused(scope: Any) -> Problem | None:

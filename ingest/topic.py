@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import OffsetSpec
-from kafka.errors import KafkaError
+from kafka.errors import KafkaConfigurationError, KafkaError
 
-from kycache.model.errors import Unreachable
+from kycache.model.errors import ConfigurationError, Unreachable
 
 from .settings import KafkaSettings
 
@@ -32,8 +32,10 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
     """
     try:
         admin = KafkaAdminClient(
-            **settings.connection, request_timeout_ms=wait_ms, bootstrap_timeout_ms=wait_ms, metrics_enabled=False
+            **settings.connection, request_timeout_ms=wait_ms, bootstrap_timeout_ms=wait_ms
         )
+    except KafkaConfigurationError as error:
+        raise ConfigurationError(f"kafka-python refuses the settings: {error}", "mend `[kafka]`") from None
     except (KafkaError, OSError, ValueError) as error:
         raise _unreachable(settings, error) from None
     try:

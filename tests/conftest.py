@@ -1,1 +1,3 @@
 """Fixture plugins, one per concern."""
+
+pytest_plugins = ["command_line"]

@@ -2,18 +2,20 @@
 
 import random
 import re
-from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 import trio
-from http_stand import ENDS_AT_ONCE, Stand, User, now_ms, problem, serving
+from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, now_ms, problem, serving, waiting
 
 from kycache.actors.environment import Environments
 from kycache.model.change import Scope
-from kycache.model.lsn import format_lsn
+from kycache.model.lsn import format_lsn, parse_lsn
 from kycache.model.render import etag
 from kycache.model.values import INFINITY
 
@@ -356,7 +358,9 @@ class TestDemands:
     async def test_already_there(self, stand: Stand, users: list[User]) -> None:
         lsn = stand.put(users[0])
         async with serving(stand) as client:
-            response = await self.asked(client, f"/users/{users[0].id}", Min_LSN=format_lsn(lsn), Max_Staleness="5")
+            response = await self.asked(
+                client, f"/users/{users[0].id}", Min_LSN=format_lsn(lsn), Max_Staleness="5"
+            )
             assert response.status_code == 200
             problem(await self.asked(client, "/users", Min_LSN=format_lsn(lsn)), 503, "not-fresh-enough")
             stand.beat()
@@ -366,7 +370,6 @@ class TestDemands:
             assert "Kycache-Min-LSN" in response.headers["vary"]
 
     async def test_own_write_is_waited_for(self, stand: Stand, users: list[User]) -> None:
-        settings = ENDS_AT_ONCE.__class__(port=0, drain_s=0, grace_s=2, freshness_wait_s=10)
         user = users[0]
         token = format_lsn(stand.lsn + 1)
         answers: dict[str, httpx.Response] = {}
@@ -374,7 +377,7 @@ class TestDemands:
         async def ask(client: httpx.AsyncClient, path: str) -> None:
             answers[path] = await self.asked(client, path, Min_LSN=token)
 
-        async with serving(stand, settings) as client:
+        async with serving(stand, WAITS_LONG) as client:
             async with trio.open_nursery() as nursery:
                 for path in ("/users", f"/users/{user.id}"):
                     nursery.start_soon(ask, client, path)
@@ -402,15 +405,81 @@ class TestDemands:
         assert 'kycache_http_freshness_waits_total{outcome="refused"} 6.0' in scraped
         assert "kycache_http_freshness_waiting 0.0" in scraped
 
-    async def test_staleness_is_waited_for(self, stand: Stand, users: list[User]) -> None:
-        settings = ENDS_AT_ONCE.__class__(port=0, drain_s=0, grace_s=2, freshness_wait_s=10)
-        stand.stores[0].close()
-        del stand.stores[0]
+    async def test_staleness_is_waited_for(self, stand: Stand) -> None:
+        stand.load([User(1)], ts_ms=now_ms() - 60_000)
+        answers: list[httpx.Response] = []
+
+        async def ask(client: httpx.AsyncClient) -> None:
+            answers.append(await self.asked(client, "/users", Max_Staleness="5.5"))
+
+        async with serving(stand) as client:
+            response = await self.asked(client, f"/users/{User(1).id}", Max_Staleness="59")
+            problem(response, 503, "not-fresh-enough")
+            response = await self.asked(client, f"/users/{User(1).id}", Max_Staleness="90")
+            assert response.status_code == 200
+        async with serving(stand, WAITS_LONG) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, client)
+                await waiting(client, 1)
+                stand.beat([0, 1])
+                await waiting(client, 1)
+                stand.beat([2])
+            assert answers[0].status_code == 200
+
+    async def test_without_heartbeat(self, stand: Stand) -> None:
+        users = people(60)
+        stand.load(users, heartbeat=False)
+        for shard in range(stand.shards):
+            lsn = stand.put(next(u for u in users if stand.shard_of(u) == shard))
+        async with serving(stand) as client:
+            listed = await client.get("/users")
+            detail = await client.get(f"/users/{users[0].id}")
+            assert listed.json()["asOf"] is None
+            for response in (listed, detail):
+                assert response.headers["kycache-freshness"] == "kafka"
+                assert "kycache-as-of" not in response.headers
+                assert "kycache-watermark" in response.headers
+            for path in ("/users", f"/users/{users[0].id}"):
+                response = await self.asked(client, path, Max_Staleness="99999")
+                problem(response, 503, "freshness-unknown", "Kycache-Max-Staleness")
+            response = await self.asked(client, f"/users/{users[0].id}", Min_LSN="0/1")
+            assert response.status_code == 200
+            assert lsn > 1
+            assert (await client.get("/readyz")).json()["shards"][0]["stalenessSeconds"] is None
+
+    async def test_a_client_that_leaves_is_no_longer_waited_for(self, stand: Stand, users: list[User]) -> None:
         del users
-        old = Stand(stand.directory.root.parent / "old", 1)
-        old.create()
-        old.beat(ts_ms=now_ms() - 60_000)
-        old.close()
+        async with serving(stand, WAITS_LONG) as client:
+            with trio.CancelScope() as leaving:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(self.asked, client, "/users", Min_LSN="FF/0"))
+                    await waiting(client, 1)
+                    leaving.cancel()
+            await waiting(client, 0)
+
+    async def test_no_answer_is_older_than_asked(self, stand: Stand, users: list[User]) -> None:
+        """Whatever is asked while a writer writes, no 200 is older, and no 503 says that it would have done."""
+        rng = random.Random(11)
+        async with serving(stand, replace(ENDS_AT_ONCE, freshness_wait_s=0.02)) as client:
+            for _ in range(60):
+                for user in rng.sample(users, 2):
+                    stand.put(user, ts_ms=now_ms() - rng.randrange(2000))
+                if rng.random() < 0.3:
+                    stand.beat(ts_ms=now_ms() - rng.randrange(500))
+                lsn = max(0, stand.lsn + rng.choice([-900, -300, -100, 0, 1]))
+                seconds = rng.choice([0.2, 0.5, 1.0, 2.0, 30.0])
+                path = rng.choice(["/users", f"/users/{rng.choice(users).id}"])
+                started = now_ms()
+                response = await self.asked(client, path, Min_LSN=format_lsn(lsn), Max_Staleness=f"{seconds}")
+                watermark = parse_lsn(response.headers["kycache-watermark"])
+                as_of = datetime.fromisoformat(response.headers["kycache-as-of"]).timestamp()
+                assert watermark is not None
+                covered = watermark >= lsn and started / 1000 - as_of <= seconds - 0.1
+                if response.status_code == 200:
+                    assert covered
+                else:
+                    problem(response, 503, "not-fresh-enough")
+                    assert watermark < lsn or now_ms() / 1000 - as_of > seconds - 0.1
 
     async def test_strong_is_refused(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
@@ -418,14 +487,12 @@ class TestDemands:
                 response = await self.asked(client, path, Consistency="strong")
                 problem(response, 503, "source-not-configured", "Kycache-Consistency")
                 assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
-                problem(await self.asked(client, path, Consistency="weak"), 400, "invalid-header", "Kycache-Consistency")
+                problem(
+                    await self.asked(client, path, Consistency="weak"),
+                    400,
+                    "invalid-header",
+                    "Kycache-Consistency",
+                )
                 problem(await self.asked(client, path, Min_LSN=""), 400, "invalid-header", "Kycache-Min-LSN")
             twice = [("Kycache-Max-Staleness", "1"), ("kycache-max-staleness", "1")]
             problem(await client.get("/users", headers=twice), 400, "invalid-header", "Kycache-Max-Staleness")
-
-
-async def waiting(client: httpx.AsyncClient, count: int) -> None:
-    """Until so many requests wait for freshness."""
-    with trio.fail_after(5):
-        while f"kycache_http_freshness_waiting {count}.0" not in (await client.get("/metrics")).text:
-            await trio.sleep(0.005)

@@ -1,0 +1,442 @@
+"""The server as a whole: odd requests, operations, documents, start and stop."""
+
+import json
+import re
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, now_ms, problem, serving, waiting
+from quart_trio import QuartTrio
+
+from kycache.actors.files import Report
+from kycache.actors.router import Router
+from kycache.http import app as app_module
+from kycache.http import server as server_module
+from kycache.http.answers import Answers
+from kycache.http.app import Parts, create_app
+from kycache.http.cursors import CursorCodec
+from kycache.http.docs_page import docs_answer
+from kycache.http.health import Health
+from kycache.http.listen import bind
+from kycache.http.metrics import Exposition
+from kycache.http.openapi import build_openapi
+from kycache.http.server import serve
+from kycache.http.settings import HttpSettings
+from kycache.http.tally import ROUTES, Tally
+from kycache.http.watch import Watch
+from kycache.model.errors import ConfigurationError
+from kycache.model.view import View, parse_view
+
+ADA = User(1, statuses=["VERIFIED"])
+
+OTHER_VIEW = """
+name = "shop"
+[root]
+table = "customers"
+key = "id"
+[root.columns]
+id = { name = "customerId", type = "int" }
+name = { name = "contact.name", type = "text", privacy = "pii" }
+tier = { name = "tier", type = "enum(GOLD,TIN)" }
+since = { name = "since", type = "timestamp" }
+extra = { name = "extra", type = "json" }
+[list]
+order = "since"
+fields = ["customerId", "tier"]
+filters = ["tier"]
+"""
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    made = Stand(tmp_path / "data")
+    made.load([ADA, *(User(n) for n in range(2, 40))])
+    return made
+
+
+@asynccontextmanager
+async def connected(client: httpx.AsyncClient) -> AsyncIterator[trio.SocketStream]:
+    """A bare connection to the server."""
+    async with await trio.open_tcp_stream(client.base_url.host, client.base_url.port or 80) as stream:
+        yield stream
+
+
+async def until_closed(stream: trio.SocketStream) -> bytes:
+    """All that comes until the server closes."""
+    got = b""
+    with trio.fail_after(5):
+        while data := await stream.receive_some():
+            got += data
+    return got
+
+
+class TestOddRequests:
+    @pytest.mark.parametrize(
+        "request_bytes",
+        [
+            b"POST /users HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+            b"GET /users HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n",
+            b"GET ?x=1 HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+        ],
+    )
+    async def test_unsafe_to_understand(self, stand: Stand, request_bytes: bytes) -> None:
+        smuggled = b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n"
+        async with serving(stand) as client, connected(client) as stream:
+            await stream.send_all(request_bytes + smuggled)
+            got = await until_closed(stream)
+        assert got.startswith(b"HTTP/1.1 400 ")
+        assert got.count(b"HTTP/1.1 ") == 1
+        assert b"urn:kycache:problem:malformed-request" in got
+        assert b"connection: close" in got.lower()
+
+    @pytest.mark.parametrize(
+        ("request_bytes", "status"),
+        [
+            (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n", b"400"),
+            (b"GET /livez HTTP/1.1\r\n\r\n", b"400"),
+            (b"GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n", b"400"),
+            (b"GET /livez HTTP/1.1\r\nHost: a\r\nbad header\r\n\r\n", b"400"),
+            (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200_000 + b"\r\n\r\n", b"431"),
+            (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
+            (b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
+            (b"GET http://a/livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
+            (b"GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
+            (b"GET //livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
+            (
+                b"GET /users HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+                b"403",
+            ),
+        ],
+    )
+    async def test_each_gets_its_answer(self, stand: Stand, request_bytes: bytes, status: bytes) -> None:
+        async with serving(stand) as client:
+            async with connected(client) as stream:
+                await stream.send_all(request_bytes)
+                got = await until_closed(stream)
+            assert got.split(b" ", 2)[1] == status
+            assert (await client.get("/livez")).status_code == 200
+
+    async def test_pipelining(self, stand: Stand) -> None:
+        paths = ["/livez", f"/users/{ADA.id}", "/nowhere", "/users?size=0", "/livez"]
+        asked = "".join(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n" for path in paths)
+        last = "GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        async with serving(stand) as client, connected(client) as stream:
+            await stream.send_all((asked + last).encode())
+            got = await until_closed(stream)
+        statuses = re.findall(rb"HTTP/1\.1 (\d+) ", got)
+        assert statuses == [b"200", b"200", b"404", b"400", b"200", b"200"]
+
+    async def test_http_2_with_prior_knowledge(self, stand: Stand) -> None:
+        async with serving(stand) as client, connected(client) as stream:
+            await stream.send_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0")
+            with trio.fail_after(5):
+                frame = await stream.receive_some()
+            assert frame[3] == 4  # SETTINGS
+            assert (await client.get("/livez")).status_code == 200
+
+    async def test_dribbled_headers_end(self, stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(server_module, "IDLE_S_MAX", 0.2)
+        async with serving(stand) as client, connected(client) as stream:
+
+            async def dribble() -> None:
+                try:
+                    while True:
+                        await stream.send_all(b"X")
+                        await trio.sleep(0.02)
+                except trio.BrokenResourceError:
+                    pass
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(dribble)
+                with trio.fail_after(5):
+                    try:
+                        while await stream.receive_some():
+                            pass
+                    except trio.BrokenResourceError:
+                        pass
+                nursery.cancel_scope.cancel()
+
+    async def test_a_body_is_not_waited_for(self, stand: Stand) -> None:
+        async with serving(stand) as client, connected(client) as stream:
+            await stream.send_all(b"POST /users HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nabc")
+            assert (await until_closed(stream)).startswith(b"HTTP/1.1 405 ")
+
+    async def test_routes_and_methods(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            for path in ("/", "/users/", f"/users/{ADA.id}/", "/Users", "/static/x", "/users/a/b", "/users/%2F"):
+                problem(await client.get(path), 404, "no-such-route")
+            for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
+                response = await client.request(method, "/users")
+                problem(response, 405, "method-not-allowed")
+                assert response.headers["allow"] == "GET, HEAD"
+            for path in ("/users", f"/users/{ADA.id}", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs"):
+                head = await client.head(path)
+                assert (head.status_code, head.content) == (200, b"")
+                assert (await client.get(path)).headers["content-type"] == head.headers["content-type"]
+                problem(await client.get(f"{path}?x=1"), 400, "unknown-parameter", "x")
+
+    async def test_our_own_bug_says_nothing(
+        self, stand: Stand, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        def broken(self: Router, text: str) -> None:
+            raise ValueError(f"secret {text}")
+
+        monkeypatch.setattr(Router, "user_id", broken)
+        async with serving(stand) as client:
+            body = problem(await client.get(f"/users/{ADA.id}"), 500, "internal-error")
+            assert (await client.get("/users")).status_code == 200
+        assert "secret" not in str(body)
+        assert "secret" not in caplog.text
+        assert ADA.id not in caplog.text
+        assert "ValueError while answering /users/<user_id>: broken " in caplog.text
+
+
+class TestOperations:
+    async def test_livez(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            assert (await client.get("/livez")).json() == {"live": True}
+
+    async def test_ready(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            response = await client.get("/readyz")
+            assert response.status_code == 200
+            body = response.json()
+            assert body["ready"] is True
+            assert [s["shard"] for s in body["shards"]] == [0, 1, 2]
+            assert {s["state"] for s in body["shards"]} == {"ready"}
+            assert all(0 <= s["stalenessSeconds"] < 10 for s in body["shards"])
+            assert (await client.get("/readyz?strict=1")).status_code == 200
+            problem(await client.get("/readyz?strict=yes"), 400, "invalid-parameter", "strict")
+
+            stand.directory.shard(1).write_report(Report("halted", "a key of another partition"))
+            loose, strict = await client.get("/readyz"), await client.get("/readyz?strict=1")
+            assert (loose.status_code, strict.status_code) == (200, 503)
+            assert strict.json()["ready"] is False
+            assert [s["state"] for s in loose.json()["shards"]] == ["ready", "halted", "ready"]
+            assert (await client.get("/users")).status_code == 200  # with the last as-of
+
+    async def test_stale_but_bootstrapped_serves(self, tmp_path: Path) -> None:
+        stand = Stand(tmp_path / "data")
+        stand.load([ADA], ts_ms=now_ms() - 60_000)
+        async with serving(stand) as client:
+            response = await client.get("/readyz")
+            assert response.status_code == 200
+            assert {s["state"] for s in response.json()["shards"]} == {"stale"}
+            assert (await client.get("/readyz?strict=1")).status_code == 503
+
+    async def test_not_ready_until_each_shard_was(self, tmp_path: Path) -> None:
+        stand = Stand(tmp_path / "data")
+        async with serving(stand) as client:
+            response = await client.get("/readyz")
+            assert (response.status_code, response.json()) == (503, {"ready": False, "shards": []})
+            stand.create()
+            response = await client.get("/readyz")
+            assert response.status_code == 503
+            assert {s["state"] for s in response.json()["shards"]} == {"bootstrapping"}
+
+    async def test_metrics(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            await client.get(f"/users/{ADA.id}")
+            await client.get("/users/x")
+            await client.get("/nowhere")
+            response = await client.get("/metrics")
+        assert response.headers["content-type"].startswith("text/plain")
+        text = response.text
+        for line in (
+            'kycache_http_requests_total{route="/users/<user_id>",status="200"} 1.0',
+            'kycache_http_requests_total{route="/users/<user_id>",status="400"} 1.0',
+            'kycache_http_requests_total{route="other",status="404"} 1.0',
+            'kycache_http_request_seconds_count{route="/users/<user_id>"} 2.0',
+            'kycache_http_request_seconds_bucket{le="+Inf",route="/users/<user_id>"} 2.0',
+            'kycache_shard_state{shard="0",state="ready"} 1.0',
+            'kycache_shard_state{shard="0",state="halted"} 0.0',
+            f'kycache_shard_watermark_lsn{{shard="2"}} {float(stand.lsn)}',
+            'kycache_shard_lag_records{shard="1"} 0.0',
+            'kycache_shard_quarantined_records{shard="1"} 0.0',
+            'kycache_shard_suspect_profiles{shard="1"} 0.0',
+            'kycache_shard_changes_total{outcome="beats",shard="0"} 1.0',
+        ):
+            assert line in text
+        users = re.findall(r'kycache_shard_users\{shard="\d"\} (\S+)', text)
+        assert sum(map(float, users)) == 39
+        assert ADA.id not in text
+
+    def test_tally_sums_workers_and_survives_one(self) -> None:
+        tally = Tally(2)
+        tally.row(0).request("/users", 200, 0.003)
+        tally.row(1).request("/users", 418, 9.0)
+        dead = tally.row(1)
+        dead.waits(+1)
+        tally.row(1).request("/users", 200, 0.003)
+        samples = {(s.name, *s.labels.values()): s.value for m in tally.collect() for s in m.samples}
+        assert samples["kycache_http_requests_total", "/users", "200"] == 2
+        assert samples["kycache_http_requests_total", "/users", "other"] == 1
+        assert samples["kycache_http_request_seconds_bucket", "/users", "0.0025"] == 0
+        assert samples["kycache_http_request_seconds_bucket", "/users", "0.005"] == 2
+        assert samples["kycache_http_request_seconds_bucket", "/users", "+Inf"] == 3
+        assert samples["kycache_http_request_seconds_sum", "/users"] == pytest.approx(9.006)
+        assert samples["kycache_http_freshness_waiting",] == 0
+
+
+def application(stand: Stand, view: View) -> QuartTrio:
+    router = Router(stand.directory, stand.environments, view, stand.limits)
+    counts = Tally().row(0)
+    parts = Parts(
+        Answers(router, CursorCodec(["k" * 32], view.hash)),
+        Watch(router, counts),
+        Health(router),
+        Exposition(router, counts.tally),
+        counts,
+        0.1,
+    )
+    return create_app(view, parts)
+
+
+class TestDocuments:
+    @pytest.mark.parametrize("other", [False, True])
+    def test_every_route_and_only_those(self, stand: Stand, other: bool) -> None:
+        view = parse_view(OTHER_VIEW, "other.toml") if other else stand.view
+        served = {
+            (re.sub("<.*?>", "{}", rule.rule), method.lower())
+            for rule in application(stand, view).url_map.iter_rules()
+            for method in (rule.methods or set()) - {"HEAD"}
+        }
+        documented = {
+            (re.sub("{.*?}", "{}", path), method)
+            for path, methods in build_openapi(view)["paths"].items()
+            for method in methods
+        }
+        assert served == documented
+        assert {route for route, _ in served} == {re.sub("<.*?>", "{}", r) for r in ROUTES if r != "other"}
+
+    async def test_served(self, stand: Stand) -> None:
+        async with serving(stand) as client:
+            document = (await client.get("/openapi.json")).json()
+            page = await client.get("/docs")
+            detail = (await client.get(f"/users/{ADA.id}")).json()
+            row = (await client.get("/users")).json()["data"][0]
+        assert document["openapi"] == "3.1.0"
+        schemas = document["components"]["schemas"]
+        assert list(schemas["Profile"]["properties"]) == list(detail)
+        assert schemas["Profile"]["required"] == list(detail)
+        assert list(schemas["Profile"]["properties"]["address"]["properties"]) == list(detail["address"])
+        assert list(schemas["ListRow"]["properties"]) == list(row)
+        assert schemas["Profile"]["properties"]["kycStatus"]["enum"][-1] == "NONE"
+        policy = page.headers["content-security-policy"]
+        assert policy.startswith("default-src 'none'; style-src 'sha256-")
+        assert "<script" not in page.text
+        assert not re.findall(r"""(?:src|href)=["']?(?!/)""", page.text)
+        assert "GET /users/{userId}" in page.text
+
+    def test_references_resolve(self, stand: Stand) -> None:
+        document = build_openapi(stand.view)
+        for reference in re.findall(r'"\$ref": "#/(.*?)"', json.dumps(document)):
+            found = document
+            for step in reference.split("/"):
+                found = found[step]
+
+    def test_another_view_documents_itself(self) -> None:
+        document = build_openapi(parse_view(OTHER_VIEW, "other.toml"))
+        operation = document["paths"]["/users/{customerId}"]["get"]
+        assert operation["parameters"][0]["schema"] == {"type": "integer", "format": "int64"}
+        profile = document["components"]["schemas"]["Profile"]["properties"]
+        assert profile["contact"]["properties"] == {"name": {"type": ["string", "null"]}}
+        assert profile["tier"] == {"enum": ["GOLD", "TIN", None]}
+        names = [p.get("name") for p in document["paths"]["/users"]["get"]["parameters"]]
+        assert names[:5] == ["size", "page", "cursor", "order", "tier"]
+        assert b"customerId" in docs_answer(document).body
+
+
+class TestStartAndStop:
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+    def test_loopback_only(self, host: str) -> None:
+        with pytest.raises(ConfigurationError, match=r"set `\[http\] allow_unauthenticated`"):
+            HttpSettings(host=host).check()
+        HttpSettings(host=host, allow_unauthenticated=True).check()
+
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+    def test_loopback(self, host: str) -> None:
+        HttpSettings(host=host).check()
+
+    @pytest.mark.parametrize(
+        "settings", [{"port": -1}, {"port": 65536}, {"workers": 0}, {"grace_s": -1.0}, {"drain_s": float("nan")}]
+    )
+    def test_settings_are_checked(self, settings: dict[str, int]) -> None:
+        with pytest.raises(ConfigurationError, match=r"`\[http\] "):
+            replace(HttpSettings(), **settings).check()
+
+    def test_port_in_use(self) -> None:
+        with bind(HttpSettings(port=0)) as taken:
+            port = taken.getsockname()[1]
+            with pytest.raises(ConfigurationError, match=f"port {port} on 127.0.0.1 is in use; stop the process"):
+                bind(HttpSettings(port=port))
+
+    def test_foreign_address(self) -> None:
+        with pytest.raises(ConfigurationError, match="is not an address of this machine"):
+            bind(HttpSettings(host="192.0.2.1", port=0, allow_unauthenticated=True))
+
+    async def test_a_socket_handed_in_obeys_the_same_rule(self, stand: Stand) -> None:
+        with socket.create_server(("0.0.0.0", 0)) as open_to_all:
+            with pytest.raises(ConfigurationError, match="allow_unauthenticated"):
+                await serve(stand.router(), ENDS_AT_ONCE, stand.directory, listener=open_to_all)
+
+    async def test_what_is_in_flight_is_answered(self, stand: Stand) -> None:
+        answers: list[httpx.Response] = []
+        stopped = trio.Event()
+
+        async def run(task_status: "trio.TaskStatus[tuple[str, trio.CancelScope]]") -> None:
+            with trio.CancelScope() as scope:
+                async with trio.open_nursery() as nursery:
+                    url: str = await nursery.start(partial(serve, stand.router(), settings, stand.directory))
+                    task_status.started((url, scope))
+            stopped.set()
+
+        async def ask(client: httpx.AsyncClient) -> None:
+            answers.append(await client.get("/users", headers={"Kycache-Min-LSN": f"0/{stand.lsn + 1:X}"}))
+
+        settings = replace(WAITS_LONG, drain_s=0.3, grace_s=5.0)
+        async with trio.open_nursery() as nursery:
+            url, scope = await nursery.start(run)
+            async with httpx.AsyncClient(base_url=url, verify=False) as client:
+                nursery.start_soon(ask, client)
+                await waiting(client, 1)
+                scope.cancel()
+                await drained(client)
+                with pytest.raises(httpx.ConnectError):
+                    while True:
+                        async with httpx.AsyncClient(base_url=url, verify=False) as late:
+                            await late.get("/livez")
+                assert not stopped.is_set()
+                stand.beat()
+                with trio.fail_after(2):
+                    await stopped.wait()
+        assert answers[0].status_code == 200
+
+    async def test_the_grace_ends(self, stand: Stand) -> None:
+        async with serving(stand, replace(WAITS_LONG, grace_s=0.1)) as client:
+            stuck = await trio.open_tcp_stream(client.base_url.host, client.base_url.port or 80)
+            await stuck.send_all(b"GET /users HTTP/1.1\r\nHost: a\r\nKycache-Min-LSN: FF/0\r\n\r\n")
+            await waiting(client, 1)
+            began = trio.current_time()
+        assert trio.current_time() - began < 2
+        await stuck.aclose()
+
+
+async def drained(client: httpx.AsyncClient) -> None:
+    """Until `/readyz` says so."""
+    with trio.fail_after(5):
+        while (await client.get("/readyz")).status_code != 503:
+            await trio.sleep(0.005)
+
+
+def test_modules_hold_no_application() -> None:
+    assert not [name for name, value in vars(app_module).items() if isinstance(value, QuartTrio)]
