@@ -20,12 +20,11 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from heapq import heapify, heappop, heapreplace
 from itertools import accumulate, islice, repeat
-from operator import getitem, indexOf, itemgetter, sub
+from operator import getitem, itemgetter, sub
 from typing import TYPE_CHECKING
 
 from . import order
@@ -33,8 +32,6 @@ from .order import ALL, BUCKET_ROWS_MAX, OVERFLOW, TAG_BYTES, IndexDiffers, Wher
 
 if TYPE_CHECKING:
     import lmdb
-
-_tag_of = itemgetter(slice(0, TAG_BYTES))
 
 SLACK_ROWS = BUCKET_ROWS_MAX
 """Reading so many rows more costs about as much as one more look for a nearer fence."""
@@ -109,15 +106,12 @@ class OrderSnapshot:
         self.reads.buckets += buckets
         if not cursor.set_range(fence):
             return found
-        values = islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX)
-        if self.root.overflowing:
-            hits = map(view.matches, values)
-        else:
-            hits = map(view.tags.__contains__, map(_tag_of, values))
-        with suppress(ValueError):  # the rows came to an end: the caller misses some
-            for _ in range(count):
-                indexOf(hits, True)  # leaves the cursor where it stopped
-                found.append(cursor.item())
+        tags, overflowing = view.tags, self.root.overflowing
+        for value in islice(cursor.iternext(keys=False), buckets * BUCKET_ROWS_MAX):
+            if value[:TAG_BYTES] in tags or (overflowing and view.matches(value)):
+                found.append((cursor.key(), value))
+                if len(found) == count:
+                    break
         return found
 
     def view(self, where: Where) -> View:

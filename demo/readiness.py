@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 from kycache.model.errors import ConfigurationError
 
 from . import loopback
+
+_USERS_SAMPLE = re.compile(rb"^kycache_shard_users\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,12 @@ def listed_users(http: str) -> int | None:
         return int(json.loads(answer)["page"]["total"]) if answer else None
     except (ValueError, KeyError, TypeError):
         return None
+
+
+def held_users(http: str) -> int:
+    """How many users the shards hold, ready or not; 0 while nobody tells."""
+    answer = loopback.get(f"{http}/metrics") or b""
+    return int(sum(float(count) for count in _USERS_SAMPLE.findall(answer)))
 
 
 def write_ready_file(path: Path, facts: ReadyFacts, pids: Mapping[str, int]) -> None:

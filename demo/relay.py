@@ -33,7 +33,8 @@ MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """A row beyond the client's usual megabyte must not stop the engine for good."""
 
 JVM_OPTIONS = ["-XX:TieredStopAtLevel=1", "-Xms64m", "-Xmx512m", "--enable-native-access=ALL-UNNAMED"]
-"""A laptop runs this beside everything else; 512 MB holds Debezium's queue of 8192 events many times over."""
+"""A laptop runs this beside everything else: 512 MB holds Debezium's queue of 8192 events many times over, and
+the optimising compiler would take one of two cores for the whole start."""
 
 
 class Relay(BasePythonChangeHandler):

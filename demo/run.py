@@ -22,7 +22,7 @@ from .children import POLL_S, Child, Program, stopping
 from .layout import TOPIC
 from .ports import HOST
 from .progress import Narrator
-from .readiness import ReadyFacts, is_ready, listed_users, write_ready_file
+from .readiness import ReadyFacts, held_users, is_ready, listed_users, write_ready_file
 from .stack import Kind, Stack, open_stack
 from .workspace import Workspace, open_workspace
 from .writes import keep_writing
@@ -67,8 +67,8 @@ def run_demo(options: DemoOptions) -> int:
     try:
         with _stop_signals(), ExitStack() as owned:
             _run(options, narrator, owned)
-    except _Stopped:
-        narrator.say("stopped; nothing is left running")
+    except _Stopped as stopped:
+        narrator.say(f"stopped by {stopped}; nothing is left running")
     return 0
 
 
@@ -190,13 +190,13 @@ class _Demo:
         with self._narrator.step("Filling the cache", users) as progress:
             while True:
                 self._revive()
-                listed = listed_users(self._http)
-                progress(min(listed or 0, users))
-                if listed is not None and listed >= users and is_ready(self._http):
+                listed = listed_users(self._http) if is_ready(self._http) else None
+                if listed is not None and listed >= users:
                     break
+                progress(min(held_users(self._http), users))
                 if time.monotonic() > deadline:
                     raise Unreachable(
-                        f"after {timeout_s:.0f} s the cache lists {listed or 0} of {users} users",
+                        f"after {timeout_s:.0f} s the cache lists {listed or 0:,} of {users:,} users",
                         f"look into {self._workspace.layout.logs} (with --dir it stays)",
                     )
                 time.sleep(READY_POLL_S)
@@ -288,10 +288,10 @@ def _writing(dsn: str, rate: float) -> Iterator[None]:
 def _stop_signals() -> Iterator[None]:
     """The first stop signal ends the block by `_Stopped`; later ones are ignored, so that it ends in order."""
 
-    def stop(_number: int, _frame: FrameType | None) -> None:
+    def stop(number: int, _frame: FrameType | None) -> None:
         for each in _STOP_SIGNALS:
             signal.signal(each, signal.SIG_IGN)
-        raise _Stopped
+        raise _Stopped(signal.Signals(number).name)
 
     before = {each: signal.signal(each, stop) for each in _STOP_SIGNALS}
     try:

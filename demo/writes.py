@@ -174,6 +174,5 @@ def _known_users(db: psycopg.Connection[Any]) -> list[str]:
 
 
 def _insert(table: LiteralString, columns: LiteralString, values: tuple[Any, ...]) -> Change:
-    place: LiteralString = "%s"
-    places = ", ".join([place] * len(values))
+    places: LiteralString = "%s" + ", %s" * (len(values) - 1)
     return Change(f"INSERT INTO {table} ({columns}) VALUES ({places})", values)

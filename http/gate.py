@@ -12,6 +12,9 @@ import trio
 from .problems import Answer, Kind, Problem
 from .tally import Counts
 
+BODY_S_MAX = 1.0
+"""How long the body of a refused request is waited for."""
+
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 
@@ -33,6 +36,7 @@ class Gate:
             await self._application(scope, exchange.receive, exchange.send)
         else:
             self._counts.request("other", problem.kind.status, 0.0)
+            await _read_whole(receive)
             await _send(problem.answer(), send)
 
 
@@ -40,9 +44,9 @@ class _Exchange:
     """Keeps the end of an answer from the application.
 
     Hypercorn reports a disconnect also when it has sent the whole answer, from within the application's last send.
-    Quart-trio cancels itself upon it, and with itself the rest of that send: the connection would neither be closed
-    nor get its idle timeout again (seen: with `Connection: close` the client waits for ever). So once the last
-    piece is on its way, what comes in is read and dropped; Quart ends this receiving when its send returns.
+    Quart-trio cancels itself upon it, and with itself the rest of that send: the connection would neither be
+    closed nor get its idle timeout again (seen: with `Connection: close` the client waits for ever). So once the
+    last piece is on its way, what comes in is read and dropped; Quart ends this receiving when its send returns.
     """
 
     def __init__(self, receive: Any, send: Any) -> None:
@@ -69,6 +73,8 @@ def _refused(scope: Any) -> Problem | None:
     if b"content-length" in names and b"transfer-encoding" in names:
         return _closing("Content-Length and Transfer-Encoding must not both be sent.")
     target = scope["raw_path"]
+    if target.startswith(b"//"):  # Werkzeug would drop all slashes but one
+        return Problem(Kind.NO_SUCH_ROUTE, "There is no such route; see /openapi.json.")
     if not target.startswith(b"/") and b"://" not in target:
         return _closing("The request target is not a path.")
     return None
@@ -76,6 +82,15 @@ def _refused(scope: Any) -> Problem | None:
 
 def _closing(detail: str) -> Problem:
     return Problem(Kind.MALFORMED_REQUEST, detail, headers=(("Connection", "close"),))
+
+
+async def _read_whole(receive: Any) -> None:
+    """Let Hypercorn come to the end of the request, whose reading goes on beside us. An answer with
+    `Connection: close` makes h11 refuse what follows, and the connection is gone before the answer is sent (seen).
+    """
+    with trio.move_on_after(BODY_S_MAX):
+        while (await receive()).get("more_body", False):
+            pass
 
 
 async def _send(answer: Answer, send: Any) -> None:

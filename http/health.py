@@ -4,11 +4,20 @@ import msgspec
 
 from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
+from kycache.model.errors import Refused
 
 from .problems import Answer, Kind, Problem
 from .query import parse_parameters
 
 _HEADERS = (("Content-Type", "application/json"), ("Cache-Control", "no-store"))
+
+
+def read_statuses(router: Router) -> list[ShardStatus]:
+    """How each shard stands; none where the data directory is not one of this view: nothing here can serve."""
+    try:
+        return router.statuses()
+    except Refused:
+        return []
 
 
 class Health:
@@ -33,7 +42,7 @@ class Health:
         strict = parse_parameters(query, {"strict"}).get("strict", "0")
         if strict not in ("0", "1"):
             raise Problem(Kind.INVALID_PARAMETER, "strict is 1, or is left out.", "strict")
-        statuses = self._router.statuses()
+        statuses = read_statuses(self._router)
         ready = self._ready(statuses, strict=strict == "1")
         shards = [
             {

@@ -12,6 +12,7 @@ from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
 from kycache.actors.state import Counters
 
+from .health import read_statuses
 from .problems import Answer
 from .tally import Tally
 
@@ -24,7 +25,7 @@ class ShardCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """One sample per shard and fact; none for what a shard does not know."""
-        statuses = self._router.statuses()
+        statuses = read_statuses(self._router)
         yield self._states(statuses)
         yield _gauge(
             "staleness_seconds",

@@ -60,13 +60,15 @@ async def serve(
     """Serve until cancelled. `task_status.started` gets the URL once connections are taken.
 
     Args:
-        listener: a socket to share; without one it is bound here. Closed at the end either way.
+        listener: a listening socket, taken over; without one it is bound here.
         counts: this worker's row of shared counts; without one it counts for itself.
 
     Raises:
         ConfigurationError: settings, keys or address cannot be used; names them.
+        Refused: the data directory was made with another view definition.
     """
     settings.check()
+    _ = router.shard_count  # looks at the directory, and refuses another view's
     with listener or bind(settings) as bound:
         check_listener(bound, settings)
         counts = counts or Tally().row(0)
@@ -84,8 +86,10 @@ async def serve(
         app = create_app(router.view, parts)
         async with trio.open_nursery() as nursery:
             server = _Server(settings, health, watch)
+            url = url_of(bound)
             await nursery.start(partial(server.run, app, bound))
-            task_status.started(url_of(bound))
+            bound.close()  # Hypercorn has its own: a second one open would go on taking connections at the end
+            task_status.started(url)
             try:
                 await trio.sleep_forever()
             finally:
@@ -126,7 +130,7 @@ class _Server:
 
 def _config(listener: socket.socket, settings: HttpSettings) -> Config:
     config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]  # Hypercorn closes the one it is given
+    config.bind = [f"fd://{os.dup(listener.fileno())}"]
     config.backlog = BACKLOG
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.h2_max_header_list_size = HEAD_BYTES_MAX

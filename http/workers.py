@@ -130,6 +130,7 @@ class _Parent:
         return dead
 
     def _stop(self, code: int) -> int:
+        self._listener.close()  # the workers have theirs, and end taking connections when they close them
         self._signal_all(signal.SIGTERM)
         deadline = time.monotonic() + self._stop_s
         while any(slot.pid for slot in self._slots):

@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ class Ended:
 
 RunCommand = Callable[..., Ended]
 
+PROCESS_WAIT_S = 60.0
+
 
 @pytest.fixture
 def no_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,5 +54,24 @@ def kycache(no_settings: Path, capfd: pytest.CaptureFixture[str]) -> RunCommand:
         assert "Traceback" not in err
         code = ended.value.code
         return Ended(code if isinstance(code, int) else int(code is not None), out, err)
+
+    return run
+
+
+@pytest.fixture
+def kycache_process(no_settings: Path) -> RunCommand:
+    """Run a command line in a process of its own: Kafka's client leaves sockets open where nobody answers."""
+
+    def run(*arguments: str | Path) -> Ended:
+        done = subprocess.run(
+            [sys.executable, "-m", "kycache.cli.main", *(str(argument) for argument in arguments)],
+            cwd=no_settings,
+            capture_output=True,
+            text=True,
+            timeout=PROCESS_WAIT_S,
+            check=False,
+        )
+        assert "Traceback" not in done.stderr
+        return Ended(done.returncode, done.stdout, done.stderr)
 
     return run

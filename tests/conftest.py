@@ -1,3 +1,3 @@
 """Fixture plugins, one per concern."""
 
-pytest_plugins = ["command_line"]
+pytest_plugins = ["command_line", "stack"]

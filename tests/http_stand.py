@@ -113,6 +113,8 @@ class Stand:
         self.create()
         origin = Origin(Snapshot.WHOLE, None, SNAPSHOT_LSN, now_ms(), None)
         batches: list[list[Item]] = [[] for _ in range(self.shards)]
+        for shard in range(self.shards) if heartbeat else ():
+            batches[shard].append(Beat(0, origin, ()))
         for user in users:
             shard = self.shard_of(user)
             batches[shard] += self._changes(user, origin, self.offsets[shard] + len(batches[shard]))
@@ -186,7 +188,7 @@ def now_ms() -> int:
 async def waiting(client: httpx.AsyncClient, count: int) -> None:
     """Until so many requests wait for freshness."""
     with trio.fail_after(5):
-        while f"kycache_http_freshness_waiting {count}.0" not in (await client.get("/metrics")).text:
+        while f"kycache_http_freshness_waiting {count}.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 

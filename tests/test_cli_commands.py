@@ -61,9 +61,9 @@ def test_configuration_file_that_is_not_there_exits_3(kycache: RunCommand) -> No
 
 
 @pytest.mark.parametrize("command", ["ingest", "node"])
-def test_nothing_stored_and_no_broker_exits_4(kycache: RunCommand, tmp_path: Path, command: str) -> None:
+def test_nothing_stored_and_no_broker_exits_4(kycache_process: RunCommand, tmp_path: Path, command: str) -> None:
     (tmp_path / "kycache.toml").write_text(f"{NO_BROKER}[http]\nport = 0\n", encoding="utf-8")
-    ended = kycache(command)
+    ended = kycache_process(command)
     assert ended.code == 4
     assert "kycache: no Kafka broker answers at 127.0.0.1:1" in ended.err
     assert "\n  next: " in ended.err

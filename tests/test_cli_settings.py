@@ -27,7 +27,7 @@ def mistake(file: Path | None) -> ConfigurationError:
     return caught.value
 
 
-def test_defaults_without_a_file(tmp_path: Path) -> None:
+def test_defaults_without_a_file() -> None:
     settings = load_settings(find_file(None))
     assert settings.data.dir == Path("data")
     assert settings.kafka.topic == "kyc.changes"
@@ -177,7 +177,7 @@ def test_secrets_stand_neither_in_what_is_shown_nor_in_errors(
     assert kafka_settings(settings).security["sasl_plain_password"] == "hunter2"
     assert connector_settings(settings, 4).password == "hunter2"
 
-    error = mistake(write(tmp_path, "[source]\ndsn = 'postgresql://app:hunter2@db:9x/app'\n"))
+    error = mistake(write(tmp_path, "[source]\ndsn = 'postgresql://app:hunter2@[db/app'\n"))
     assert "line 2: [source] dsn: not a PostgreSQL connection string" in error.problem
     assert "hunter2" not in str(error)
 

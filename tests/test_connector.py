@@ -61,8 +61,8 @@ class TestConfiguration:
         route = config["transforms.route.topic.regex"]
         for table in ("users", "kyc_records", "accounts", "kycache_heartbeat"):
             assert matches(route, f"kyc.public.{table}")
-        for foreign in ("kyc.public.debezium_signal", "kyc.message", "__debezium-heartbeat.kyc", "kyc.public.user"):
-            assert not matches(route, foreign)
+        for foreign in ("public.debezium_signal", "message", "public.user", "public.users2"):
+            assert not matches(route, f"kyc.{foreign}")
         assert config["transforms.route.topic.replacement"] == "kyc.changes"
         assert matches(config["predicates.changes.pattern"], "kyc.changes")
         assert not matches(config["predicates.changes.pattern"], "kycXchanges")
@@ -122,7 +122,7 @@ def test_the_sql_quotes_identifiers() -> None:
     text = "\n".join(source_sql(parse_view(OTHER_VIEW, "other"), SETTINGS))
     assert 'ALTER TABLE "public"."Client" REPLICA IDENTITY FULL' in text
     odd = ConnectorSettings(
-        host="h", port=1, user="u", password="", dbname="d", schema="o#dd", publication="it's \"mine\""
+        host="h", port=1, user="u", password="", dbname="d", schema="o#dd", publication='it\'s "mine"'
     )
     text = "\n".join(source_sql(default_view(), odd))
     assert '"o#dd"."users"' in text
@@ -176,7 +176,8 @@ def beat(db: psycopg.Connection[Any]) -> int:
 class TestOnPostgres:
     def test_prepares_everything_that_is_promised(self, source: psycopg.Connection[Any]) -> None:
         identities = source.execute(
-            "SELECT relname, relreplident FROM pg_class WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+            "SELECT relname, relreplident FROM pg_class "
+            "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
         ).fetchall()
         tables = {"users", "kyc_records", "accounts", "kycache_heartbeat"}
         assert dict(identities) == dict.fromkeys(tables, "f")
@@ -227,11 +228,9 @@ class TestOnPostgres:
         assert marks(source) == {"kyc_records"}
 
     def test_a_rolled_back_truncate_is_not_named(self, source: psycopg.Connection[Any]) -> None:
-        with source.transaction():
-            with source.transaction() as savepoint:
-                source.execute("TRUNCATE accounts")
-                raise psycopg.Rollback(savepoint)
-            source.execute("TRUNCATE kyc_records")
+        source.execute(
+            "BEGIN; SAVEPOINT before; TRUNCATE accounts; ROLLBACK TO before; TRUNCATE kyc_records; COMMIT"
+        )
         assert marks(source) == {"kyc_records"}
 
     def test_a_forged_setting_cannot_name_a_table_that_has_rows(self, source: psycopg.Connection[Any]) -> None:
@@ -244,7 +243,8 @@ class TestOnPostgres:
         self, source: psycopg.Connection[Any]
     ) -> None:
         with source.transaction(force_rollback=True):
-            source.execute("CREATE ROLE clerk; GRANT TRUNCATE ON accounts TO clerk; GRANT USAGE ON SCHEMA public TO clerk")
+            source.execute("CREATE ROLE clerk; GRANT USAGE ON SCHEMA public TO clerk")
+            source.execute("GRANT TRUNCATE ON accounts TO clerk")
             source.execute("SET LOCAL ROLE clerk; TRUNCATE accounts; RESET ROLE")
             assert marks(source) == {"accounts"}
 

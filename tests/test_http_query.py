@@ -1,6 +1,5 @@
 """Query strings, headers and cursors, as far as they need no server."""
 
-import os
 import stat
 from pathlib import Path
 
@@ -132,7 +131,7 @@ class TestCursor:
         keys = cursor_keys(directory, ())
         assert cursor_keys(directory, ()) == keys
         path = directory.root / "cursor.keys"
-        assert stat.S_IMODE(os.stat(path).st_mode) == 0o600
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
         path.write_text(f"{NEW_KEY}\n{keys[0]}\n")
         assert cursor_keys(directory, ()) == (NEW_KEY, *keys)
 
@@ -144,7 +143,7 @@ class TestCursor:
     def test_bad_keys_name_where(self, tmp_path: Path, content: str) -> None:
         directory = DataDirectory(tmp_path)
         (tmp_path / "cursor.keys").write_text(content)
-        with pytest.raises(ConfigurationError, match="cursor.keys"):
+        with pytest.raises(ConfigurationError, match=r"cursor\.keys"):
             cursor_keys(directory, ())
         with pytest.raises(ConfigurationError, match=r"\[http\] cursor_keys"):
             cursor_keys(directory, ("short",))

@@ -1,0 +1,169 @@
+"""What SQL says the two reads must answer, and the comparison with what they do answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import httpx
+import psycopg
+
+STATUSES = ("PENDING", "VERIFIED", "REJECTED", "EXPIRED", "NONE")
+FRESH_TRIES = 20
+"""Each waits up to `[http] freshness_wait`, 3 s: a minute for a loaded machine to catch up."""
+
+Row = tuple[Any, ...]
+
+
+def _time(text: str | None, zone: str = "") -> str | None:
+    """Postgres's own text with `T` for the blank; its `+00` is `Z`, or nothing for infinities."""
+    if text is None:
+        return None
+    text = text.replace(" ", "T", 1)
+    return text.replace("+00", zone) if zone else text
+
+
+@dataclass
+class SqlTruth:
+    """Everything that the source holds at one moment."""
+
+    lsn: str
+    users: dict[str, Row] = field(default_factory=dict)
+    order: list[str] = field(default_factory=list)
+    kyc: dict[str, list[Row]] = field(default_factory=dict)
+    accounts: dict[str, list[Row]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, dsn: str) -> "SqlTruth":
+        """Read it in one transaction; the LSN is a token for all of it."""
+        with psycopg.connect(dsn) as db:
+            db.execute("SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+            db.execute("SET timezone = 'UTC'")
+            db.commit()
+            users = db.execute(
+                "SELECT user_id::text, first_name, last_name, email, phone, date_of_birth::text, address_line1,"
+                " address_line2, city, postal_code, country::text, region, created_at::text, updated_at::text"
+                " FROM users ORDER BY created_at DESC, user_id DESC"
+            ).fetchall()
+            kyc = db.execute(
+                "SELECT user_id::text, kyc_id::text, status::text, verified_at::text, doc_type, doc_reference,"
+                " updated_at::text FROM kyc_records ORDER BY updated_at DESC NULLS LAST, kyc_id DESC"
+            ).fetchall()
+            accounts = db.execute(
+                "SELECT user_id::text, account_id::text, account_type::text, account_no, balance::text, status,"
+                " opened_at::text FROM accounts ORDER BY opened_at ASC NULLS LAST, account_id ASC"
+            ).fetchall()
+            lsn = db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert lsn is not None
+        truth = cls(lsn[0], {r[0]: r for r in users}, [r[0] for r in users])
+        for row in kyc:
+            truth.kyc.setdefault(row[0], []).append(row)
+        for row in accounts:
+            truth.accounts.setdefault(row[0], []).append(row)
+        return truth
+
+    def status(self, user: str) -> str:
+        return str(self.kyc[user][0][2]) if user in self.kyc else "NONE"
+
+    def detail(self, user: str) -> dict[str, Any]:
+        r = self.users[user]
+        return {
+            "userId": user,
+            "firstName": r[1],
+            "lastName": r[2],
+            "email": r[3],
+            "phone": r[4],
+            "dateOfBirth": r[5],
+            "address": {"line1": r[6], "line2": r[7], "city": r[8], "postalCode": r[9], "country": r[10]},
+            "region": r[11],
+            "kycStatus": self.status(user),
+            "kyc": [
+                {
+                    "kycId": k[1],
+                    "status": k[2],
+                    "verifiedAt": _time(k[3]),
+                    "docType": k[4],
+                    "docReference": k[5],
+                    "updatedAt": _time(k[6]),
+                }
+                for k in self.kyc.get(user, [])
+            ],
+            "accounts": [
+                {
+                    "accountId": a[1],
+                    "accountType": a[2],
+                    "accountNo": a[3],
+                    "balance": a[4],
+                    "status": a[5],
+                    "openedAt": _time(a[6]),
+                }
+                for a in self.accounts.get(user, [])
+            ],
+            "createdAt": _time(r[12]),
+            "updatedAt": _time(r[13], "Z"),
+        }
+
+    def row(self, user: str) -> dict[str, Any]:
+        r = self.users[user]
+        return {"userId": user, "firstName": r[1], "lastName": r[2], "kycStatus": self.status(user)}
+
+
+def wait_fresh(client: httpx.Client, lsn: str) -> None:
+    """Wait until every shard covers `lsn`."""
+    answer = None
+    for _ in range(FRESH_TRIES):
+        answer = client.get("/users?size=1", headers={"Kycache-Min-LSN": lsn})
+        if answer.status_code == 200:
+            return
+    assert answer is not None
+    raise AssertionError(f"not fresh: {answer.status_code} {answer.text}")
+
+
+def differences(client: httpx.Client, truth: SqlTruth, *, size: int = 500) -> Iterator[str]:
+    """Where the two reads differ from SQL: every profile, every page of every filter and order, every cursor walk."""
+    for user in truth.order:
+        answer = client.get(f"/users/{user}")
+        if answer.status_code != 200 or answer.json() != truth.detail(user):
+            yield f"detail {user}: {answer.status_code} {answer.text} != {truth.detail(user)}"
+    regions = [None, *sorted({r[11] for r in truth.users.values() if r[11] is not None})]
+    for status, region, order in product([None, *STATUSES], regions, ["newest", "oldest"]):
+        users = [
+            u
+            for u in truth.order
+            if (status is None or truth.status(u) == status) and (region is None or truth.users[u][11] == region)
+        ]
+        if order == "oldest":
+            users.reverse()
+        query = f"size={size}&order={order}"
+        query += f"&kycStatus={status}" if status else ""
+        query += f"&region={region}" if region else ""
+        yield from _pages(client, query, [truth.row(u) for u in users], size)
+        yield from _walk(client, query, [truth.row(u) for u in users])
+
+
+def _pages(client: httpx.Client, query: str, rows: list[dict[str, Any]], size: int) -> Iterator[str]:
+    for number in range(1, len(rows) // size + 3):
+        body = client.get(f"/users?{query}&page={number}").json()
+        wanted = rows[(number - 1) * size : number * size]
+        if body.get("data") != wanted or body["page"]["total"] != len(rows):
+            yield f"page {number} of {query}: total {body.get('page')}, {len(rows)} in SQL"
+
+
+def _walk(client: httpx.Client, query: str, rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Forward to the end by `next`, and back to the start by `prev`."""
+    body = client.get(f"/users?{query}").json()
+    forward, pages = list(body["data"]), 1
+    while body["page"]["next"]:
+        body = client.get("/users", params={"cursor": body["page"]["next"]}).json()
+        forward += body["data"]
+        pages += 1
+    if forward != rows:
+        yield f"walk of {query}: {len(forward)} rows, {len(rows)} in SQL"
+    backward = list(body["data"])
+    while body["page"]["prev"]:
+        body = client.get("/users", params={"cursor": body["page"]["prev"]}).json()
+        backward = body["data"] + backward
+        pages -= 1
+        assert pages > 0, f"walking {query} back does not end"
+    if backward != rows:
+        yield f"walk back of {query}: {len(backward)} rows, {len(rows)} in SQL"

@@ -1,0 +1,181 @@
+"""`kycache status` against real shard files, whoever holds them and whatever became of them."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from command_line import RunCommand
+from shards import TOPIC, ShardUnderTest
+
+from kycache.actors.files import DataDirectory, Report
+from kycache.actors.freshness import Limits, Standing, status
+from kycache.actors.state import Position, ShardState
+from kycache.cli.status import describe
+from kycache.model.change import Beat, Change, Origin, Poison, Scope, Snapshot
+from kycache.model.values import uuid_bytes
+from kycache.model.view import View, default_view, load_view
+
+USER = "00000000-0000-0000-0000-00000000000b"
+AS_OF_MS = 1_700_000_000_123
+
+VIEW = """
+name = "people"
+[root]
+table = "users"
+key = "user_id"
+[root.columns]
+user_id = { name = "userId", type = "uuid" }
+born = { name = "born", type = "date" }
+[list]
+order = "born"
+fields = ["userId"]
+"""
+
+
+@pytest.fixture
+def view(tmp_path: Path) -> View:
+    (tmp_path / "view.toml").write_text(VIEW, encoding="utf-8")
+    (tmp_path / "kycache.toml").write_text(
+        # Nobody listens on TCP port 1: what the stores say must do.
+        "[view]\nfile = 'view.toml'\n[kafka]\nbootstrap = '127.0.0.1:1'\n",
+        encoding="utf-8",
+    )
+    return load_view(tmp_path / "view.toml")
+
+
+def whole(lsn: int = 100) -> Origin:
+    return Origin(Snapshot.WHOLE, None, lsn, AS_OF_MS - 1000, None)
+
+
+def streamed(lsn: int = 0x3168A10) -> Origin:
+    return Origin(Snapshot.STREAMED, 110, lsn, AS_OF_MS, 7)
+
+
+def fill(shard: ShardUnderTest) -> None:
+    """One user, a beat, a streamed change, and one record in quarantine."""
+    user = uuid_bytes(USER)
+    applied = shard.apply(
+        [
+            Beat(0, whole(), ()),
+            Change(1, whole(), 0, USER.encode(), user, user, (user, 1)),
+            Beat(2, streamed(), ()),
+            Poison(3, AS_OF_MS, USER.encode(), b"{", "not JSON", Scope.PROFILE, user, 0),
+        ]
+    )
+    assert applied.halt is None
+
+
+def entries(kycache: RunCommand) -> list[dict[str, Any]]:
+    ended = kycache("status", "--json")
+    assert ended.code == 0
+    assert ended.err == ""
+    shards: list[dict[str, Any]] = ended.json["shards"]
+    return shards
+
+
+def test_status_of_a_stopped_ingest(kycache_process: RunCommand, tmp_path: Path, view: View) -> None:
+    shard = ShardUnderTest(tmp_path / "data", view, shard=0, shards=2)
+    fill(shard)
+    shard.close()
+    ended = kycache_process("status", "--json")
+    assert ended.code == 0
+    assert ended.json["view"] == view.hash
+    first, second = ended.json["shards"]
+    assert first.pop("stalenessSeconds") >= 0
+    assert first.pop("reason").startswith("the last commit seen is ")
+    assert first == {
+        "shard": 0,
+        "state": "stale",
+        "users": 1,
+        "position": {"topic": TOPIC, "partition": 0, "offset": 4},
+        "lag": 0,
+        "watermark": "0/3168A10",
+        "asOf": "2023-11-14T22:13:20.123Z",
+        "quarantined": 1,
+        "suspect": 1,
+        "owner": None,
+    }
+    assert second["state"] == "bootstrapping"
+    assert second["position"] is None
+    assert second["users"] == 0
+
+
+def test_status_names_the_holder(kycache_process: RunCommand, tmp_path: Path, view: View) -> None:
+    shard = ShardUnderTest(tmp_path / "data", view)
+    fill(shard)
+    lock = shard.folder.lock()
+    assert lock is not None
+    try:
+        # The store stays open and locked here, as in an ingest that runs.
+        (entry,) = entries(kycache_process)
+    finally:
+        lock.release()
+        shard.close()
+    assert entry["owner"].endswith(f":{os.getpid()}")
+
+
+def test_status_tells_what_halted_a_shard(kycache_process: RunCommand, tmp_path: Path, view: View) -> None:
+    shard = ShardUnderTest(tmp_path / "data", view)
+    fill(shard)
+    shard.close()
+    shard.folder.write_report(Report("halted", "the log is cut", "run `kycache rebuild`"))
+    (entry,) = entries(kycache_process)
+    assert (entry["state"], entry["reason"]) == ("halted", "the log is cut; run `kycache rebuild`")
+    assert entry["users"] == 1
+    table = kycache_process("status").out
+    assert "halted" in table
+    assert "shard 0: the log is cut; run `kycache rebuild`" in table
+
+
+@pytest.mark.parametrize("keep_bytes", [0, 100, 8192])
+def test_status_of_a_truncated_file(
+    kycache_process: RunCommand, tmp_path: Path, view: View, keep_bytes: int
+) -> None:
+    shard = ShardUnderTest(tmp_path / "data", view)
+    fill(shard)
+    shard.close()
+    generation = shard.folder.current()
+    assert generation is not None
+    os.truncate(generation / "data.mdb", keep_bytes)
+    (entry,) = entries(kycache_process)
+    assert entry["state"] == "halted"
+    assert "data.mdb" in entry["reason"]
+    assert entry["users"] is None
+
+
+def test_status_of_nothing(kycache: RunCommand, view: View) -> None:
+    ended = kycache("status", "--json")
+    assert (ended.code, ended.json) == (0, {"view": view.hash, "shards": []})
+    assert "start `kycache ingest`" in kycache("status").out
+
+
+def test_another_view_is_refused(kycache: RunCommand, tmp_path: Path, view: View) -> None:
+    ShardUnderTest(tmp_path / "data", view).close()
+    (tmp_path / "kycache.toml").unlink()
+    ended = kycache("status", "--json")
+    assert ended.code == 5
+    assert default_view().hash in ended.err
+    assert view.hash in ended.err
+
+
+def test_damaged_node_file_is_refused(kycache: RunCommand, tmp_path: Path, view: View) -> None:
+    ShardUnderTest(tmp_path / "data", view).close()
+    (tmp_path / "data" / "node.json").write_text("{", encoding="utf-8")
+    ended = kycache("status")
+    assert ended.code == 5
+    assert "node.json is damaged" in ended.err
+
+
+@pytest.mark.parametrize(
+    ("high_water", "ends", "lag"),
+    [(40, None, 30), (10, {3: 50}, 40), (40, {3: 20}, 30), (40, {0: 99}, 30), (10, {3: 5}, 0)],
+)
+def test_lag_takes_the_greater_end(tmp_path: Path, high_water: int, ends: dict[int, int] | None, lag: int) -> None:
+    state = ShardState(Position("t", "id", 3, 10), bootstrapped=True, high_water=high_water)
+    standing = status(3, state, None, (), 0.0, Limits())
+    assert standing.standing is Standing.READY
+    entry = describe(DataDirectory(tmp_path), standing, ends)
+    assert entry["lag"] == lag
+    # No heartbeat row came: how fresh it is in the source's time cannot be known.
+    assert (entry["asOf"], entry["stalenessSeconds"], entry["watermark"]) == (None, None, None)
