@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -178,11 +178,14 @@ class DataDirectory:
             kept = {(d.kind, d.shard, d.offset): d for d in (*self.doubts(), *new)}
             write_whole(self.root / "suspect.json", msgspec.json.encode(list(kept.values())))
 
-    def clear_doubts(self, shard: int) -> None:
-        """A remedy was carried out for what `shard` had reported."""
+    def clear_doubts(self, shard: int, offsets: Collection[int] | None = None) -> None:
+        """A remedy was carried out for what `shard` had reported: all of it, or the records at `offsets`."""
         with (self.run / "suspect.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            kept = [d for d in self.doubts() if d.shard != shard]
+            known = self.doubts()
+            kept = [d for d in known if d.shard != shard or (offsets is not None and d.offset not in offsets)]
+            if len(kept) == len(known):
+                return
             if kept:
                 write_whole(self.root / "suspect.json", msgspec.json.encode(kept))
             else:

@@ -87,7 +87,14 @@ class Verdict(NamedTuple):
 class Fold:
     """Applies items of one shard. Holds no data of its own but what never changes."""
 
-    def __init__(self, shard: int, shard_count: int, tables: tuple[str, ...]) -> None:
+    def __init__(
+        self, shard: int, shard_count: int, tables: tuple[str, ...], *, halt_on_poison: bool = False
+    ) -> None:
+        """Args:
+        tables: names of the view's tables, for messages.
+        halt_on_poison: a record that cannot be decoded stops the shard instead of going to quarantine.
+        """
+        self.halt_on_poison = halt_on_poison
         self.shard = shard
         self.shard_count = shard_count
         self.tables = tables
@@ -269,6 +276,11 @@ class Fold:
         state.counters.truncated += profiles.every(drop)
 
     def _poison(self, state: ShardState, poison: Poison, profiles: Profiles) -> Verdict:
+        if self.halt_on_poison:
+            raise HaltShard(
+                f"shard {self.shard}: offset {poison.offset} cannot be applied: {poison.reason}",
+                "mend the source or the connector, or set `[ingest] poison` to quarantine and start ingest again",
+            )
         overdue: tuple[Mark, str] | tuple[()] = ()
         if poison.origin is not None:
             overdue = self._enter(state, poison.offset, poison.origin, profiles)

@@ -34,14 +34,15 @@ Numbers are freed only when the index is emptied: a column must mean one thing f
 
 Cost of a page of `size` rows over P shards of N rows each
 ----------------------------------------------------------
-Reading takes per shard the root, the filter's column, the nodes the page touches (one or two, mostly) and
-the buckets it touches: P x (3 records + 1..2 nodes) and size + P x about 1.5 `BUCKET_ROWS_MAX` rows. It does not
-depend on the page's number. N is in it only by the root, which has one fence per node (about N / 2,000 of
-them, 10 bytes each), found by bisection. A filter few rows match opens one bucket per match at worst, never
-one without. Keyset walks cost the same plus one bucket per shard.
+Read are, per shard, the root, the filter's column (two records), the one or two nodes and the buckets that
+the page touches: P x (3 + 1..2) records, and about `size` + P x 1.5 x `BUCKET_ROWS_MAX` rows. None of this depends
+on the page's number. N is in it only by the root, one fence per node: about N / 2,300 of them, 10 bytes each,
+read whole and searched by interpolation. A filter that few rows match opens at worst one bucket per match,
+and never one without. A keyset walk costs the same and one bucket per shard more; a rank costs that bucket.
 
-Upkeep is 2 x 2**filters counts for a row that moves, none for one that stays; the nodes and columns touched
-are written once per batch.
+Upkeep is at most 2 x 2**filters counts for a row that moves, none for one that stays where and what it is.
+The nodes and columns touched are written once per batch, so larger batches are cheaper per change. A backfill
+in list order fills buckets, nodes and LMDB's own pages; one in random order leaves them two thirds full.
 
 Byte order of stored counts is the machine's, as is that of the LMDB file around them.
 """
@@ -50,6 +51,7 @@ from __future__ import annotations
 
 import zlib
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -89,10 +91,11 @@ NODE_BYTES_MAX = 4_000
 
 COMBINATIONS_MAX = 3_072
 """Numbers given out for combinations of values, and for each subset's values. 15 subsets x 3,072 and their
-shared columns fit the 16 bits of a column; a subset has its own, so that none starves another's."""
+shared columns fit the 16 bits of a column. Every subset has its own, so that none starves another."""
 
 SHARED_COLUMNS = 256
-"""Columns per subset that values past the limit share: a question about one reads 1/256 of those rows."""
+"""Columns per subset that values past the limit share: a question about one reads the buckets of 1/256 of those
+rows."""
 
 ALL = 0
 """The column of all rows."""
@@ -164,6 +167,13 @@ _decode_values = msgspec.msgpack.Decoder(tuple[bytes | None, ...]).decode
 
 def empty_root(filter_count: int) -> Root:
     return Root(FORMAT, b"", 0, [0] * 2**filter_count, 0, b"", b"", [])
+
+
+def require_format(root: Root, filter_count: int) -> None:
+    """Refuse a directory made by another version, or for another view."""
+    if root.format != FORMAT or len(root.used) != 2**filter_count:
+        filters = len(root.used).bit_length() - 1
+        raise IndexDiffers(f"format {root.format} for {filters} filters, not {FORMAT} for {filter_count}")
 
 
 def node_key(node: int) -> bytes:
@@ -320,3 +330,110 @@ def column_record(nodes: list[int], counts: list[int]) -> bytes:
 def numbers(raw: bytes) -> list[int]:
     """The u32 numbers in `raw`."""
     return memoryview(raw).cast("I").tolist()
+
+
+class Node:
+    """A run of buckets, as in the store but with its columns apart."""
+
+    __slots__ = ("changed", "columns", "fences", "number", "shrunk")
+
+    def __init__(self, number: int, fences: list[bytes], columns: dict[int, bytearray]) -> None:
+        self.number = number
+        self.fences = fences
+        self.columns = columns
+        self.changed = False
+        self.shrunk = False  # a bucket has few rows left
+
+    @classmethod
+    def parse(cls, number: int, raw: bytes) -> Node:
+        record = decode_node(raw)
+        columns: dict[int, bytearray] = {}
+        start = 0
+        for column, size in zip(array("H", record.columns), record.sizes, strict=True):
+            columns[column] = bytearray(record.counts[start : start + size])
+            start += size
+        return cls(number, record.fences, columns)
+
+    def record(self) -> bytes:
+        columns = sorted(self.columns)
+        counts = [self.columns[column] for column in columns]
+        return encode(
+            NodeRecord(self.fences, array("H", columns).tobytes(), bytes(map(len, counts)), b"".join(counts))
+        )
+
+    def size(self) -> int:
+        """Bytes of the record, nearly."""
+        counts = self.columns.values()
+        return sum(map(len, counts)) + 3 * len(counts) + sum(map(len, self.fences)) + 2 * len(self.fences)
+
+    def rows(self) -> bytearray:
+        """Rows per bucket."""
+        return dense(self.columns.get(ALL, bytearray()), len(self.fences))
+
+    def rows_in(self, bucket: int) -> int:
+        counts = self.columns.get(ALL, b"")
+        if len(counts) == len(self.fences):
+            return counts[bucket]
+        return dense(counts, len(self.fences))[bucket]
+
+    def insert_bucket(self, after: int, fence: bytes, moved: Counter[int]) -> None:
+        """A bucket behind `after` takes over its rows from `fence` on: `moved` of each column."""
+        buckets = len(self.fences)
+        self.fences.insert(after + 1, fence)
+        for column, counts in self.columns.items():
+            count = moved.get(column, 0)
+            if not count and len(counts) != buckets:
+                half = len(counts) // 2
+                counts[:half] = counts[:half].translate(shifted(after))
+                continue
+            filled = dense(counts, buckets)
+            filled[after] -= count
+            filled.insert(after + 1, count)
+            self.columns[column] = packed(filled)
+
+    def split(self, at: int, number: int) -> Node:
+        """The buckets from `at` on leave to a new node."""
+        buckets = len(self.fences)
+        right = Node(number, self.fences[at:], {})
+        left: dict[int, bytearray] = {}
+        for column, counts in self.columns.items():
+            filled = dense(counts, buckets)
+            for columns, part in ((left, filled[:at]), (right.columns, filled[at:])):
+                if part.count(0) != len(part):
+                    columns[column] = packed(part)
+        self.fences = self.fences[:at]
+        self.columns = left
+        self.changed = right.changed = True
+        return right
+
+    def absorb(self, right: Node) -> None:
+        """Take over all buckets of the next node."""
+        mine, its = len(self.fences), len(right.fences)
+        for column in self.columns.keys() | right.columns.keys():
+            filled = dense(self.columns.get(column, bytearray()), mine)
+            filled += dense(right.columns.get(column, bytearray()), its)
+            self.columns[column] = packed(filled)
+        self.fences = self.fences + right.fences
+        self.changed = self.shrunk = True
+
+    def merge_buckets(self) -> None:
+        """Let small neighbours become one; no row moves, counts add up."""
+        rows = self.rows()
+        starts = [0]
+        together = rows[0]
+        for bucket in range(1, len(rows)):
+            if together + rows[bucket] <= BUCKET_ROWS_MERGE:
+                together += rows[bucket]
+            else:
+                starts.append(bucket)
+                together = rows[bucket]
+        self.shrunk = False
+        if len(starts) == len(rows):
+            return
+        ends = [*starts[1:], len(rows)]
+        for column, counts in self.columns.items():
+            filled = dense(counts, len(rows))
+            merged = bytearray(sum(filled[a:b]) for a, b in zip(starts, ends, strict=True))
+            self.columns[column] = packed(merged)
+        self.fences = [self.fences[start] for start in starts]
+        self.changed = True

@@ -17,6 +17,7 @@ The number of rows a bucket yields is checked against the directory in passing.
 
 from __future__ import annotations
 
+import sys
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Sequence
@@ -48,8 +49,8 @@ class Reads:
     buckets: int = 0
 
 
-class OrderSnapshot:
-    """One shard's index as one read transaction sees it; to be dropped with the transaction."""
+class _Shard:
+    """The records and rows of one shard in one read transaction."""
 
     def __init__(
         self,
@@ -58,20 +59,15 @@ class OrderSnapshot:
         rows: lmdb._Database,
         directory: lmdb._Database,
     ) -> None:
-        self.filter_count = filter_count
         self.reads = Reads()
         self._txn = txn
         self._directory = directory
         self._cursor = txn.cursor(rows)
         raw = self.get(order.ROOT_KEY)
         self.root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
-        if self.root.format != order.FORMAT or len(self.root.used) != 2**filter_count:
-            raise IndexDiffers(
-                f"format {self.root.format} with {len(self.root.used)} subsets of filters is not ours"
-            )
+        order.require_format(self.root, filter_count)
         self.nodes = memoryview(self.root.nodes).cast("I")
         self._parsed: dict[int, order.NodeRecord] = {}
-        self._views: dict[Where, View] = {}
 
     def get(self, key: bytes) -> bytes | None:
         """A record of the directory."""
@@ -114,27 +110,7 @@ class OrderSnapshot:
                     break
         return found
 
-    def view(self, where: Where) -> View:
-        """This shard's rows that match, as counts. `where` is remembered until the snapshot goes."""
-        view = self._views.get(where)
-        if view is None:
-            view = self._views[where] = self._view(where)
-        return view
-
-    def _view(self, where: Where) -> View:
-        if len(where) != self.filter_count:
-            raise ValueError(f"{len(where)} filter values where the view declares {self.filter_count}")
-        subset, key = _question(where)
-        if not subset:
-            return View(self, where, ALL, frozenset(), order.numbers(self.root.rows))
-        record = self.get(key)
-        if record is not None:
-            column, tags = int.from_bytes(record[:2], "big"), _tags(record[2:])
-            return View(self, where, column, tags, self._column(column))
-        column = order.shared_column(subset, where)
-        return _Recounted(self, where, column, self._column(column))
-
-    def _column(self, column: int) -> list[int]:
+    def column(self, column: int) -> list[int]:
         """Rows per node, in the order of nodes."""
         raw = self.get(order.column_key(column))
         if raw is None:
@@ -144,6 +120,45 @@ class OrderSnapshot:
             return order.numbers(raw[half:])
         counts = dict(zip(order.numbers(raw[:half]), order.numbers(raw[half:]), strict=True))
         return list(map(counts.get, self.nodes, repeat(0)))
+
+
+class OrderSnapshot:
+    """One shard's index as one read transaction sees it; to be dropped with the transaction."""
+
+    def __init__(
+        self,
+        filter_count: int,
+        txn: lmdb.Transaction[bytes],
+        rows: lmdb._Database,
+        directory: lmdb._Database,
+    ) -> None:
+        # Apart, so that views do not point back at what remembers them: a cycle per request would be left
+        # to the garbage collector.
+        self.shard = _Shard(filter_count, txn, rows, directory)
+        self.reads = self.shard.reads
+        self._filter_count = filter_count
+        self._views: dict[Where, View] = {}
+
+    def view(self, where: Where) -> View:
+        """This shard's rows that match, as counts. It is remembered until the snapshot goes."""
+        view = self._views.get(where)
+        if view is None:
+            view = self._views[where] = self._view(where)
+        return view
+
+    def _view(self, where: Where) -> View:
+        if len(where) != self._filter_count:
+            raise ValueError(f"{len(where)} filter values, not {self._filter_count}")
+        shard = self.shard
+        subset, key = _question(where)
+        if not subset:
+            return View(shard, where, ALL, frozenset(), order.numbers(shard.root.rows))
+        record = shard.get(key)
+        if record is not None:
+            column, tags = int.from_bytes(record[:2], "big"), _tags(record[2:])
+            return View(shard, where, column, tags, shard.column(column))
+        column = order.shared_column(subset, where)
+        return _Recounted(shard, where, column, shard.column(column))
 
 
 @lru_cache(maxsize=256)
@@ -177,7 +192,7 @@ class View:
     """The rows of one shard that match one question."""
 
     def __init__(
-        self, shard: OrderSnapshot, where: Where, column: int, tags: frozenset[bytes], counts: list[int]
+        self, shard: _Shard, where: Where, column: int, tags: frozenset[bytes], counts: list[int]
     ) -> None:
         self.shard = shard
         self.where = where
@@ -186,9 +201,9 @@ class View:
         self.nodes = Units(shard.root.fences, counts)
         self.total = self.nodes.before[-1]
 
-    def counts(self, at: int) -> bytes:
-        """Matching rows in the buckets of the node at a position of the root, see `order.dense`."""
-        return column_counts(self.shard.node(self.shard.nodes[at]), self.column)
+    def counts(self, at: int, record: order.NodeRecord) -> bytes:  # noqa: ARG002
+        """Matching rows in the buckets of a node, the one at this place in the root; see `order.dense`."""
+        return column_counts(record, self.column)
 
     def buckets(self, first: int, end: int) -> Units:
         """The buckets of some nodes. Where few have a matching row, those between are put together."""
@@ -201,7 +216,8 @@ class View:
                 fences.append(self.nodes.fences[at])
                 counts.append(0)
                 continue
-            record, column = shard.node(shard.nodes[at]), self.counts(at)
+            record = shard.node(shard.nodes[at])
+            column = self.counts(at, record)
             if len(column) == len(record.fences):
                 fences += record.fences
                 counts += column
@@ -263,7 +279,7 @@ class View:
 class _Recounted(View):
     """As View, for values past the limit: what their shared column counts is read, and counted anew."""
 
-    def __init__(self, shard: OrderSnapshot, where: Where, column: int, counts: list[int]) -> None:
+    def __init__(self, shard: _Shard, where: Where, column: int, counts: list[int]) -> None:
         super().__init__(shard, where, column, frozenset(), counts)
         self._exact = {at: self._recount(at) for at, count in enumerate(counts) if count}
         self.nodes = Units(
@@ -282,7 +298,7 @@ class _Recounted(View):
                     exact[bucket] += self.matches(value)
         return bytes(exact)
 
-    def counts(self, at: int) -> bytes:
+    def counts(self, at: int, record: order.NodeRecord) -> bytes:  # noqa: ARG002
         return self._exact[at]
 
 
@@ -306,10 +322,13 @@ def column_counts(record: order.NodeRecord, column: int) -> bytes:
     buckets = len(record.fences)
     if column == ALL and record.sizes[:1] == bytes((buckets,)):
         return record.counts[:buckets]
-    columns = array("H", record.columns)
-    at = bisect_left(columns, column)
-    if at == len(columns) or columns[at] != column:
+    number = column.to_bytes(2, sys.byteorder)
+    place = record.columns.find(number)
+    while place > 0 and place % 2:  # two halves of neighbours
+        place = record.columns.find(number, place + 1)
+    if place < 0:
         return b""
+    at = place // 2
     start = sum(record.sizes[:at])
     return record.counts[start : start + record.sizes[at]]
 
@@ -322,7 +341,7 @@ def _start(shards: Sequence[Units], rank: int, *, near: bytes = b"", slack: int 
 
     Args:
         near: a string known to have at most `rank` rows in units that begin before it.
-        slack: rows the answer may lie too low, where reading them costs less than looking on.
+        slack: rows, beside one unit's, the answer may lie too low: reading them costs less than looking on.
     """
     fences = [units.fences for units in shards]
     rows = [units.before for units in shards]
@@ -484,11 +503,11 @@ def check(shard: OrderSnapshot) -> None:
     Raises:
         IndexDiffers: with the first difference found.
     """
-    _Recount(shard).run()
+    _Recount(shard.shard).run()
 
 
 class _Recount:
-    def __init__(self, shard: OrderSnapshot) -> None:
+    def __init__(self, shard: _Shard) -> None:
         self._root = shard.root
         self._numbers = shard.nodes.tolist()
         self._stored, self._rows = shard.everything()

@@ -19,7 +19,7 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from . import order
-from .order import ALL, BUCKET_ROWS_MAX, NODE_BUCKETS_MAX, Entry, IndexDiffers
+from .order import ALL, BUCKET_ROWS_MAX, NODE_BUCKETS_MAX, Entry, IndexDiffers, Node
 
 if TYPE_CHECKING:
     import lmdb
@@ -47,113 +47,6 @@ _Move = tuple[bytes, Known | None, bytes | None, Known | None, bytes | None]
 """What happens to one key: (key, known before, stored before, known after, value after); None is no row."""
 
 
-class _Node:
-    """A run of buckets, as in the store but with its columns apart."""
-
-    __slots__ = ("changed", "columns", "fences", "number", "shrunk")
-
-    def __init__(self, number: int, fences: list[bytes], columns: dict[int, bytearray]) -> None:
-        self.number = number
-        self.fences = fences
-        self.columns = columns
-        self.changed = False
-        self.shrunk = False  # a bucket has few rows left
-
-    @classmethod
-    def parse(cls, number: int, raw: bytes) -> _Node:
-        record = order.decode_node(raw)
-        columns: dict[int, bytearray] = {}
-        start = 0
-        for column, size in zip(array("H", record.columns), record.sizes, strict=True):
-            columns[column] = bytearray(record.counts[start : start + size])
-            start += size
-        return cls(number, record.fences, columns)
-
-    def record(self) -> bytes:
-        columns = sorted(self.columns)
-        counts = [self.columns[column] for column in columns]
-        return order.encode(
-            order.NodeRecord(self.fences, array("H", columns).tobytes(), bytes(map(len, counts)), b"".join(counts))
-        )
-
-    def size(self) -> int:
-        """Bytes of the record, nearly."""
-        counts = self.columns.values()
-        return sum(map(len, counts)) + 3 * len(counts) + sum(map(len, self.fences)) + 2 * len(self.fences)
-
-    def rows(self) -> bytearray:
-        """Rows per bucket."""
-        return order.dense(self.columns.get(ALL, bytearray()), len(self.fences))
-
-    def rows_in(self, bucket: int) -> int:
-        counts = self.columns.get(ALL, b"")
-        if len(counts) == len(self.fences):
-            return counts[bucket]
-        return order.dense(counts, len(self.fences))[bucket]
-
-    def insert_bucket(self, after: int, fence: bytes, moved: Counter[int]) -> None:
-        """A bucket behind `after` takes over its rows from `fence` on: `moved` of each column."""
-        buckets = len(self.fences)
-        self.fences.insert(after + 1, fence)
-        for column, counts in self.columns.items():
-            count = moved.get(column, 0)
-            if not count and len(counts) != buckets:
-                half = len(counts) // 2
-                counts[:half] = counts[:half].translate(order.shifted(after))
-                continue
-            filled = order.dense(counts, buckets)
-            filled[after] -= count
-            filled.insert(after + 1, count)
-            self.columns[column] = order.packed(filled)
-
-    def split(self, at: int, number: int) -> _Node:
-        """The buckets from `at` on leave to a new node."""
-        buckets = len(self.fences)
-        right = _Node(number, self.fences[at:], {})
-        left: dict[int, bytearray] = {}
-        for column, counts in self.columns.items():
-            filled = order.dense(counts, buckets)
-            for columns, part in ((left, filled[:at]), (right.columns, filled[at:])):
-                if part.count(0) != len(part):
-                    columns[column] = order.packed(part)
-        self.fences = self.fences[:at]
-        self.columns = left
-        self.changed = right.changed = True
-        return right
-
-    def absorb(self, right: _Node) -> None:
-        """Take over all buckets of the next node."""
-        mine, its = len(self.fences), len(right.fences)
-        for column in self.columns.keys() | right.columns.keys():
-            filled = order.dense(self.columns.get(column, bytearray()), mine)
-            filled += order.dense(right.columns.get(column, bytearray()), its)
-            self.columns[column] = order.packed(filled)
-        self.fences = self.fences + right.fences
-        self.changed = self.shrunk = True
-
-    def merge_buckets(self) -> None:
-        """Let small neighbours become one; no row moves, counts add up."""
-        rows = self.rows()
-        starts = [0]
-        together = rows[0]
-        for bucket in range(1, len(rows)):
-            if together + rows[bucket] <= order.BUCKET_ROWS_MERGE:
-                together += rows[bucket]
-            else:
-                starts.append(bucket)
-                together = rows[bucket]
-        self.shrunk = False
-        if len(starts) == len(rows):
-            return
-        ends = [*starts[1:], len(rows)]
-        for column, counts in self.columns.items():
-            filled = order.dense(counts, len(rows))
-            merged = bytearray(sum(filled[a:b]) for a, b in zip(starts, ends, strict=True))
-            self.columns[column] = order.packed(merged)
-        self.fences = [self.fences[start] for start in starts]
-        self.changed = True
-
-
 class _Directory:
     """The mirror of a shard's directory, read as needed within one transaction after the other."""
 
@@ -162,8 +55,7 @@ class _Directory:
         self.txn: lmdb.Transaction[bytes] | None = None
         self._database = database
         root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
-        if root.format != order.FORMAT or len(root.used) != 2**filter_count:
-            raise IndexDiffers(f"format {root.format} with {len(root.used)} subsets of filters is not ours")
+        order.require_format(root, filter_count)
         self.used = root.used
         self.overflowing = root.overflowing
         self.fences = root.fences
@@ -171,11 +63,11 @@ class _Directory:
         self._next_node = root.next_node
         self._counts = {ALL: dict(zip(self.order, order.numbers(root.rows), strict=True))}
         self._stale: set[int] = set()  # columns whose record is older than self._counts
-        self._nodes: dict[int, _Node] = {}
+        self._nodes: dict[int, Node] = {}
         self._known: dict[tuple[bytes | None, ...], Known] = {}
         self._tags: dict[bytes, Known] = {}
         if not self.order:
-            self._add(0, _Node(self.take_number(), [b""], {}))
+            self._add(0, Node(self.take_number(), [b""], {}))
 
     def get(self, key: bytes) -> bytes | None:
         assert self.txn is not None
@@ -194,7 +86,7 @@ class _Directory:
 
     def _meet(self, values: tuple[bytes | None, ...]) -> Known:
         if 1 << len(values) != len(self.used):
-            raise ValueError(f"{len(values)} filter values where the view declares another number")
+            raise ValueError(f"{len(values)} filter values, not {len(self.used).bit_length() - 1}")
         key = order.combination_key(values)
         tag = self.get(key)
         fresh = tag is None and self.used[0] < order.COMBINATIONS_MAX
@@ -244,7 +136,7 @@ class _Directory:
         self._next_node += 1
         return self._next_node
 
-    def node(self, at: int) -> _Node:
+    def node(self, at: int) -> Node:
         """The node at a position of the root."""
         number = self.order[at]
         node = self._nodes.get(number)
@@ -252,7 +144,7 @@ class _Directory:
             raw = self.get(order.node_key(number))
             if raw is None:
                 raise IndexDiffers(f"node {number} is missing")
-            node = self._nodes[number] = _Node.parse(number, raw)
+            node = self._nodes[number] = Node.parse(number, raw)
         return node
 
     def end(self, at: int, bucket: int) -> bytes | None:
@@ -273,7 +165,7 @@ class _Directory:
             counts = self._counts[column] = dict(zip(numbers[:half], numbers[half:], strict=True))
         return counts
 
-    def add(self, node: _Node, bucket: int, gained: dict[Known, int]) -> None:
+    def add(self, node: Node, bucket: int, gained: dict[Known, int]) -> None:
         """Count rows that came to a bucket, or (negative) went."""
         deltas: dict[int, int] = {}
         for known, delta in gained.items():
@@ -311,7 +203,7 @@ class _Directory:
             held[right.number] = moved
             held[node.number] -= moved
 
-    def _add(self, at: int, node: _Node) -> None:
+    def _add(self, at: int, node: Node) -> None:
         self.order.insert(at, node.number)
         self.fences.insert(at, node.fences[0])
         self._nodes[node.number] = node
@@ -345,7 +237,7 @@ class _Directory:
             left.merge_buckets()
         for column, counts in right.columns.items():
             held = self.count(column)
-            del held[right.number]
+            held.pop(right.number, None)
             held[left.number] = held.get(left.number, 0) + sum(order.dense(counts, len(right.fences)))
         self.count(ALL).pop(right.number, None)
         del self.order[at + 1], self.fences[at + 1], self._nodes[right.number]
@@ -421,8 +313,11 @@ class OrderWriter:
             txn: a write transaction. Abort it if this raises.
             moves: (old, new) per user, in any order; None where there is no row before, or after.
 
+        A move from an entry to its equal is skipped unseen.
+
         Raises:
             IndexDiffers: an `old` is not what the index holds, or a `new` is there already.
+            ValueError: a key or the number of filter values is out of range.
         """
         # Whatever goes wrong below, the mirror is out of step then.
         directory, self._mirror = self._open(txn), None
@@ -514,7 +409,7 @@ class _Pass:
                     end = b""
         self._count(node, bucket, rows, gained)
 
-    def _count(self, node: _Node, bucket: int, rows: int, gained: dict[Known, int]) -> None:
+    def _count(self, node: Node, bucket: int, rows: int, gained: dict[Known, int]) -> None:
         if gained:
             self._directory.add(node, bucket, gained)
             gained.clear()

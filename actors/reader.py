@@ -19,7 +19,17 @@ from .environment import Environments
 from .files import ShardFolder
 from .order_reader import OrderSnapshot
 from .state import ShardState
-from .store import FORMAT, Databases, Identity, check_identity, key_columns, open_databases, read_state
+from .store import (
+    FORMAT,
+    Databases,
+    Identity,
+    Quarantined,
+    check_identity,
+    key_columns,
+    open_databases,
+    read_quarantine,
+    read_state,
+)
 
 
 class NoStore(Refused):
@@ -48,6 +58,10 @@ class ShardSnapshot:
         """What is known about a user; None where nothing is."""
         data = self._txn.get(user, db=self._databases.profiles)
         return None if data is None else unpack_profile(data, self._columns)
+
+    def quarantine(self, first: int = 0) -> list[Quarantined]:
+        """A page of the records in quarantine, from offset `first` on."""
+        return read_quarantine(self._txn, self._databases, first)
 
 
 class ShardReader:

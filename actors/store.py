@@ -25,7 +25,7 @@ from kycache.model.view import View
 
 from .environment import Environments, grow_ahead
 from .files import Doubt
-from .fold import Fold, HaltShard
+from .fold import Fold, HaltShard, Verdict
 from .order import Entry
 from .order_writer import OrderWriter
 from .state import Position, ShardState
@@ -38,6 +38,9 @@ MARKERS_KEPT_MS = 7 * 24 * 3600 * 1000
 
 MARKERS_PER_BATCH_MAX = 1_000
 """Markers dropped in one batch, so that a day's worth of deletes falling due stalls nothing."""
+
+QUARANTINE_PAGE = 500
+"""Records of a quarantine read at once; each may be megabytes, most are hundreds of bytes."""
 
 SWEEP_CHUNK = 2_000
 """Profiles edited between two writes of the order index in a sweep: bounds memory, not the transaction."""
@@ -65,6 +68,14 @@ class Quarantined(msgspec.Struct, array_like=True, frozen=True):
     scope: str
     user: bytes | None
     table: int | None
+
+
+class Settled(NamedTuple):
+    """What became of a record in quarantine; `gone`: it is there no more."""
+
+    offset: int
+    gone: bool
+    outcome: str
 
 
 class Applied(NamedTuple):
@@ -126,6 +137,7 @@ _IDENTITY = b"identity"
 _STATE = b"state"
 _encode = msgspec.msgpack.Encoder().encode
 _decode_state = msgspec.msgpack.Decoder(ShardState).decode
+_decode_quarantined = msgspec.msgpack.Decoder(Quarantined).decode
 _decode_identity = msgspec.msgpack.Decoder(Identity).decode
 
 
@@ -135,6 +147,20 @@ def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardSta
     if data is None:
         raise Refused("the store holds no state: its creation was cut off", "run `kycache rebuild`")
     return _decode_state(data)
+
+
+def read_quarantine(
+    txn: "lmdb.Transaction[bytes]", databases: Databases, first: int = 0, limit: int = QUARANTINE_PAGE
+) -> list[Quarantined]:
+    """Up to `limit` records in quarantine from offset `first` on."""
+    found: list[Quarantined] = []
+    with txn.cursor(db=databases.quarantine) as cursor:
+        if cursor.set_range(first.to_bytes(8, "big")):
+            for _, data in cursor:
+                if len(found) == limit:
+                    break
+                found.append(_decode_quarantined(data))
+    return found
 
 
 def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> None:
@@ -173,9 +199,12 @@ class Store:
         view: View,
         identity: Identity,
         mark: Callable[[tuple[Doubt, ...]], None],
+        *,
+        halt_on_poison: bool = False,
     ) -> None:
         """Args:
         mark: writes what puts the whole data directory in doubt, durably.
+        halt_on_poison: a record that cannot be decoded stops the shard.
 
         Raises:
             Refused: the file is damaged, or another shard's.
@@ -186,7 +215,8 @@ class Store:
         self._environments = environments
         self._mark = mark
         self._key_columns = key_columns(view)
-        self._fold = Fold(identity.shard, identity.shards, tuple(t.name for t in view.tables))
+        names = tuple(t.name for t in view.tables)
+        self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
         self._environment = environments.lease(generation, identity.shard)
         try:
             self._databases = open_databases(self._environment)
@@ -248,16 +278,65 @@ class Store:
         doubts: list[Doubt] = []
         for item in items:
             try:
-                verdict = self._fold.apply(state, item, work)
+                verdict = self._fold_one(work, state, item)
             except HaltShard as error:
                 return _Halt(item.offset, error), doubts
-            if isinstance(item, Poison):
-                work.quarantine(item)
-            elif isinstance(item, Change) and item.values is None:
-                work.note_marker(item)
             if verdict.mark is not None:
                 doubts.append(Doubt(verdict.mark.value, self.shard, item.offset, verdict.reason))
         return None, doubts
+
+    def _fold_one(self, work: "Work", state: ShardState, item: Item) -> Verdict:
+        verdict = self._fold.apply(state, item, work)
+        if isinstance(item, Poison):
+            work.quarantine(item)
+        elif isinstance(item, Change) and item.values is None:
+            work.note_marker(item)
+        return verdict
+
+    def settle(self, offsets: Sequence[int], redecode: Callable[[Quarantined], Item] | None) -> list[Settled]:
+        """Take records out of quarantine: applied as they are now understood, or dropped. Blocking.
+
+        Args:
+            redecode: what a record means now; None drops the records unread.
+
+        Returns:
+            For each offset, what became of it. What cannot be applied yet stays.
+        """
+        try:
+            with self._environment.begin(write=True) as txn:
+                work = Work(txn, self._databases, self.renderer, self._key_columns, self._order)
+                state = read_state(txn, self._databases)
+                settled = [self._settle_one(work, state, offset, redecode) for offset in offsets]
+                work.finish(state)
+                txn.put(_STATE, _encode(state), db=self._databases.meta)
+        except BaseException:
+            self._order.forget()
+            raise
+        return settled
+
+    def _settle_one(
+        self,
+        work: "Work",
+        state: ShardState,
+        offset: int,
+        redecode: Callable[[Quarantined], Item] | None,
+    ) -> Settled:
+        record = work.quarantined(offset)
+        if record is None:
+            return Settled(offset, gone=True, outcome="not in quarantine")
+        outcome = "dropped"
+        if redecode is not None:
+            item = redecode(record)
+            if isinstance(item, Poison):
+                return Settled(offset, gone=False, outcome=f"kept: {item.reason}")
+            try:
+                outcome = self._fold_one(work, state, item).outcome.value
+            except HaltShard as error:
+                return Settled(offset, gone=False, outcome=f"kept: {error.problem}")
+        work.release(record)
+        state.quarantined -= 1
+        state.doubts = tuple(o for o in state.doubts if o != offset)
+        return Settled(offset, gone=True, outcome=outcome)
 
     def grow_map(self) -> None:
         """Double the reserved address space, with no transaction open (FAULTS 10)."""
@@ -393,6 +472,19 @@ class Work:
             poison.table,
         )
         self._txn.put(poison.offset.to_bytes(8, "big"), _encode(record), db=self._databases.quarantine)
+
+    def quarantined(self, offset: int) -> Quarantined | None:
+        """The record in quarantine at an offset."""
+        data = self._txn.get(offset.to_bytes(8, "big"), db=self._databases.quarantine)
+        return None if data is None else _decode_quarantined(data)
+
+    def release(self, record: Quarantined) -> None:
+        """Take a record out of quarantine, and with it the suspicion it raised."""
+        self._txn.delete(record.offset.to_bytes(8, "big"), db=self._databases.quarantine)
+        if record.user is not None:
+            profile = self.get(record.user)
+            profile.suspicions = tuple(s for s in profile.suspicions if s.offset != record.offset)
+            self.touch(record.user)
 
     def note_marker(self, change: Change) -> None:
         """Remember when the delete marker of `change` falls due."""

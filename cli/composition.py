@@ -56,6 +56,7 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         topic=kafka.topic,
         group=kafka.group,
         key_form=kafka.key,
+        halt_on_poison=settings.ingest.poison == "halt",
         security={name: value for name, value in security.items() if value is not None},
     )
 

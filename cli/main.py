@@ -17,6 +17,7 @@ from .connector import connector
 from .demo import demo
 from .doctor import doctor
 from .invocation import Invocation
+from .quarantine import app as quarantine
 from .rebuild import rebuild
 from .service import ingest, node, web
 from .settings import CONFIG_VARIABLE
@@ -58,6 +59,7 @@ def options(
 
 for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
     app.command()(_command)
+app.add_typer(quarantine, name="quarantine")
 
 
 def main(arguments: list[str] | None = None) -> None:

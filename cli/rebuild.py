@@ -19,7 +19,11 @@ def rebuild(
 
     A shard's former generation is given up; it answers as `bootstrapping` until the log is read again.
     """
-    from kycache.ingest.control import rebuild_shard  # here, as Kafka's client takes its time to import
+    from kycache.ingest.control import (
+        Request,
+        Worker,
+        command_shard,
+    )  # here, as Kafka's client takes its time to import
 
     settings = invocation(context).settings()
     view = settings.load_view()
@@ -39,5 +43,9 @@ def rebuild(
         named = f"shard {', '.join(map(str, shards))}" if shard else f"all {home.shards} shards"
         typer.confirm(f"Give up what {named} of {directory.root} hold, and read the log again?", abort=True)
     for number in shards:
-        rebuild_shard(kafka, directory, view, number, lambda: environments(settings, readonly=False))
+        command_shard(
+            directory,
+            Request("rebuild", number),
+            lambda: Worker(kafka, directory, environments(settings, readonly=False), view),
+        )
         typer.echo(f"shard {number}: starts over from offset 0")

@@ -18,7 +18,7 @@ from .layout import CONNECTOR, Layout
 from .ports import HOST
 
 FORMAT_TIMEOUT_S = 60.0
-JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+JVM_OPTIONS = ("-Xmx512m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData")
 """Kafka's and Connect's defaults are 1 and 2 GB; the demo's load needs a tenth. Optimising compiler and parallel
 collectors would take one of two cores for the whole start."""
 

@@ -24,8 +24,8 @@ STOP_TIMEOUT_S = 10.0
 """What a child may take to stop: a JVM or a draining web server needs a few seconds, nobody needs more."""
 
 RESTART_BACKOFF_MAX_S = 5.0
-STEADY_AFTER_S = 10.0
-"""A child that ran this long was well; its next death starts the backoff anew."""
+STEADY_AFTER_S = 3.0
+"""A child that was well and ran this long since its last start: its next death starts the backoff anew."""
 
 EARLY_DEATHS_MAX = 4
 """Deaths before the child was ever well that end the demo: by then it will not get better by itself."""
@@ -116,7 +116,7 @@ class Child:
             return False
         now = time.monotonic()
         if self._due_at == 0.0:
-            if now - self._started_at > STEADY_AFTER_S:
+            if self._was_well and now - self._started_at > STEADY_AFTER_S:
                 self._deaths = 0
             self._deaths += 1
             if self._deaths >= EARLY_DEATHS_MAX and not self._was_well:

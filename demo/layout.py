@@ -84,6 +84,10 @@ rootLogger.level = warn
 rootLogger.appenderRef.out.ref = out
 logger.debezium.name = io.debezium
 logger.debezium.level = info
+logger.threads.name = io.debezium.util.Threads
+logger.threads.level = warn
+logger.jdbc.name = io.debezium.jdbc
+logger.jdbc.level = warn
 logger.kafkaserver.name = kafka.server.KafkaRaftServer
 logger.kafkaserver.level = info
 """

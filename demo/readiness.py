@@ -11,6 +11,9 @@ from kycache.model.errors import ConfigurationError
 
 from . import loopback
 
+FRESH_S = 5.0
+"""Ten beats; less than any start takes, so that an earlier start's last beat is never taken for a new one."""
+
 _USERS_SAMPLE = re.compile(rb"^kycache_shard_users\{[^}]*\} (\S+)$", re.MULTILINE)
 
 
@@ -27,8 +30,12 @@ class ReadyFacts:
 
 
 def is_ready(http: str) -> bool:
-    """Whether `/readyz` answers 200."""
-    return loopback.get(f"{http}/readyz") is not None
+    """Whether every shard is ready and changes flow: what an earlier start has left may be whole, and old."""
+    answer = loopback.get(f"{http}/readyz?strict=1")
+    if answer is None:
+        return False
+    ages = [shard["stalenessSeconds"] for shard in json.loads(answer)["shards"]]
+    return all(age is not None and age < FRESH_S for age in ages)
 
 
 def listed_users(http: str) -> int | None:

@@ -22,6 +22,9 @@ from .relay_settings import RelaySettings
 FLUSH_TIMEOUT_S = 60.0
 """How long a broker may take for one batch; after it the process ends and its owner starts it again."""
 
+CLOSE_TIMEOUT_S = 3.0
+"""A batch in hand is relayed well within; one that is not comes again after the next start."""
+
 LINGER_MS = 1_000
 """Longer than a batch takes: the flush sends. With 0 the sender thread wakes at every message, which costs
 three times as much as the sending."""
@@ -32,7 +35,10 @@ BATCH_BYTES = 256 * 1024
 MESSAGE_BYTES_MAX = 16 * 1024 * 1024
 """A row beyond the client's usual megabyte must not stop the engine for good."""
 
-JVM_OPTIONS = ["-XX:TieredStopAtLevel=1", "-Xms64m", "-Xmx512m", "--enable-native-access=ALL-UNNAMED"]
+JVM_OPTIONS = [
+    *("-Xms64m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),
+    "--enable-native-access=ALL-UNNAMED",
+]
 """A laptop runs this beside everything else: 512 MB holds Debezium's queue of 8192 events many times over, and
 the optimising compiler would take one of two cores for the whole start."""
 
@@ -101,7 +107,10 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     threading.Thread(target=run, name="engine", daemon=True).start()
     ended.wait()
-    engine.close()
+    # In a thread, for a broker that is gone holds the batch in hand, and the engine waits for that.
+    closing = threading.Thread(target=engine.close, name="close", daemon=True)
+    closing.start()
+    closing.join(CLOSE_TIMEOUT_S)
     return 0 if asked.is_set() else 1
 
 

@@ -1,6 +1,5 @@
 """`kycache demo`: everything from an empty folder to two answering APIs, and kept so until it is told to stop."""
 
-import json
 import shlex
 import signal
 import sys
@@ -19,6 +18,7 @@ from kycache.model.view import default_view
 
 from . import people, postgres
 from .children import POLL_S, Child, Program, stopping
+from .configuration import write_configuration
 from .layout import TOPIC
 from .ports import HOST
 from .progress import Narrator
@@ -92,7 +92,7 @@ def _run(options: DemoOptions, narrator: Narrator, owned: ExitStack) -> None:
     with narrator.step("Starting PostgreSQL and Kafka"):
         stack.start_servers()
     _fill(options, narrator, stack)
-    configuration = _write_configuration(workspace, stack)
+    configuration = write_configuration(layout, workspace.http, stack.connect_url)
     with narrator.step("Starting Debezium"):
         stack.start_debezium()
     ingest = _kycache("ingest", workspace, configuration)
@@ -133,29 +133,6 @@ def _kycache(command: str, workspace: Workspace, configuration: Path) -> Child:
             directory=workspace.layout.directory,
         )
     )
-
-
-def _write_configuration(workspace: Workspace, stack: Stack) -> Path:
-    """`kycache.toml`, with which every other command speaks to this demo; for the owner, it holds a password."""
-    layout = workspace.layout
-    sections: dict[str, dict[str, str | int]] = {
-        "data": {"dir": str(layout.directory / "data")},
-        "kafka": {"bootstrap": layout.bootstrap, "topic": TOPIC, "group": "kycache"},
-        "source": {"dsn": stack.dsn},
-        "connector": {"partitions": layout.partitions},
-        "http": {"host": HOST, "port": workspace.http},
-        "snapshots": {"store": (layout.directory / "snapshots").as_uri()},
-    }
-    if stack.connect_url:
-        sections["connect"] = {"url": stack.connect_url}
-    text = "# Written by `kycache demo` at every start.\n" + "".join(
-        f"\n[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
-        for name, values in sections.items()
-    )
-    path = layout.directory / "kycache.toml"
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 class _Demo:

@@ -133,8 +133,7 @@ class Answers:
         return cursor
 
     def _freshness(self, snapshots: Sequence[ShardSnapshot], *, suspect: bool = False) -> Freshness:
-        unready = [s.shard for s in snapshots if not s.state.bootstrapped]
-        if unready:
+        if not all(s.state.bootstrapped for s in snapshots):
             raise _not_ready()
         return freshness([s.state for s in snapshots], self._router.doubts(), profile_suspect=suspect)
 

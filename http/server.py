@@ -144,4 +144,5 @@ def _config(listener: socket.socket, settings: HttpSettings) -> Config:
     config.include_server_header = False
     config.accesslog = None  # paths hold user ids
     config.errorlog = logging.getLogger("kycache.http.hypercorn")
+    config.errorlog.setLevel(logging.WARNING)  # who starts the server says where it listens
     return config

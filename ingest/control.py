@@ -1,6 +1,7 @@
 """The control socket: commands that change a shard are carried out by the process that holds it.
 
-One line of JSON in, one line out, on `data/run/ingest-N.sock`; it ends with the process.
+One line of JSON in, one line out, on `data/run/ingest-N.sock`; it ends with the process. Where nobody holds the
+shard, the command takes its lock and does the work itself.
 """
 
 import os
@@ -9,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import msgspec
 import structlog
@@ -17,14 +18,19 @@ import trio
 
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
+from kycache.actors.store import Settled
 from kycache.model.errors import KycacheError, Refused
 from kycache.model.view import View
 
+from .quarantine import settle
 from .rebuild import rebuild
 from .settings import KafkaSettings
 
-REQUEST_BYTES_MAX = 64 << 10
-"""A request names a command and some shards."""
+LINE_BYTES_MAX = 1 << 20
+"""A request names some offsets, an answer a reason for each."""
+
+OFFSETS_MAX = 5_000
+"""Of one request; each is one change of one transaction."""
 
 REQUEST_WAIT_S = 10.0
 """For a client's one line: it is written by the same command that opened the socket."""
@@ -35,21 +41,12 @@ ANSWER_WAIT_S = 120.0
 log = structlog.get_logger()
 
 
-class Commands(Protocol):
-    """What the process can be told to do."""
-
-    def holds(self, shard: int) -> bool:
-        """The shard is held by this process."""
-
-    async def rebuild(self, shard: int) -> None:
-        """Start a shard over; raises `KycacheError` where it cannot be."""
-
-
 class Request(msgspec.Struct, frozen=True):
     """A command for one shard."""
 
-    command: str
+    command: Literal["rebuild", "replay", "drop"]
     shard: int
+    offsets: tuple[int, ...] = ()
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -59,15 +56,50 @@ class Answer(msgspec.Struct, frozen=True):
     remedy: str = ""
     held: bool = True
     """The shard is held by the process that answers."""
+    settled: tuple[Settled, ...] = ()
 
 
-async def serve_control(ingest: Commands, path: Path) -> None:
+class Holder(Protocol):
+    """The process, as its control socket sees it."""
+
+    def holds(self, shard: int) -> bool:
+        """The shard is held by this process."""
+
+    async def carry_out(self, shard: int, work: Callable[[], None]) -> None:
+        """Run `work` in a thread with the shard's actor stopped; raises what it raised."""
+
+
+class Worker:
+    """Carries a request out on a shard whose lock is held."""
+
+    def __init__(
+        self, settings: KafkaSettings, directory: DataDirectory, environments: Environments, view: View
+    ) -> None:
+        self._settings = settings
+        self._directory = directory
+        self._environments = environments
+        self._view = view
+
+    def run(self, request: Request) -> tuple[Settled, ...]:
+        """Blocking.
+
+        Raises:
+            KycacheError: it cannot be done; nothing was changed.
+        """
+        about = (self._settings, self._directory, self._environments, self._view, request.shard)
+        if request.command == "rebuild":
+            rebuild(*about)
+            return ()
+        return tuple(settle(*about, request.offsets[:OFFSETS_MAX], drop=request.command == "drop"))
+
+
+async def serve_control(holder: Holder, worker: Worker, path: Path) -> None:
     """Answer commands until cancelled. The folder, not the socket, keeps other users out."""
     listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     with _removed(path), listening:
         await listening.bind(os.fspath(path))
         listening.listen()
-        await trio.serve_listeners(partial(_answer, ingest), [trio.SocketListener(listening)])
+        await trio.serve_listeners(partial(_answer, holder, worker), [trio.SocketListener(listening)])
 
 
 @contextmanager
@@ -80,13 +112,13 @@ def _removed(path: Path) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
-async def _answer(ingest: Commands, stream: trio.SocketStream) -> None:
+async def _answer(holder: Holder, worker: Worker, stream: trio.SocketStream) -> None:
     async with stream:
         try:
             with trio.fail_after(REQUEST_WAIT_S):
                 line = await _line(stream)
             request = msgspec.json.decode(line, type=Request)
-            answer = await _carry_out(ingest, request)
+            answer = await _carry_out(holder, worker, request)
             await stream.send_all(msgspec.json.encode(answer) + b"\n")
         except (trio.TooSlowError, trio.BrokenResourceError, msgspec.MsgspecError) as error:
             log.warning("a control request failed", error=type(error).__name__)
@@ -94,7 +126,7 @@ async def _answer(ingest: Commands, stream: trio.SocketStream) -> None:
 
 async def _line(stream: trio.SocketStream) -> bytes:
     received = b""
-    while not received.endswith(b"\n") and len(received) < REQUEST_BYTES_MAX:
+    while not received.endswith(b"\n") and len(received) < LINE_BYTES_MAX:
         chunk = await stream.receive_some(4096)
         if not chunk:
             break
@@ -102,16 +134,15 @@ async def _line(stream: trio.SocketStream) -> bytes:
     return received
 
 
-async def _carry_out(ingest: Commands, request: Request) -> Answer:
-    if not ingest.holds(request.shard):
+async def _carry_out(holder: Holder, worker: Worker, request: Request) -> Answer:
+    if not holder.holds(request.shard):
         return Answer(held=False)
-    if request.command != "rebuild":
-        return Answer(f"unknown command {request.command!r}", "use the kycache that runs there")
+    settled: list[Settled] = []
     try:
-        await ingest.rebuild(request.shard)
+        await holder.carry_out(request.shard, lambda: settled.extend(worker.run(request)))
     except KycacheError as error:
         return Answer(error.problem, error.remedy)
-    return Answer()
+    return Answer(settled=tuple(settled))
 
 
 def ask(path: Path, request: Request) -> Answer | None:
@@ -122,39 +153,32 @@ def ask(path: Path, request: Request) -> Answer | None:
             client.connect(os.fspath(path))
             client.sendall(msgspec.json.encode(request) + b"\n")
             with client.makefile("rb") as answers:
-                return msgspec.json.decode(answers.readline(REQUEST_BYTES_MAX), type=Answer)
+                return msgspec.json.decode(answers.readline(LINE_BYTES_MAX), type=Answer)
         except (OSError, msgspec.MsgspecError):
             return None
 
 
-def rebuild_shard(
-    settings: KafkaSettings,
-    directory: DataDirectory,
-    view: View,
-    shard: int,
-    environments: Callable[[], Environments],
-) -> None:
-    """Rebuild a shard: by its holder, or here where nobody holds it. Blocking.
+def command_shard(directory: DataDirectory, request: Request, worker: Callable[[], Worker]) -> tuple[Settled, ...]:
+    """Have a command carried out: by the shard's holder, or here where nobody holds it. Blocking.
 
     Raises:
         KycacheError: it could not be; nothing was changed.
     """
     directory.prepare()
-    lock = directory.shard(shard).lock()
+    lock = directory.shard(request.shard).lock()
     if lock is not None:
         try:
-            rebuild(settings, directory, environments(), view, shard)
+            return worker().run(request)
         finally:
             lock.release()
-        return
     for path in sorted(directory.run.glob("ingest-*.sock")):
-        answer = ask(path, Request("rebuild", shard))
+        answer = ask(path, request)
         if answer is None or not answer.held:
             continue
         if answer.problem:
             raise Refused(answer.problem, answer.remedy)
-        return
+        return answer.settled
     raise Refused(
-        f"shard {shard} is held by {directory.shard(shard).holder()}, which does not answer",
+        f"shard {request.shard} is held by {directory.shard(request.shard).holder()}, which does not answer",
         "stop that process, then run this again",
     )

@@ -18,8 +18,8 @@ from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View
 
 from .consumer import HINT_INTERVAL_S, ConsumerThread
-from .control import serve_control
-from .rebuild import another_topic, check_partitions, log_cut, rebuild, start_over
+from .control import Worker, serve_control
+from .rebuild import another_topic, check_partitions, log_cut, start_over
 from .settings import KafkaSettings
 from .topic import describe_topic
 
@@ -121,7 +121,14 @@ class Ingest:
         generation = folder.current()
         assert generation is not None
         identity = Identity(FORMAT, shard, self._node.shards, self._view.hash)
-        store = Store(self._environments, generation, self._view, identity, self._directory.add_doubts)
+        store = Store(
+            self._environments,
+            generation,
+            self._view,
+            identity,
+            self._directory.add_doubts,
+            halt_on_poison=self._settings.halt_on_poison,
+        )
         position = store.opened_at.position
         try:
             if position.topic_id != topic.id:
@@ -166,18 +173,16 @@ class Ingest:
         """The shard is held by this process."""
         return shard in self.holders
 
-    async def rebuild(self, shard: int) -> None:
-        """Start a shard over from offset 0 of its partition, with its actor stopped meanwhile.
+    async def carry_out(self, shard: int, work: Callable[[], None]) -> None:
+        """Run `work` on a shard's files in a worker thread, with its actor stopped meanwhile.
 
         Raises:
-            KycacheError: it is not held here, or cannot be rebuilt from the log; nothing was changed.
+            KycacheError: the shard is not held here, or what `work` raised.
         """
         holder = self.holders.get(shard)
         if holder is None:
             raise Refused(f"shard {shard} is not held by this process", "ask the process that holds it")
-        await holder.remedy(
-            partial(rebuild, self._settings, self._directory, self._environments, self._view, shard)
-        )
+        await holder.remedy(work)
 
 
 async def found_node(settings: KafkaSettings, directory: DataDirectory, view: View) -> Node:
@@ -245,6 +250,7 @@ async def run_ingest(
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch_topic)
                 nursery.start_soon(ingest.hint_positions)
-                nursery.start_soon(serve_control, ingest, directory.run / f"ingest-{number}.sock")
+                worker = Worker(settings, directory, environments, view)
+                nursery.start_soon(serve_control, ingest, worker, directory.run / f"ingest-{number}.sock")
                 task_status.started(ingest)
                 await trio.sleep_forever()

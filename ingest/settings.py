@@ -18,6 +18,9 @@ class KafkaSettings:
     security: Mapping[str, Any] = field(default_factory=dict)
     """Further client options of kafka-python: security_protocol, sasl_…, ssl_…."""
 
+    halt_on_poison: bool = False
+    """A record that cannot be decoded stops its shard instead of going to quarantine."""
+
     @property
     def connection(self) -> dict[str, Any]:
         """Options that every client, consumer or admin, is made with."""

@@ -31,9 +31,7 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
         Unreachable: no broker answers, or it has no such topic.
     """
     try:
-        admin = KafkaAdminClient(
-            **settings.connection, request_timeout_ms=wait_ms, bootstrap_timeout_ms=wait_ms
-        )
+        admin = KafkaAdminClient(**settings.connection, request_timeout_ms=wait_ms, bootstrap_timeout_ms=wait_ms)
     except KafkaConfigurationError as error:
         raise ConfigurationError(f"kafka-python refuses the settings: {error}", "mend `[kafka]`") from None
     except (KafkaError, OSError, ValueError) as error:

@@ -27,6 +27,7 @@ from kycache.http.health import Health
 from kycache.http.listen import bind
 from kycache.http.metrics import Exposition
 from kycache.http.openapi import build_openapi
+from kycache.http.problems import Kind
 from kycache.http.server import serve
 from kycache.http.settings import HttpSettings
 from kycache.http.tally import ROUTES, Tally
@@ -352,6 +353,11 @@ class TestDocuments:
             found = document
             for step in reference.split("/"):
                 found = found[step]
+
+    def test_the_page_for_clients_lists_every_problem(self) -> None:
+        page = (Path(__file__).parent.parent / "docs" / "clients.md").read_text(encoding="utf-8")
+        listed = re.findall(r"^\| `([a-z-]+)` \| (\d{3}) \|", page, re.MULTILINE)
+        assert listed == [(kind.slug, str(kind.status)) for kind in Kind]
 
     def test_another_view_documents_itself(self) -> None:
         document = build_openapi(parse_view(OTHER_VIEW, "other.toml"))

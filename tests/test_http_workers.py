@@ -31,24 +31,25 @@ from kycache.model.errors import Refused
 from kycache.model.view import default_view
 
 directory = DataDirectory(Path(sys.argv[1]))
-settings = HttpSettings(port=int(sys.argv[2]), workers=2, drain_s=0.0, grace_s=2.0)
+settings = HttpSettings(port=0, workers=2, drain_s=0.0, grace_s=2.0)
 
 
 async def run(worker: Worker) -> None:
     router = Router(directory, Environments(readonly=True, map_size=1 << 28), default_view(), Limits())
+    port = worker.listener.getsockname()[1]
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with trio.open_nursery() as nursery:
             await nursery.start(
                 partial(serve, router, settings, directory, listener=worker.listener, counts=worker.counts)
             )
-            print("up", worker.number, os.getpid(), flush=True)
+            os.write(1, f"up {worker.number} {os.getpid()} {port}\\n".encode())  # one write: lines stay whole
             async for _ in signals:
                 nursery.cancel_scope.cancel()
     router.close()
 
 
 def start_one(worker: Worker) -> None:
-    if sys.argv[3] == "hopeless" and worker.number == 1:
+    if sys.argv[2] == "hopeless" and worker.number == 1:
         raise Refused("another view", "set it back")
     trio.run(run, worker)
 
@@ -75,27 +76,27 @@ def until(condition: Callable[[], bool], what: str) -> None:
 class Site:
     """The parent process, and what its workers said."""
 
-    def __init__(self, process: "subprocess.Popen[str]", port: int) -> None:
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
         self.process = process
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{port}", verify=False)
+        self.url = ""
 
     def up(self) -> tuple[int, int]:
         """The next worker that came up: its number, its process."""
         assert self.process.stdout is not None
-        match = re.fullmatch(r"up (\d) (\d+)\n", self.process.stdout.readline())
-        assert match is not None
+        line = self.process.stdout.readline()
+        match = re.fullmatch(r"up (\d) (\d+) (\d+)\n", line)
+        assert match is not None, line or (self.process.stderr and self.process.stderr.read())
+        self.url = f"http://127.0.0.1:{match[3]}"
         return int(match[1]), int(match[2])
 
 
 @contextmanager
-def running(root: Path, port: int, mode: str = "") -> Iterator[Site]:
-    command = [sys.executable, "-c", PROGRAM, str(root), str(port), mode]
+def running(root: Path, mode: str = "") -> Iterator[Site]:
+    command = [sys.executable, "-c", PROGRAM, str(root), mode]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        site = Site(process, port)
         try:
-            yield site
+            yield Site(process)
         finally:
-            site.client.close()
             if process.poll() is None:
                 process.kill()
 
@@ -108,27 +109,21 @@ def root(tmp_path: Path) -> Iterator[Path]:
     stand.close()
 
 
-@pytest.fixture
-def port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        number: int = probe.getsockname()[1]
-        return number
+def get(site: Site, path: str) -> httpx.Response:
+    return httpx.get(site.url + path, verify=False)
 
 
-def test_two_workers_one_port(root: Path, port: int) -> None:
-    with running(root, port) as site:
+def test_two_workers_one_port(root: Path) -> None:
+    with running(root) as site:
         pids = dict([site.up(), site.up()])
-        cursor = site.client.get("/users?size=5").json()["page"]["next"]
+        cursor = get(site, "/users?size=5").json()["page"]["next"]
         for _ in range(20):  # whichever worker takes the connection
-            with httpx.Client(base_url=site.client.base_url, verify=False) as client:
-                assert client.get(f"/users?cursor={cursor}").status_code == 200
+            assert get(site, f"/users?cursor={cursor}").status_code == 200
         os.kill(pids[1], signal.SIGKILL)
         number, successor = site.up()
         assert number == 1
         assert successor not in pids.values()
-        text = site.client.get("/metrics").text
+        text = get(site, "/metrics").text
         assert 'kycache_http_requests_total{route="/users",status="200"} 21.0' in text
         site.process.terminate()
         assert site.process.wait(10) == 0
@@ -138,16 +133,16 @@ def test_two_workers_one_port(root: Path, port: int) -> None:
         assert "web worker 1 ended with -9, starts again in 0.1 s" in site.process.stderr.read()
 
 
-def test_workers_end_with_their_parent(root: Path, port: int) -> None:
-    with running(root, port) as site:
+def test_workers_end_with_their_parent(root: Path) -> None:
+    with running(root) as site:
         pids = dict([site.up(), site.up()])
         site.process.kill()
         site.process.wait(10)
         until(lambda: not any(map(alive, pids.values())), "workers outlive their parent")
 
 
-def test_what_cannot_be_helped_ends_all(root: Path, port: int) -> None:
-    with running(root, port, "hopeless") as site:
+def test_what_cannot_be_helped_ends_all(root: Path) -> None:
+    with running(root, "hopeless") as site:
         assert site.process.wait(10) == 5
         assert site.process.stderr is not None
         assert "kycache: another view; set it back" in site.process.stderr.read()

@@ -226,7 +226,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Index:
 @pytest.mark.parametrize("where", [(None, None), (b"NONE", None), (b"NONE", b"EMEA"), (None, b"RARE")])
 def test_pages_far_and_near_of_a_large_index(large: Index, where: Where) -> None:
     with large.snapshots() as shards:
-        assert max(len(shard.nodes) for shard in shards) > 4
+        assert max(len(shard.shard.nodes) for shard in shards) > 4
     large.compare(random.Random(11), where, looks=25)
 
 
@@ -265,13 +265,13 @@ def test_deleting_nearly_all_merges_buckets_and_nodes(tmp_path: Path) -> None:
     names = [user_name(number) for number in range(9_000)]
     index.apply(0, {name: new_entry(rnd, name) for name in names})
     with index.snapshots() as shards:
-        assert len(shards[0].nodes) > 2
+        assert len(shards[0].shard.nodes) > 2
     for keep in (3_000, 300, 5):
         kept = set(rnd.sample(sorted(index.users[0]), keep))
         index.apply(0, {name: None for name in index.users[0] if name not in kept})
         index.compare(rnd, (b"VERIFIED", None))
     with index.snapshots() as shards:
-        assert len(shards[0].nodes) <= 2
+        assert len(shards[0].shard.nodes) <= 2
     index.apply(0, dict.fromkeys(index.users[0]))
     assert index.entries() == [(0, 0)]
     index.apply(0, {b"again": new_entry(rnd, b"again")})
@@ -360,7 +360,7 @@ def test_values_past_the_limit_are_told_apart(tmp_path: Path, monkeypatch: pytes
         for where in ((b"NONE", None), (None, region), (rnd.choice(STATUSES), region)):
             index.compare(rnd, where, looks=2, recount=slice(shard, shard + 1))
     with index.snapshots() as shards:
-        assert all(shard.root.overflowing > 100 for shard in shards)
+        assert all(shard.shard.root.overflowing > 100 for shard in shards)
     for shard in range(2):
         index.apply(shard, dict.fromkeys(index.users[shard]))
     assert index.entries() == [(0, 0)] * 2
@@ -378,7 +378,7 @@ def test_more_combinations_than_the_real_limit(tmp_path: Path) -> None:
         changes[name] = Entry(name, (b"PENDING" if number % 2 else b"LATE", b"text %d" % number), b"row")
     index.apply(0, changes)
     with index.snapshots() as shards:
-        assert shards[0].root.overflowing > 300
+        assert shards[0].shard.root.overflowing > 300
     for where in ((b"VERIFIED", None), (b"LATE", None), (None, b"region-3"), (b"LATE", b"text 3370")):
         index.compare(rnd, where)
 

@@ -1,0 +1,46 @@
+"""Taking records out of quarantine: replayed once they can be understood, or dropped by an operator's word."""
+
+from collections.abc import Sequence
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory
+from kycache.actors.store import FORMAT, Identity, Quarantined, Settled, Store
+from kycache.model.change import Item
+from kycache.model.errors import Refused
+from kycache.model.view import View
+
+from .decode import Record, RecordDecoder
+from .settings import KafkaSettings
+
+
+def settle(
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    shard: int,
+    offsets: Sequence[int],
+    *,
+    drop: bool,
+) -> list[Settled]:
+    """Replay or drop records of a shard's quarantine. The caller holds the shard's lock. Blocking.
+
+    Raises:
+        Refused: the shard has no store, or its file is damaged.
+    """
+    node, generation = directory.node(), directory.shard(shard).current()
+    if node is None or generation is None:
+        raise Refused(f"shard {shard} has no store", "start `kycache ingest`")
+    decoder = RecordDecoder(view, settings.key_form)
+
+    def redecode(record: Quarantined) -> Item:
+        return decoder.decode(Record(record.offset, record.timestamp_ms, record.kafka_key, record.kafka_value))
+
+    identity = Identity(FORMAT, shard, node.shards, view.hash)
+    store = Store(environments, generation, view, identity, directory.add_doubts)
+    try:
+        settled = store.settle(offsets, None if drop else redecode)
+    finally:
+        store.close()
+    directory.clear_doubts(shard, {s.offset for s in settled if s.gone})
+    return settled

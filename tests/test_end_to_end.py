@@ -1,0 +1,183 @@
+"""The main job on the real stacks: what is written in Postgres is what both APIs answer, whatever is killed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from running_demo import KYCACHE, RunningDemo, running_demo, wait_until
+from sql_truth import SqlTruth, differences, wait_fresh
+from stack import require_apache
+from workload import Workload
+
+from kycache.demo.ports import free_ports
+from kycache.demo.stack import Kind
+
+USERS = 300
+
+
+@pytest.fixture(scope="module", params=list(Kind))
+def demo(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningDemo]:
+    """The demo on each stack in turn, for all tests here."""
+    if request.param is Kind.APACHE:
+        require_apache()
+    folder = tmp_path_factory.mktemp(f"demo-{request.param}")
+    arguments = ("--stack", request.param, "--users", str(USERS), "--port", str(free_ports(1)[0]))
+    with running_demo(folder, *arguments) as running:
+        yield running
+
+
+@pytest.fixture
+def client(demo: RunningDemo) -> Iterator[httpx.Client]:
+    with demo.client() as made:
+        yield made
+
+
+def assert_equals_sql(demo: RunningDemo, client: httpx.Client) -> None:
+    truth = SqlTruth.read(demo.dsn)
+    wait_fresh(client, truth.lsn)
+    assert list(differences(client, truth, size=97)) == []
+
+
+def test_the_demo_starts_equal_to_sql(demo: RunningDemo, client: httpx.Client) -> None:
+    assert client.get("/users").json()["page"]["total"] == USERS
+    assert_equals_sql(demo, client)
+
+
+def test_every_operation_on_every_table_is_read_back(demo: RunningDemo, client: httpx.Client) -> None:
+    user, kyc, account = (str(uuid.uuid4()) for _ in range(3))
+
+    def detail(token: str) -> httpx.Response:
+        return client.get(f"/users/{user}", headers={"Kycache-Min-LSN": token})
+
+    def listed(token: str) -> dict[str, str] | None:
+        rows = client.get("/users?size=5", headers={"Kycache-Min-LSN": token}).json()["data"]
+        return next((row for row in rows if row["userId"] == user), None)
+
+    token = demo.sql(
+        "INSERT INTO users(user_id, first_name, last_name, created_at)"
+        " VALUES (%s, 'Ada', 'Lovelace', '9999-01-01')",
+        user,
+    )
+    row = {"userId": user, "firstName": "Ada", "lastName": "Lovelace", "kycStatus": "NONE"}
+    assert listed(token) == row
+    assert detail(token).json()["kyc"] == []
+
+    token = demo.sql("UPDATE users SET first_name = 'Augusta' WHERE user_id = %s", user)
+    assert detail(token).json()["firstName"] == "Augusta"
+    assert listed(token) == {**row, "firstName": "Augusta"}
+
+    token = demo.sql("INSERT INTO kyc_records(kyc_id, user_id, status) VALUES (%s, %s, 'PENDING')", kyc, user)
+    assert detail(token).json()["kycStatus"] == "PENDING"
+    token = demo.sql("UPDATE kyc_records SET status = 'VERIFIED' WHERE kyc_id = %s", kyc)
+    assert detail(token).json()["kyc"][0]["status"] == "VERIFIED"
+    assert (listed(token) or {})["kycStatus"] == "VERIFIED"
+    token = demo.sql("DELETE FROM kyc_records WHERE kyc_id = %s", kyc)
+    assert detail(token).json()["kycStatus"] == "NONE"
+
+    token = demo.sql(
+        "INSERT INTO accounts(account_id, user_id, account_type, account_no) VALUES (%s, %s, 'SAVINGS', 'S-9')",
+        account,
+        user,
+    )
+    assert detail(token).json()["accounts"][0]["balance"] == "0.0000"
+    token = demo.sql("UPDATE accounts SET balance = 12.5 WHERE account_id = %s", account)
+    assert detail(token).json()["accounts"][0]["balance"] == "12.5000"
+    token = demo.sql("DELETE FROM accounts WHERE account_id = %s", account)
+    assert detail(token).json()["accounts"] == []
+
+    token = demo.sql("DELETE FROM users WHERE user_id = %s", user)
+    gone = detail(token)
+    assert (gone.status_code, gone.headers["content-type"]) == (404, "application/problem+json")
+    assert listed(token) is None
+
+
+def test_truncate_empties_every_shard(demo: RunningDemo, client: httpx.Client) -> None:
+    demo.sql("TRUNCATE accounts")
+    truth = SqlTruth.read(demo.dsn)
+    assert truth.accounts == {}
+    assert_equals_sql(demo, client)
+    answer = client.get("/users?size=1")
+    assert "Kycache-Suspect" not in answer.headers
+
+
+def test_killed_processes_lose_and_double_nothing(demo: RunningDemo, client: httpx.Client) -> None:
+    """kill -9 of ingest and web, again and again, under random concurrent transactions."""
+    seed = int(os.environ.get("KYCACHE_TEST_SEED", "7"))
+    print(f"KYCACHE_TEST_SEED={seed}")
+    rng = random.Random(seed)
+    load = Workload(demo.dsn, seed, transactions=120).start()
+    for name in rng.sample(["ingest", "ingest", "web"], 3):
+        time.sleep(rng.uniform(0.3, 1.5))  # where in the load it strikes; nothing is waited for
+        gone = demo.kill(name)
+        demo.wait_revived(name, gone)
+    load.join()
+    wait_until(lambda: _answers(demo), "web does not answer again")
+    assert_equals_sql(demo, client)
+
+
+def _answers(demo: RunningDemo) -> bool:
+    try:
+        with demo.client() as client:
+            return client.get("/readyz").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def test_status_and_doctor_speak_of_the_running_demo(demo: RunningDemo, client: httpx.Client) -> None:
+    status = json.loads(demo.command("status", "--json").stdout)
+    assert [s["shard"] for s in status["shards"]] == [0, 1, 2, 3]
+    assert {s["state"] for s in status["shards"]} == {"ready"}
+    assert sum(s["users"] for s in status["shards"]) == client.get("/users").json()["page"]["total"]
+    for shard in status["shards"]:
+        assert shard["position"]["topic"] == "kyc.changes"
+        assert shard["position"]["partition"] == shard["shard"]
+        assert shard["position"]["offset"] > 0
+        assert shard["quarantined"] == shard["suspect"] == 0
+        assert shard["owner"].endswith(f":{demo.facts['pids']['ingest']}")
+    doctor = demo.command("doctor")
+    assert doctor.returncode == 0, doctor.stdout + doctor.stderr
+
+
+def test_several_web_workers_read_one_data_directory(demo: RunningDemo, tmp_path: Path) -> None:
+    """A second `web`, with two workers on one port, beside the demo's own processes."""
+    truth = SqlTruth.read(demo.dsn)
+    with (tmp_path / "web.log").open("wb") as log:
+        web = subprocess.Popen(
+            [*KYCACHE, "--config", str(demo.configuration), "web", "--workers", "2", "--port", "18473"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        with httpx.Client(base_url="http://127.0.0.1:18473", timeout=30) as client:
+
+            def up() -> bool:
+                try:
+                    return client.get("/readyz").status_code == 200
+                except httpx.TransportError:
+                    return False
+
+            wait_until(up, "the second web does not answer")
+            wait_fresh(client, truth.lsn)
+            assert list(differences(client, truth, size=97)) == []
+    finally:
+        web.send_signal(signal.SIGTERM)
+        assert web.wait(30) == 0, (tmp_path / "web.log").read_text()
+
+
+def test_rebuild_beside_a_running_ingest(demo: RunningDemo, client: httpx.Client) -> None:
+    """The holder carries it out; the shard reads its partition again from offset 0 and converges."""
+    rebuilt = demo.command("rebuild", "--shard", "1", "--yes")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    wait_until(lambda: _answers(demo) and client.get("/users").status_code == 200, "shard 1 is not back")
+    assert_equals_sql(demo, client)
+    generation = Path(demo.facts["dir"]) / "data" / "shards" / "0001"
+    assert os.readlink(generation / "CURRENT") == "gen-000002"  # noqa: PTH115
+    assert [p.name for p in generation.glob("gen-*")] == ["gen-000002"]
