@@ -324,7 +324,7 @@ def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
 
 def _merge(values: tuple[Value | Absent, ...], stored: Row | None) -> tuple[tuple[Value, ...], bool]:
     """The new row, and whether each of its values is known: what an image lacks is kept from before."""
-    if not any(isinstance(v, Absent) for v in values):
+    if Absent.MISSING not in values and Absent.UNAVAILABLE not in values:
         return values, True  # type: ignore[return-value]
     before = stored.values if stored is not None else None
     row: list[Value] = []

@@ -19,11 +19,8 @@ def rebuild(
 
     A shard's former generation is given up; it answers as `bootstrapping` until the log is read again.
     """
-    from kycache.ingest.control import (
-        Request,
-        Worker,
-        command_shard,
-    )  # here, as Kafka's client takes its time to import
+    # Here, as Kafka's client takes its time to import.
+    from kycache.ingest.control import Request, Worker, command_shard
 
     settings = invocation(context).settings()
     view = settings.load_view()

@@ -20,8 +20,8 @@ from kycache.model.errors import KycacheError, Unreachable
 
 from . import leash
 
-STOP_TIMEOUT_S = 10.0
-"""What a child may take to stop: a JVM or a draining web server needs a few seconds, nobody needs more."""
+STOP_TIMEOUT_S = 15.0
+"""What a child may take to stop: a JVM needs a few seconds, a draining web server its 10 s of grace."""
 
 RESTART_BACKOFF_MAX_S = 5.0
 STEADY_AFTER_S = 3.0

@@ -23,6 +23,7 @@ LOG4J = "2.25.3"
 DOWNLOAD_TIMEOUT_S = 600.0
 """80 MB: minutes on a slow line; longer is no line."""
 
+_COPY = "org.apache.maven.plugins:maven-dependency-plugin:2.8:copy-dependencies"
 _SERVER = {
     **{f"org.apache.kafka:{name}": KAFKA for name in ("kafka_2.13", "connect-runtime")},
     **{f"org.apache.kafka:{name}": KAFKA for name in ("connect-json", "connect-transforms")},
@@ -83,7 +84,7 @@ def _copy(coordinates: Mapping[str, str], into: Path, work: Path) -> None:
         )
     pom, log = work / "pom.xml", work / "mvn.log"
     pom.write_text(_pom(coordinates), encoding="utf-8")
-    command = [maven, "-B", "-q", "-f", str(pom), "dependency:copy-dependencies"]
+    command = [maven, "-B", "-q", "-Dstyle.color=never", "-f", str(pom), _COPY]
     command += ["-DincludeScope=runtime", f"-DoutputDirectory={into}"]
     with log.open("wb") as output:
         try:
@@ -98,7 +99,8 @@ def _copy(coordinates: Mapping[str, str], into: Path, work: Path) -> None:
         except subprocess.TimeoutExpired:
             code = -1
     if code != 0 or not any(into.glob("*.jar")):
-        said = next((line for line in log_tail(log, 40) if "ERROR" in line), f"exit {code}")
+        errors = [line.partition("[ERROR] ")[2] for line in log_tail(log, 40)]
+        said = next(filter(None, errors), f"exit {code}")
         raise Unreachable(
             f"Maven cannot fetch {', '.join(coordinates)}: {said}",
             "see that Maven Central can be reached (proxy, ~/.m2/settings.xml), or use --stack embedded",

@@ -56,6 +56,25 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
     )
 
 
+def foreign_members(settings: KafkaSettings, ours: str) -> list[str]:
+    """Members of the group whose instance id does not begin with `ours`. Blocking; none where it cannot be told."""
+    try:
+        admin = KafkaAdminClient(
+            **settings.connection, request_timeout_ms=ANSWER_WAIT_MS, bootstrap_timeout_ms=ANSWER_WAIT_MS
+        )
+    except (KafkaError, OSError):
+        return []
+    try:
+        groups: dict[str, Any] = admin.describe_groups([settings.group])
+    except (KafkaError, OSError):
+        return []
+    finally:
+        admin.close()
+    members = groups.get(settings.group, {}).get("members") or []
+    names = [str(m.get("group_instance_id") or m.get("member_id")) for m in members]
+    return [name for name in names if not name.startswith(ours)]
+
+
 def _unreachable(settings: KafkaSettings, error: Exception) -> Unreachable:
     return Unreachable(
         f"no Kafka broker answers at {settings.bootstrap}: {type(error).__name__}",

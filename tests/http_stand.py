@@ -1,6 +1,7 @@
 """A data directory with real shards, and the real HTTP server over it, on a free loopback port."""
 
 import json
+import random
 import time
 import uuid
 from collections.abc import AsyncIterator, Iterable
@@ -23,7 +24,7 @@ from kycache.http.server import serve
 from kycache.http.settings import HttpSettings
 from kycache.model.change import Beat, Change, Item, Origin, Poison, Scope, Snapshot
 from kycache.model.partition import partition_of
-from kycache.model.values import Value
+from kycache.model.values import INFINITY, Value
 from kycache.model.view import View, default_view
 
 TOPIC = "kyc.changes"
@@ -216,3 +217,40 @@ def problem(response: httpx.Response, status: int, slug: str, parameter: str | N
     assert body["status"] == status
     assert body.get("parameter") == parameter
     return body
+
+
+LABELS = ["PENDING", "VERIFIED", "REJECTED", "EXPIRED"]
+REGIONS = ["EMEA", "APAC", "é & ü", None]
+
+
+def people(count: int, seed: int = 1) -> list[User]:
+    """Users with equal, absent and infinite instants among them."""
+    rng = random.Random(seed)
+    return [
+        User(
+            rng.getrandbits(128),
+            first=rng.choice(["Ada", "Ño", "x\u2028y", None]),
+            region=rng.choice(REGIONS),
+            created_us=rng.choice([0, 1, 5, -7, rng.randrange(10**15), INFINITY, None]),
+            statuses=rng.choices(LABELS, k=rng.randint(0, 2)),
+        )
+        for _ in range(count)
+    ]
+
+
+OTHER_VIEW = """
+name = "shop"
+[root]
+table = "customers"
+key = "id"
+[root.columns]
+id = { name = "customerId", type = "int" }
+name = { name = "contact.name", type = "text", privacy = "pii" }
+tier = { name = "tier", type = "enum(GOLD,TIN)" }
+since = { name = "since", type = "timestamp" }
+extra = { name = "extra", type = "json" }
+[list]
+order = "since"
+fields = ["customerId", "tier"]
+filters = ["tier"]
+"""

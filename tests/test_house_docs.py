@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -77,9 +78,18 @@ def test_secrets_are_secrets() -> None:
                 )
 
 
+def names_in(group: typer.Typer) -> Iterator[str]:
+    """The commands of a group, as they are typed."""
+    for command in group.registered_commands:
+        assert command.callback is not None
+        yield command.name or command.callback.__name__
+
+
 def commands() -> set[str]:
-    """The names of the commands that exist."""
-    return {str(c.name or c.callback.__name__) for c in app.registered_commands if c.callback is not None}
+    """The commands that exist, those of a group with its name before them."""
+    groups = {str(group.name): group.typer_instance for group in app.registered_groups}
+    inner = {f"{name} {command}" for name, group in groups.items() if group for command in names_in(group)}
+    return {*names_in(app), *inner}
 
 
 @pytest.mark.parametrize("command", sorted(commands()))
@@ -100,12 +110,13 @@ def _texts() -> Iterator[tuple[str, str]]:
 
 def test_only_commands_that_exist_are_named() -> None:
     there = commands()
-    wrong = [
-        f"{where}: {match[0]}`"
-        for where, text in _texts()
-        for match in re.finditer(r"`kycache (?:--config \S+ )?([a-z]+)", text)
-        if match[1] not in there
-    ]
+    groups = {name.split()[0] for name in there if " " in name}
+    wrong = []
+    for where, text in _texts():
+        for match in re.finditer(r"`kycache (?:--config \S+ )?([a-z]+)(?: ([a-z]+))?", text):
+            named = f"{match[1]} {match[2]}" if match[1] in groups and match[2] else match[1]
+            if named not in there | groups:
+                wrong.append(f"{where}: {match[0]}`")
     assert wrong == []
 
 

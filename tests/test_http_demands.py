@@ -1,0 +1,173 @@
+"""How fresh an answer is asked to be: waits, refusals, and that no answer is older than asked."""
+
+import random
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import httpx
+import pytest
+import trio
+from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
+
+from kycache.model.lsn import format_lsn, parse_lsn
+
+
+@pytest.fixture
+def stand(tmp_path: Path) -> Stand:
+    return Stand(tmp_path / "data")
+
+
+@pytest.fixture
+def users(stand: Stand) -> list[User]:
+    made = people(230)
+    stand.load(made)
+    return made
+
+
+class TestDemands:
+    async def asked(self, client: httpx.AsyncClient, path: str, **demands: str) -> httpx.Response:
+        return await client.get(path, headers={f"Kycache-{k.replace('_', '-')}": v for k, v in demands.items()})
+
+    async def test_already_there(self, stand: Stand, users: list[User]) -> None:
+        lsn = stand.put(users[0])
+        async with serving(stand) as client:
+            response = await self.asked(
+                client, f"/users/{users[0].id}", Min_LSN=format_lsn(lsn), Max_Staleness="5"
+            )
+            assert response.status_code == 200
+            problem(await self.asked(client, "/users", Min_LSN=format_lsn(lsn)), 503, "not-fresh-enough")
+            stand.beat()
+            response = await self.asked(client, "/users", Min_LSN=format_lsn(lsn))
+            assert response.status_code == 200
+            assert response.headers["cache-control"] == "private, no-cache"
+            assert "Kycache-Min-LSN" in response.headers["vary"]
+
+    async def test_own_write_is_waited_for(self, stand: Stand, users: list[User]) -> None:
+        user = users[0]
+        token = format_lsn(stand.lsn + 1)
+        answers: dict[str, httpx.Response] = {}
+
+        async def ask(client: httpx.AsyncClient, path: str) -> None:
+            answers[path] = await self.asked(client, path, Min_LSN=token)
+
+        async with serving(stand, WAITS_LONG) as client:
+            async with trio.open_nursery() as nursery:
+                for path in ("/users", f"/users/{user.id}"):
+                    nursery.start_soon(ask, client, path)
+                await waiting(client, 2)
+                user.first = "Written"
+                stand.put(user)
+                await waiting(client, 1)
+                assert list(answers) == [f"/users/{user.id}"]
+                stand.beat()
+            assert answers[f"/users/{user.id}"].json()["firstName"] == "Written"
+            assert answers["/users"].status_code == 200
+            scraped = (await client.get("/metrics")).text
+        assert 'kycache_http_freshness_waits_total{outcome="reached"} 2.0' in scraped
+
+    async def test_not_reached(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", f"/users/{users[0].id}", f"/users/{User(77).id}"):
+                response = await self.asked(client, path, Min_LSN="FF/0")
+                problem(response, 503, "not-fresh-enough")
+                assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+                assert response.headers["retry-after"] == "1"
+                response = await self.asked(client, path, Max_Staleness="0")
+                problem(response, 503, "not-fresh-enough")
+            scraped = (await client.get("/metrics")).text
+        assert 'kycache_http_freshness_waits_total{outcome="refused"} 6.0' in scraped
+        assert "kycache_http_freshness_waiting 0.0" in scraped
+
+    async def test_staleness_is_waited_for(self, stand: Stand) -> None:
+        stand.load([User(1)], ts_ms=now_ms() - 60_000)
+        answers: list[httpx.Response] = []
+
+        async def ask(client: httpx.AsyncClient) -> None:
+            answers.append(await self.asked(client, "/users", Max_Staleness="5.5"))
+
+        async with serving(stand) as client:
+            response = await self.asked(client, f"/users/{User(1).id}", Max_Staleness="59")
+            problem(response, 503, "not-fresh-enough")
+            response = await self.asked(client, f"/users/{User(1).id}", Max_Staleness="90")
+            assert response.status_code == 200
+        async with serving(stand, WAITS_LONG) as client:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, client)
+                await waiting(client, 1)
+                stand.beat([0, 1])
+                await waiting(client, 1)
+                stand.beat([2])
+            assert answers[0].status_code == 200
+
+    async def test_without_heartbeat(self, stand: Stand) -> None:
+        users = people(60)
+        stand.load(users, heartbeat=False)
+        for shard in range(stand.shards):
+            lsn = stand.put(next(u for u in users if stand.shard_of(u) == shard))
+        async with serving(stand) as client:
+            listed = await client.get("/users")
+            detail = await client.get(f"/users/{users[0].id}")
+            assert listed.json()["asOf"] is None
+            for response in (listed, detail):
+                assert response.headers["kycache-freshness"] == "kafka"
+                assert "kycache-as-of" not in response.headers
+                assert "kycache-watermark" in response.headers
+            for path in ("/users", f"/users/{users[0].id}"):
+                response = await self.asked(client, path, Max_Staleness="99999")
+                problem(response, 503, "freshness-unknown", "Kycache-Max-Staleness")
+            response = await self.asked(client, f"/users/{users[0].id}", Min_LSN="0/1")
+            assert response.status_code == 200
+            assert lsn > 1
+            assert (await client.get("/readyz")).json()["shards"][0]["stalenessSeconds"] is None
+
+    async def test_a_client_that_leaves_is_no_longer_waited_for(self, stand: Stand, users: list[User]) -> None:
+        del users
+        async with serving(stand, WAITS_LONG) as client:
+            with trio.CancelScope() as leaving:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(partial(self.asked, client, "/users", Min_LSN="FF/0"))
+                    await waiting(client, 1)
+                    leaving.cancel()
+            await waiting(client, 0)
+
+    async def test_no_answer_is_older_than_asked(self, stand: Stand, users: list[User]) -> None:
+        """Whatever is asked while a writer writes, no 200 is older, and no 503 says that it would have done."""
+        rng = random.Random(11)
+        async with serving(stand, replace(ENDS_AT_ONCE, freshness_wait_s=0.02)) as client:
+            for _ in range(40):
+                for user in rng.sample(users, 2):
+                    stand.put(user, ts_ms=now_ms() - rng.randrange(2000))
+                if rng.random() < 0.3:
+                    stand.beat(ts_ms=now_ms() - rng.randrange(500))
+                lsn = max(0, stand.lsn + rng.choice([-900, -300, -100, 0, 1]))
+                seconds = rng.choice([0.2, 0.5, 1.0, 2.0, 30.0])
+                path = rng.choice(["/users", f"/users/{rng.choice(users).id}"])
+                started = now_ms()
+                response = await self.asked(client, path, Min_LSN=format_lsn(lsn), Max_Staleness=f"{seconds}")
+                watermark = parse_lsn(response.headers["kycache-watermark"])
+                as_of = datetime.fromisoformat(response.headers["kycache-as-of"]).timestamp()
+                assert watermark is not None
+                covered = watermark >= lsn and started / 1000 - as_of <= seconds - 0.1
+                if response.status_code == 200:
+                    assert covered
+                else:
+                    problem(response, 503, "not-fresh-enough")
+                    assert watermark < lsn or now_ms() / 1000 - as_of > seconds - 0.1
+
+    async def test_strong_is_refused(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", f"/users/{users[0].id}"):
+                response = await self.asked(client, path, Consistency="strong")
+                problem(response, 503, "source-not-configured", "Kycache-Consistency")
+                assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+                problem(
+                    await self.asked(client, path, Consistency="weak"),
+                    400,
+                    "invalid-header",
+                    "Kycache-Consistency",
+                )
+                problem(await self.asked(client, path, Min_LSN=""), 400, "invalid-header", "Kycache-Min-LSN")
+            twice = [("Kycache-Max-Staleness", "1"), ("kycache-max-staleness", "1")]
+            problem(await client.get("/users", headers=twice), 400, "invalid-header", "Kycache-Max-Staleness")
