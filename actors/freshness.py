@@ -30,6 +30,8 @@ class Freshness(NamedTuple):
     watermark: int
     suspect: bool
     heartbeat: bool
+    cut_off: bool = False
+    """A truncate is known to have happened whose rows no shard was told of: no demand can be met."""
 
 
 class Limits(NamedTuple):
@@ -60,6 +62,7 @@ def freshness(
         watermark=min(s.watermark for s in states),
         suspect=profile_suspect or bool(doubts) or any(s.doubts for s in states),
         heartbeat=heartbeat,
+        cut_off=any(d.kind == "stale" for d in doubts),
     )
 
 

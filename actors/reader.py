@@ -74,6 +74,7 @@ class ShardReader:
         self._view = view
         self._columns = key_columns(view)
         self._identity = Identity(FORMAT, folder.number, shards, view.hash)
+        self._link = ""
         self._generation: Path | None = None
         self._environment: lmdb.Environment | None = None
         self._databases: Databases | None = None
@@ -87,36 +88,45 @@ class ShardReader:
             Refused: the file is damaged, or another shard's.
         """
         environment, databases = self._follow()
-        with self._begin(environment) as txn:
-            yield ShardSnapshot(self.shard, txn, databases, self._view, self._columns)
+        try:
+            with self._begin(environment) as txn:
+                yield ShardSnapshot(self.shard, txn, databases, self._view, self._columns)
+        except lmdb.Error as error:
+            raise Refused(
+                f"shard {self.shard}: {self._generation} cannot be read: {error}",
+                f"run `kycache rebuild --shard {self.shard}`",
+            ) from error
 
-    def commit_id(self) -> int:
-        """Changes with each commit, of whatever process; costs a microsecond."""
+    def commit_id(self) -> tuple[str, int]:
+        """Changes with each commit, of whatever process, and with the generation; costs microseconds."""
         environment, _ = self._follow()
-        return environment.info()["last_txnid"]
+        return self._link, environment.info()["last_txnid"]
 
     def close(self) -> None:
         """Give the environment back."""
         if self._generation is not None:
             self._environments.release(self._generation)
+        self._link = ""
         self._generation = self._environment = self._databases = None
 
     def _follow(self) -> tuple[lmdb.Environment, Databases]:
-        current = self.folder.current()
-        if current is None:
+        link = self.folder.current_name()
+        if link is None:
             raise NoStore(f"shard {self.shard} has no store yet", "start `kycache ingest`")
-        if current == self._generation and self._environment is not None and self._databases is not None:
+        if link == self._link and self._environment is not None and self._databases is not None:
             return self._environment, self._databases
         self.close()
-        environment = self._environments.lease(current, self.shard)
+        generation = self.folder.path / link
+        environment = self._environments.lease(generation, self.shard)
         try:
             databases = open_databases(environment)
             with self._begin(environment) as txn:
                 check_identity(txn, databases, self._identity)
         except BaseException:
-            self._environments.release(current)
+            self._environments.release(generation)
             raise
-        self._generation, self._environment, self._databases = current, environment, databases
+        self._link, self._generation = link, generation
+        self._environment, self._databases = environment, databases
         return environment, databases
 
     @staticmethod

@@ -1,14 +1,13 @@
 """Which shard answers, and all shards of a data directory as a reader sees them."""
 
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import trio
-
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
-from kycache.model.values import ValueRefused, decoder, key_order_bytes, printer
+from kycache.model.values import USER_KEY_BYTES_MAX, ValueRefused, decoder, key_order_bytes, printer
 from kycache.model.view import Kind, View
 
 from .environment import Environments
@@ -19,6 +18,10 @@ from .state import ShardState
 
 LOOK_INTERVAL_S = 0.004
 """How often waiters look for commits: a look costs a microsecond, a batch takes longer than this."""
+
+
+_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
+"""An integer id as Postgres prints it: one way to write each, or one user would have two."""
 
 
 class UserId:
@@ -81,12 +84,16 @@ class Router:
 
     def user_id(self, text: str) -> UserId | None:
         """The id that `text` writes, None where it writes none. A uuid may come in any case."""
+        if self._numeric and not _INTEGER.fullmatch(text):
+            return None
         try:
             stored = self._decode_id(int(text) if self._numeric else text)
-        except (ValueRefused, ValueError):
+        except ValueRefused:
             return None
         shown = str(self._print_id(stored))
         key = key_order_bytes(stored)
+        if not 0 < len(key) <= USER_KEY_BYTES_MAX:
+            return None
         return UserId(shown, key, key_bytes(self._key_form, self.view.root.key, shown, self._numeric))
 
     def shard_of(self, user: UserId) -> int:
@@ -122,7 +129,7 @@ class Router:
         except NoStore:
             return None
 
-    def commit_id(self, shard: int) -> int:
+    def commit_id(self, shard: int) -> tuple[str, int]:
         """Changes with each commit of a shard, of whatever process; costs a microsecond.
 
         Raises:
@@ -152,24 +159,6 @@ class Router:
     def statuses(self) -> list[ShardStatus]:
         """Every shard's standing; empty while nothing was ever ingested."""
         return [self.status(n) for n in range(self.shard_count or 0)]
-
-    async def wait_for(self, shards: list[int], lsn: int, timeout_s: float) -> bool:
-        """Wait until the watermark of each of `shards` is at least `lsn`; False if it is not in time."""
-        with trio.move_on_after(timeout_s) as scope:
-            for shard in shards:
-                await self._reaches(shard, lsn)
-        return not scope.cancelled_caught
-
-    async def _reaches(self, shard: int, lsn: int) -> None:
-        seen = -1
-        while True:
-            commit = self._readers[shard].commit_id()
-            if commit != seen:
-                seen = commit
-                state = self.state(shard)
-                if state is not None and state.watermark >= lsn:
-                    return
-            await trio.sleep(LOOK_INTERVAL_S)
 
     def close(self) -> None:
         """Close every reader."""

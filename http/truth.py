@@ -26,6 +26,9 @@ VARY = ("Vary", f"{MIN_LSN}, {MAX_STALENESS}, {CONSISTENCY}")
 
 NOTHING_KNOWN = Freshness(None, 0, False, True)
 
+NOT_CLAIMED: Headers = (("Kycache-Watermark", "0/0"), ("Kycache-Served-By", "view"), ("Kycache-Suspect", "true"))
+"""No 503 says a watermark that covers what was asked."""
+
 _SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
 """Nine digits are thirty years; more is a mistake."""
 
@@ -111,6 +114,10 @@ def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: floa
             "No source is configured to read from; ask for a Kycache-Min-LSN instead.",
             CONSISTENCY,
             headers,
+        )
+    if fresh.cut_off:
+        raise Problem(
+            Kind.NOT_FRESH, "The view missed a change of the source and awaits a rebuild.", headers=NOT_CLAIMED
         )
     reached = demand.min_lsn is None or fresh.watermark >= demand.min_lsn
     if demand.max_staleness_s is not None:

@@ -38,7 +38,7 @@ class _Shard:
     __slots__ = ("as_of_ms", "commit", "unread", "watermark")
 
     def __init__(self) -> None:
-        self.commit = -1
+        self.commit: tuple[str, int] | None = None
         self.watermark = 0
         self.as_of_ms: int | None = None
         self.unread = False
@@ -96,7 +96,7 @@ class Watch:
             state = self._router.state(number)
         except (NoStore, Refused, lmdb.Error):
             state = None
-            commit = -1
+            commit = None
         shard.commit = commit
         shard.unread = state is None
         if state is not None:

@@ -33,6 +33,7 @@ from kycache.model.view import View
 from .decode import Record, RecordDecoder
 from .rebuild import log_cut
 from .settings import KafkaSettings
+from .topic import foreign_members
 
 POLL_WAIT_MS = 50
 """How long an order to the thread may wait; a poll returns at once when there are records."""
@@ -170,7 +171,24 @@ class ConsumerThread:
                 # Without its listener: the trio side is closing the shards by itself.
                 consumer.close(autocommit=False, timeout_ms=1000)
 
+    def _refuse_foreign_members(self) -> None:
+        """Members of another data directory would take partitions whose shards are then nowhere to be read here.
+
+        Raises:
+            Refused: there is one, and it outlived the time after which a dead one is gone.
+        """
+        deadline = time.monotonic() + SESSION_TIMEOUT_MS / 1000 + RETRY_WAIT_S
+        ours = self._instance_id.rpartition("-")[0]
+        while others := foreign_members(self._settings, ours):
+            if time.monotonic() > deadline or self._stopping:
+                raise Refused(
+                    f"group {self._settings.group!r} has members of another data directory: {', '.join(others)}",
+                    "give this node a `[kafka] group` of its own, or let it share their data directory",
+                )
+            time.sleep(RETRY_WAIT_S)
+
     def _connect(self) -> KafkaConsumer:
+        self._refuse_foreign_members()
         return KafkaConsumer(
             **self._settings.connection,
             group_id=self._settings.group,

@@ -23,12 +23,18 @@ from kycache.model.change import (
 )
 from kycache.model.lsn import parse_sequence
 from kycache.model.partition import KeyForm, key_bytes
-from kycache.model.values import PLACEHOLDER, Absent, Decoder, Value, ValueRefused, decoder, key_order_bytes
-from kycache.model.values import printer as value_printer
+from kycache.model.values import (
+    PLACEHOLDER,
+    USER_KEY_BYTES_MAX,
+    Absent,
+    Decoder,
+    Value,
+    ValueRefused,
+    decoder,
+    key_order_bytes,
+    printer,
+)
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
-
-USER_KEY_BYTES_MAX = 400
-"""A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
 
 VALUE_BYTES_MAX = 16 << 20
 """A record's value; one row of a profile is kilobytes, so more is a mistake and goes to quarantine unread."""
@@ -104,7 +110,7 @@ class RecordDecoder:
         self._shapes = {t.name: _Shape(n, t) for n, t in enumerate(view.tables)}
         self._numbers = {t.name: n for n, t in enumerate(view.tables)}
         self._user = decoder(view.root.key_type)
-        self._print_user = value_printer(view.root.key_type)
+        self._print_user = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
         self._key_column = view.root.key
         self._envelope = msgspec.json.Decoder(_Envelope)

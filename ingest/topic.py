@@ -57,7 +57,7 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
 
 
 def foreign_members(settings: KafkaSettings, ours: str) -> list[str]:
-    """Members of the group whose instance id does not begin with `ours`. Blocking; none where it cannot be told."""
+    """Members of the group whose instance id does not begin with `ours`; none where it cannot be told. Blocking."""
     try:
         admin = KafkaAdminClient(
             **settings.connection, request_timeout_ms=ANSWER_WAIT_MS, bootstrap_timeout_ms=ANSWER_WAIT_MS

@@ -96,9 +96,7 @@ class Renderer:
         """The list entry of a user whose values are `listing`."""
         order, filters, fields = listing
         row = {name: show(v) for (name, _, show), v in zip(self._list_printers, fields, strict=True)}
-        return Listed(
-            order_bytes(order) + user, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row)
-        )
+        return Listed(order_bytes(order) + user, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row))
 
 
 def _same(value: Value) -> object:

@@ -49,6 +49,9 @@ _TIMESTAMP_WRAP = 9223371331200000000
 """294247-01-01: from here on Debezium's microseconds may have wrapped (DEBEZIUM 36)."""
 _TIMESTAMP_MIN = -210866803200000000
 """4714-11-24 BC, Postgres's first instant; less is a wrapped value."""
+USER_KEY_BYTES_MAX = 400
+"""A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
+
 INT_MAX = 2**63 - 1
 DAY_US = 86_400_000_000
 

@@ -235,9 +235,7 @@ def load_view(path: Path) -> View:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigurationError(
-            f"view definition {path} cannot be read: {error}", "set `[view] file`"
-        ) from None
+        raise ConfigurationError(f"view definition {path} cannot be read: {error}", "set `[view] file`") from None
     return parse_view(text, str(path))
 
 
@@ -354,9 +352,7 @@ def _child(source: _Source, raw: _RawTable, index: int) -> Table:
     ordered = {c.name for c in columns if c.type.kind in ORDERED_KINDS}
     if order and order not in ordered:
         source.fail((*at, "order"), f"order column {order!r} is not a stored int, date or time")
-    return Table(
-        raw.table, raw.key, columns, secret, raw.owner, raw.name, order, descending=direction == "desc"
-    )
+    return Table(raw.table, raw.key, columns, secret, raw.owner, raw.name, order, descending=direction == "desc")
 
 
 def _status(source: _Source, raw: _RawStatus, children: tuple[Table, ...]) -> Status:

@@ -120,7 +120,7 @@ def wait_fresh(client: httpx.Client, lsn: str) -> None:
 
 
 def differences(client: httpx.Client, truth: SqlTruth, *, size: int = 500) -> Iterator[str]:
-    """Where the two reads differ from SQL: every profile, every page of every filter and order, every cursor walk."""
+    """Where the two reads differ from SQL: every profile, every page and walk of every filter and order."""
     for user in truth.order:
         answer = client.get(f"/users/{user}")
         if answer.status_code != 200 or answer.json() != truth.detail(user):
