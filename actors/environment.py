@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from struct import Struct
 from threading import Lock
+from typing import NamedTuple
 
 import lmdb
 
@@ -78,6 +79,24 @@ def grow_ahead(environment: lmdb.Environment) -> None:
         os.truncate(path, needed + _GROW_AHEAD // 2)
 
 
+class Databases(NamedTuple):
+    """The named databases of a store (store.py says what is in each)."""
+
+    meta: "lmdb._Database"
+    profiles: "lmdb._Database"
+    rows: "lmdb._Database"
+    order: "lmdb._Database"
+    quarantine: "lmdb._Database"
+    markers: "lmdb._Database"
+
+
+class Lease(NamedTuple):
+    """An open environment and its databases."""
+
+    environment: lmdb.Environment
+    databases: Databases
+
+
 class Environments:
     """The environments that this process has open, each once."""
 
@@ -91,34 +110,34 @@ class Environments:
         self.readonly = readonly
         self._map_size = map_size
         self._metasync = metasync
-        self._open: dict[Path, tuple[lmdb.Environment, int]] = {}
+        self._open: dict[Path, tuple[Lease, int]] = {}
         self._lock = Lock()
 
-    def lease(self, generation: Path, shard: int) -> lmdb.Environment:
+    def lease(self, generation: Path, shard: int) -> Lease:
         """The environment of a generation; give it back with `release`.
 
         Raises:
-            DamagedFile: it must not be mapped.
+            DamagedFile: it must not be mapped, or its creation was cut off.
         """
         with self._lock:
-            environment, users = self._open.get(generation, (None, 0))
-            if environment is None:
+            lease, users = self._open.get(generation, (None, 0))
+            if lease is None:
                 if self.readonly or (generation / "data.mdb").exists():
                     check_before_mapping(generation, shard)
-                environment = self._start(generation)
-            self._open[generation] = (environment, users + 1)
-            return environment
+                lease = self._start(generation, shard)
+            self._open[generation] = (lease, users + 1)
+            return lease
 
     def release(self, generation: Path) -> None:
         """Give a lease back; the last one closes."""
         with self._lock:
-            environment, users = self._open.pop(generation)
+            lease, users = self._open.pop(generation)
             if users > 1:
-                self._open[generation] = (environment, users - 1)
+                self._open[generation] = (lease, users - 1)
             else:
-                environment.close()
+                lease.environment.close()
 
-    def _start(self, generation: Path) -> lmdb.Environment:
+    def _start(self, generation: Path, shard: int) -> Lease:
         environment = lmdb.open(
             os.fspath(generation),
             map_size=self._map_size,
@@ -132,4 +151,15 @@ class Environments:
             readahead=False,
         )
         environment.reader_check()
-        return environment
+        # Here, before anyone can have a transaction: `open_db` takes the writer's lock while it holds the
+        # interpreter's, and a process that both reads and writes would stand still for ever (seen).
+        try:
+            names = (name.encode() for name in Databases._fields)
+            databases = Databases(*(environment.open_db(name, create=not self.readonly) for name in names))
+        except lmdb.Error as error:
+            environment.close()
+            raise DamagedFile(
+                f"shard {shard}: {generation} holds no whole store: {error}",
+                f"run `kycache rebuild --shard {shard}`",
+            ) from None
+        return Lease(environment, databases)

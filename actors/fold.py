@@ -49,15 +49,19 @@ class Profiles(Protocol):
 
     def get(self, user: bytes) -> Profile:
         """The user's profile, an empty one where nothing is known. The fold may change it in place."""
+        ...
 
     def touch(self, user: bytes) -> None:
         """The profile of `user` was changed."""
+        ...
 
     def known(self, user: bytes) -> bool:
         """Something is stored about the user."""
+        ...
 
     def every(self, change: Callable[[Profile], int]) -> int:
         """Let `change` edit every profile; it returns how many rows it took out. The sum is returned."""
+        ...
 
 
 class HaltShard(Exception):
@@ -82,6 +86,16 @@ class Verdict(NamedTuple):
     outcome: Outcome
     mark: Mark | None = None
     reason: str = ""
+
+
+class Overdue(NamedTuple):
+    """What an item's arrival says about the truncates that came before it."""
+
+    mark: Mark | None = None
+    reason: str = ""
+
+
+_NOTHING = Overdue()
 
 
 class Fold:
@@ -144,13 +158,13 @@ class Fold:
         origin: Origin,
         profiles: Profiles,
         truncated: tuple[int, ...] = (),
-    ) -> tuple[Mark, str] | tuple[()]:
+    ) -> Overdue:
         """What an event's place in history means for the shard, before its row is looked at."""
         if origin.snapshot is Snapshot.WHOLE:
             self._enter_whole_snapshot(state, offset, origin.lsn)
-            return ()
+            return _NOTHING
         if origin.snapshot is Snapshot.PARTIAL:
-            return ()
+            return _NOTHING
         if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.as_of_ms:
             # Redelivery keeps its old time, interleaving keeps the last commit monotone: only a source
             # that moved back has a lower last commit at a later time (DESIGN 6.9).
@@ -183,19 +197,17 @@ class Fold:
             f"make sure the source is the right one, then run `kycache rebuild --shard {self.shard}`",
         )
 
-    def _settle_truncates(
-        self, state: ShardState, origin: Origin, truncated: tuple[int, ...]
-    ) -> tuple[Mark, str] | tuple[()]:
+    def _settle_truncates(self, state: ShardState, origin: Origin, truncated: tuple[int, ...]) -> Overdue:
         """Match the keyless `t` events with the trigger's rows of the same transaction."""
         if not state.pending:
-            return ()
+            return _NOTHING
         same = [p for p in state.pending if p.tx == origin.tx]
         late = [p for p in state.pending if p.tx != origin.tx]
         state.pending = tuple(p for p in same if p.table not in truncated)
         if not late:
-            return ()
+            return _NOTHING
         names = ", ".join(sorted({self.tables[p.table] for p in late}))
-        return (
+        return Overdue(
             Mark.STALE,
             f"table {names} was truncated at {format_lsn(late[0].lsn)} without the trigger's rows",
         )
@@ -281,7 +293,7 @@ class Fold:
                 f"shard {self.shard}: offset {poison.offset} cannot be applied: {poison.reason}",
                 "mend the source or the connector, or set `[ingest] poison` to quarantine and start ingest again",
             )
-        overdue: tuple[Mark, str] | tuple[()] = ()
+        overdue = _NOTHING
         if poison.origin is not None:
             overdue = self._enter(state, poison.offset, poison.origin, profiles)
         state.counters.quarantined += 1

@@ -30,8 +30,9 @@ STAMP_BYTES = 8
 KNOWN_MAX = 8_192
 """Combinations of values remembered: all tagged ones and as many that carry their values."""
 
-COUNTS_HELD_MAX = 200_000
-"""Counts kept in the mirror after a batch, of about 100 bytes each: 20 MB; a larger one starts anew."""
+COUNTS_HELD_MAX = 400_000
+"""Counts kept in the mirror after a batch, of about 80 bytes each: 32 MB; a larger one starts anew each time.
+A shard of 250,000 users has some 10,000 with twenty combinations of values, 300,000 with a thousand."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

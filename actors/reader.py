@@ -15,18 +15,16 @@ from kycache.model.errors import Refused
 from kycache.model.profile import Profile, unpack_profile
 from kycache.model.view import View
 
-from .environment import Environments
+from .environment import Databases, Environments
 from .files import ShardFolder
 from .order_reader import OrderSnapshot
 from .state import ShardState
 from .store import (
     FORMAT,
-    Databases,
     Identity,
     Quarantined,
     check_identity,
     key_columns,
-    open_databases,
     read_quarantine,
     read_state,
 )
@@ -117,9 +115,8 @@ class ShardReader:
             return self._environment, self._databases
         self.close()
         generation = self.folder.path / link
-        environment = self._environments.lease(generation, self.shard)
+        environment, databases = self._environments.lease(generation, self.shard)
         try:
-            databases = open_databases(environment)
             with self._begin(environment) as txn:
                 check_identity(txn, databases, self._identity)
         except BaseException:

@@ -23,7 +23,7 @@ from kycache.model.profile import Profile, Row, pack_profile, unpack_profile
 from kycache.model.render import Listed, Listing, Renderer
 from kycache.model.view import View
 
-from .environment import Environments, grow_ahead
+from .environment import Databases, Environments, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard, Verdict
 from .order import Entry
@@ -116,23 +116,6 @@ class Fence:
             self._closed = True
 
 
-class Databases(NamedTuple):
-    """The named databases of a store."""
-
-    meta: "lmdb._Database"
-    profiles: "lmdb._Database"
-    rows: "lmdb._Database"
-    order: "lmdb._Database"
-    quarantine: "lmdb._Database"
-    markers: "lmdb._Database"
-
-
-def open_databases(environment: lmdb.Environment) -> Databases:
-    """The store's databases; made where the environment may be written."""
-    create = not environment.flags()["readonly"]
-    return Databases(*(environment.open_db(name.encode(), create=create) for name in Databases._fields))
-
-
 _IDENTITY = b"identity"
 _STATE = b"state"
 _encode = msgspec.msgpack.Encoder().encode
@@ -178,9 +161,8 @@ def create_store(
     environments: Environments, generation: Path, identity: Identity, position: Position, *, from_start: bool
 ) -> None:
     """Make an empty store in a new generation."""
-    environment = environments.lease(generation, identity.shard)
+    environment, databases = environments.lease(generation, identity.shard)
     try:
-        databases = open_databases(environment)
         with environment.begin(write=True) as txn:
             txn.put(_IDENTITY, _encode(identity), db=databases.meta)
             txn.put(_STATE, _encode(ShardState(position, from_start=from_start)), db=databases.meta)
@@ -217,9 +199,8 @@ class Store:
         self._key_columns = key_columns(view)
         names = tuple(t.name for t in view.tables)
         self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
-        self._environment = environments.lease(generation, identity.shard)
+        self._environment, self._databases = environments.lease(generation, identity.shard)
         try:
-            self._databases = open_databases(self._environment)
             with self._environment.begin() as txn:
                 check_identity(txn, self._databases, identity)
                 self.opened_at = read_state(txn, self._databases)

@@ -1,11 +1,15 @@
 """TCP ports on the loopback interface: which are free, and a clear word where one is not."""
 
+import random
 import socket
 
 from kycache.model.errors import Refused
 
 HOST = "127.0.0.1"
 HTTP_PORT_DEFAULT = 8080
+CHOSEN_FROM = range(15_000, 32_000)
+"""Below what systems give to outgoing connections (Linux from 32768, others from 49152): such a connection could
+take a server's port between its choice and its use, or while the server is started again."""
 
 
 def is_free(port: int) -> bool:
@@ -30,15 +34,15 @@ def is_listening(port: int, timeout_s: float = 0.5) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that are free now; held open together while chosen, so none comes twice."""
-    probes = [socket.socket(socket.AF_INET, socket.SOCK_STREAM) for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((HOST, 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
+    """`count` different ports that are free now, at random, so that two demos at once hardly ever agree.
+
+    Raises:
+        Refused: nearly all are taken.
+    """
+    ports = [port for port in random.sample(CHOSEN_FROM, 50 + 10 * count) if is_free(port)]
+    if len(ports) < count:
+        raise Refused(f"there are no {count} free ports from {CHOSEN_FROM[0]} to {CHOSEN_FROM[-1]}", "free some")
+    return ports[:count]
 
 
 def claim(port: int, what: str, remedy: str) -> int:

@@ -67,18 +67,23 @@ class Sink(Protocol):
 
     def assigned(self, partition: int) -> None:
         """The partition is this member's; it is parked until `read_from` is ordered."""
+        ...
 
     def revoked(self, partitions: list[int]) -> None:
         """They go to another member; returns when their shards are closed, or in bounded time."""
+        ...
 
     def deliver(self, partition: int, batch: Batch) -> bool:
         """Records, in order. False: no more until `resume` is ordered."""
+        ...
 
     def halt(self, partition: int, error: HaltShard) -> None:
         """The partition cannot be read on."""
+        ...
 
     def connected(self, *, well: bool) -> None:
         """The broker answers, or does not."""
+        ...
 
 
 class _Order(NamedTuple):

@@ -64,9 +64,11 @@ class Holder(Protocol):
 
     def holds(self, shard: int) -> bool:
         """The shard is held by this process."""
+        ...
 
     async def carry_out(self, shard: int, work: Callable[[], None]) -> None:
         """Run `work` in a thread with the shard's actor stopped; raises what it raised."""
+        ...
 
 
 class Worker:

@@ -178,7 +178,7 @@ class _RawList(msgspec.Struct, forbid_unknown_fields=True):
 class _RawView(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     root: Any
-    list: Any
+    listed: Any = msgspec.field(name="list")
     children: list[Any] = []
     status: Any = None
 
@@ -266,7 +266,7 @@ def parse_view(text: str, name: str) -> View:
     status = None
     if raw.status is not None:
         status = _status(source, source.convert(raw.status, _RawStatus, ("status",)), children)
-    listed = source.convert(raw.list, _RawList, ("list",))
+    listed = source.convert(raw.listed, _RawList, ("list",))
     members = _members(source, document["root"].get("members"), root, children, status)
     view = View(
         name=raw.name,

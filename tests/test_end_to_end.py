@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from freshness_checker import FreshnessChecker
 from running_demo import KYCACHE, RunningDemo, running_demo, wait_until
 from sql_truth import SqlTruth, differences, wait_fresh
 from stack import require_apache
@@ -181,3 +182,18 @@ def test_rebuild_beside_a_running_ingest(demo: RunningDemo, client: httpx.Client
     generation = Path(demo.facts["dir"]) / "data" / "shards" / "0001"
     assert os.readlink(generation / "CURRENT") == "gen-000002"  # noqa: PTH115
     assert [p.name for p in generation.glob("gen-*")] == ["gen-000002"]
+
+
+def test_no_read_is_older_than_its_label(demo: RunningDemo) -> None:
+    """Long and short transactions interleave; ingest and Debezium are killed and started again meanwhile."""
+    seed = int(os.environ.get("KYCACHE_TEST_SEED", "7"))
+    print(f"KYCACHE_TEST_SEED={seed}")
+    checker = FreshnessChecker(demo.dsn, demo.facts["http"], seed).start()
+    load = Workload(demo.dsn, seed + 1, workers=2, transactions=60).start()
+    for name in ["debezium", "ingest"] if demo.facts["connect"] else ["ingest"]:
+        time.sleep(1.0)  # while reads are answered; nothing is waited for
+        demo.wait_revived(name, demo.kill(name))
+    load.join()
+    wait_until(lambda: checker.bounded_reads > 100, "bounded reads are not answered again")
+    checker.stop()
+    assert checker.violations == []
