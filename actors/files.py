@@ -148,12 +148,18 @@ class DataDirectory:
             )
         return node
 
+    def rehome(self, view: str) -> None:
+        """Make this the home of another view definition: every shard must be rebuilt, and none may be held."""
+        node = self.node()
+        if node is not None:
+            write_whole(self.root / "node.json", msgspec.json.encode(msgspec.structs.replace(node, view=view)))
+
     def check_view(self, node: Node, view: str) -> None:
         """Refuse to read or write this directory with another view definition."""
         if node.view != view:
             raise Refused(
                 f"data directory {self.root} was made with view definition {node.view}, not {view}",
-                "set `[view] file` back, or stop kycache and run `kycache rebuild` to build the new view",
+                "set `[view] file` back, or stop kycache and run `kycache rebuild` (all shards) for the new one",
             )
 
     def shard(self, number: int) -> "ShardFolder":

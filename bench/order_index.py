@@ -1,6 +1,6 @@
 """Measures the order index: load, upkeep, size, and the CPU a page takes, near and far, filtered or not.
 
-    python bench/order_index.py [--users 1000000] [--shards 4] [--regions 4 250] [--dir /tmp] [--no-results]
+    python bench/order_index.py [--users 1000000] [--shards 4] [--regions 4 250] [--dir FOLDER] [--no-results]
 
 CPU is the process's own (user + system). A page is measured with all that a request does for it: one read
 transaction per shard, the total, the rows. Figures go to bench/results/order_index.json.

@@ -109,6 +109,7 @@ def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings
         schema=connector.schema_,
         slot=connector.slot,
         publication=connector.publication,
+        key_form=settings.kafka.key,
     )
 
 

@@ -8,7 +8,6 @@ import typer
 
 from kycache.model.connector import connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
-from kycache.model.partition import KeyForm
 
 from .composition import (
     connector_settings,
@@ -20,8 +19,6 @@ from .composition import (
 from .findings import Finding, judge_connector, judge_source, judge_topic
 from .invocation import JsonOption, invocation
 from .settings import Settings
-
-_ABOUT_KEYS = ("key.", "message.key.", "transforms", "predicates")
 
 
 @dataclass
@@ -118,11 +115,7 @@ def diagnose(settings: Settings) -> Diagnosis:
 
         def connector() -> Iterator[Finding]:
             facts = look_at_connector(url, expected.name)
-            config = connector_config(view, expected)
-            if kafka.key_form is not KeyForm.PLAIN:
-                # What kycache prints makes plain keys; how others are made is the operator's own.
-                config = {k: v for k, v in config.items() if not k.startswith(_ABOUT_KEYS)}
-            yield from judge_connector(facts, expected.name, config)
+            yield from judge_connector(facts, expected.name, connector_config(view, expected))
 
         diagnosis.look("connector", connector)
     return diagnosis

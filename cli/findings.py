@@ -126,7 +126,9 @@ def judge_source(
         yield from _judge_table(table, source.tables.get(table.name), connector.schema)
     names = [*(table.name for table in view.tables), connector.heartbeat_table]
     yield from _judge_publication(source.publication, names, connector)
-    yield from _judge_heartbeat(source.heartbeat_rows, connector.heartbeat_table, key_form, partitions)
+    yield from _judge_heartbeat(
+        source.heartbeat_rows, connector.heartbeat_table, key_form, view.root.key, partitions
+    )
 
 
 def _judge_table(table: Table, facts: TableFacts | None, schema: str) -> Iterator[Finding]:
@@ -182,7 +184,7 @@ def _judge_publication(
 
 
 def _judge_heartbeat(
-    rows: Mapping[str, int] | None, table: str, key_form: KeyForm, partitions: int
+    rows: Mapping[str, int] | None, table: str, key_form: KeyForm, column: str, partitions: int
 ) -> Iterator[Finding]:
     if rows is None:
         yield Finding(
@@ -193,7 +195,7 @@ def _judge_heartbeat(
         return
     beaten: dict[int, int] = {}
     for key, shard in rows.items():
-        belongs = partition_of(key_bytes(key_form, "user_id", key), partitions)
+        belongs = partition_of(key_bytes(key_form, column, key), partitions)
         beaten[belongs] = beaten.get(belongs, 0) + 1
         if belongs != shard:
             yield Finding(

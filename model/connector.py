@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from .errors import ConfigurationError
-from .partition import partition_of
+from .partition import KeyForm, key_bytes, partition_of
 from .view import HEARTBEAT_TABLE, View
 
 HEARTBEAT_INTERVAL_MS = 500
@@ -49,6 +49,7 @@ class ConnectorSettings:
     slot: str = "kycache"
     publication: str = "kycache"
     heartbeat_table: str = HEARTBEAT_TABLE
+    key_form: KeyForm = KeyForm.PLAIN
 
     def __post_init__(self) -> None:
         if self.partitions < 1:
@@ -92,16 +93,22 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         "retriable.restart.connector.wait.ms": str(RESTART_WAIT_MS),
         "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
         "heartbeat.action.query": beat_query(settings),
-        **_converters(),
-        **_transforms(owners, settings),
+        **_converters(settings),
+        **_transforms(view, owners, settings),
         **_topic_creation(settings),
     }
 
 
-def _converters() -> dict[str, str]:
+def _converters(settings: ConnectorSettings) -> dict[str, str]:
+    # A key must be computable from the user id alone, so it never carries a schema.
+    key = {
+        "key.converter": "org.apache.kafka.connect.json.JsonConverter",
+        "key.converter.schemas.enable": "false",
+    }
+    if settings.key_form is KeyForm.PLAIN:
+        key = {"key.converter": "org.apache.kafka.connect.storage.StringConverter"}
     return {
-        # The Kafka key is the bare user id: anyone can compute its partition.
-        "key.converter": "org.apache.kafka.connect.storage.StringConverter",
+        **key,
         "value.converter": "org.apache.kafka.connect.json.JsonConverter",
         "value.converter.schemas.enable": "false",
         # With true (the default!) a NULL in a column that has a DEFAULT is shown as that default.
@@ -109,7 +116,7 @@ def _converters() -> dict[str, str]:
     }
 
 
-def _transforms(owners: dict[str, str], settings: ConnectorSettings) -> dict[str, str]:
+def _transforms(view: View, owners: dict[str, str], settings: ConnectorSettings) -> dict[str, str]:
     """All tables into one topic keyed by the user id: one total order per user.
 
     The router names the tables: a catch-all would catch signal and heartbeat topics too, whose keys have no
@@ -117,8 +124,10 @@ def _transforms(owners: dict[str, str], settings: ConnectorSettings) -> dict[str
     """
     topics = "|".join(re.escape(_topic_part(table)) for table in owners)
     prefix = re.escape(f"{_topic_part(settings.topic_prefix)}.{_topic_part(settings.schema)}.")
-    renames = {owner for owner in owners.values() if owner != KEY_FIELD}
-    chain = ["route", *(["rename"] if renames else []), "key"]
+    whole = settings.key_form is KeyForm.JSON  # the key stays an object, with the root's own column in it
+    field = view.root.key if whole else KEY_FIELD
+    renames = {owner for owner in owners.values() if owner != field}
+    chain = ["route", *(["rename"] if renames else []), *([] if whole else ["key"])]
     config = {
         "message.key.columns": ";".join(
             f"{re.escape(f'{settings.schema}.{table}')}:{owner}" for table, owner in owners.items()
@@ -129,17 +138,18 @@ def _transforms(owners: dict[str, str], settings: ConnectorSettings) -> dict[str
         "transforms.route.topic.replacement": settings.topic,
         # With true (the default) the router adds a field to the key, and the key is no longer the user id.
         "transforms.route.key.enforce.uniqueness": "false",
-        "transforms.key.type": "org.apache.kafka.connect.transforms.ExtractField$Key",
-        "transforms.key.field": KEY_FIELD,
-        "transforms.key.predicate": "changes",
         "predicates": "changes",
         "predicates.changes.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
         "predicates.changes.pattern": re.escape(settings.topic),
     }
+    if not whole:
+        config["transforms.key.type"] = "org.apache.kafka.connect.transforms.ExtractField$Key"
+        config["transforms.key.field"] = field
+        config["transforms.key.predicate"] = "changes"
     if renames:
-        # ExtractField takes one field name, so owner columns of other names are renamed to it first.
+        # One field name for all tables, so owner columns of other names are renamed to it first.
         config["transforms.rename.type"] = "org.apache.kafka.connect.transforms.ReplaceField$Key"
-        config["transforms.rename.renames"] = ",".join(f"{owner}:{KEY_FIELD}" for owner in sorted(renames))
+        config["transforms.rename.renames"] = ",".join(f"{owner}:{field}" for owner in sorted(renames))
         config["transforms.rename.predicate"] = "changes"
     return config
 
@@ -171,8 +181,13 @@ def beat_query(settings: ConnectorSettings) -> str:
     )
 
 
-def beat_keys(partitions: int) -> list[str]:
+def beat_keys(partitions: int, key_form: KeyForm = KeyForm.PLAIN, column: str = KEY_FIELD) -> list[str]:
     """One key per partition, in order, that Kafka's partitioner puts into that very partition.
+
+    Args:
+        partitions: how many the topic has.
+        key_form: how the connector writes keys; the partition follows from the bytes it writes.
+        column: the root table's key column, which the `json` form shows.
 
     Raises:
         ConfigurationError: no such key was found, which only a broken partitioner can cause.
@@ -180,7 +195,7 @@ def beat_keys(partitions: int) -> list[str]:
     keys: dict[int, str] = {}
     for n in range(BEAT_KEY_TRIES_PER_PARTITION * partitions):
         key = f"beat-{n}"
-        keys.setdefault(partition_of(key.encode(), partitions), key)
+        keys.setdefault(partition_of(key_bytes(key_form, column, key), partitions), key)
         if len(keys) == partitions:
             return [keys[p] for p in range(partitions)]
     raise ConfigurationError(f"no heartbeat key found for each of {partitions} partitions")
@@ -196,7 +211,7 @@ def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
     """
     tables = list(dict(_owners(view, settings)))
     return [
-        *_heartbeat_rows(settings),
+        *_heartbeat_rows(view, settings),
         # Without FULL a deleted child's event does not say whose it was, and an update hides a move.
         *(f"ALTER TABLE {_qualified(settings, table)} REPLICA IDENTITY FULL" for table in tables),
         *_truncate_triggers(view, settings),
@@ -204,10 +219,11 @@ def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
     ]
 
 
-def _heartbeat_rows(settings: ConnectorSettings) -> list[str]:
+def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
     beats = _qualified(settings, settings.heartbeat_table)
-    rows = ", ".join(f"({_literal(k)}, {p}, now())" for p, k in enumerate(beat_keys(settings.partitions)))
-    kept = ", ".join(_literal(k) for k in beat_keys(settings.partitions))
+    keys = beat_keys(settings.partitions, settings.key_form, view.root.key)
+    rows = ", ".join(f"({_literal(k)}, {p}, now())" for p, k in enumerate(keys))
+    kept = ", ".join(_literal(k) for k in keys)
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
         "(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text)",

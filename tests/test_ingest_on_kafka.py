@@ -1,0 +1,345 @@
+"""`kycache ingest` against a real Apache Kafka: what it refuses and why, quarantine, halts, several members."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_source import FakeSource
+from ingest_process import Feed, Home, delete_topic, make_topic
+from kafka import KafkaAdminClient, TopicPartition
+from kafka.admin import NewPartitions
+from shards import MAP_BYTES
+from stack import Pipeline
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory
+from kycache.actors.freshness import Limits
+from kycache.actors.router import Router
+from kycache.model.render import Renderer
+from kycache.model.view import default_view
+
+PARTITIONS = 3
+VIEW = default_view()
+
+
+class Scene:
+    """A topic, a source that feeds it, and a home to read it into."""
+
+    def __init__(self, folder: Path, bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
+        make_topic(bootstrap, topic, partitions)
+        self.home = Home(folder, bootstrap, topic)
+        self.feed = Feed(bootstrap, topic, FakeSource(random.Random(topic), partitions))
+        self.source = self.feed.source
+
+    def begin(self) -> None:
+        """A first snapshot and some life after it."""
+        self.source.transactions(4)
+        self.source.snapshot()
+        self.live()
+
+    def live(self, rounds: int = 5) -> None:
+        """Some transactions and a beat."""
+        for _ in range(rounds):
+            self.source.transactions(2)
+        self.source.beat()
+        self.feed.send()
+
+    def wait_caught_up(self, more: int = 0) -> list[dict[str, Any]]:
+        """Until every partition is read to its end, `more` raw records included."""
+        ends = self.feed.end_offsets()
+        return self.home.wait(
+            lambda shards: sum(s["position"]["offset"] for s in shards) == sum(ends) + more, "not caught up"
+        )
+
+    def assert_equals_source(self) -> None:
+        """Every profile is what the source holds, read from the files as a web process does."""
+        opened = Environments(readonly=True, map_size=MAP_BYTES)
+        reads = Router(DataDirectory(self.home.folder / "data"), opened, VIEW, Limits())
+        renderer = Renderer(VIEW)
+        for user_id in self.source.users:
+            user = reads.user_id(user_id)
+            assert user is not None
+            with reads.snapshot(reads.shard_of(user)) as snapshot:
+                profile = snapshot.profile(user.key)
+                assert profile is not None
+                assert json.loads(renderer.body(profile)) == self.source.profile(user_id)
+        assert sum((reads.state(n) or _none()).users for n in range(PARTITIONS)) == len(self.source.users)
+        reads.close()
+
+
+def _none() -> Any:
+    raise AssertionError("a shard has no store")
+
+
+@pytest.fixture
+def scene(apache_stack: Pipeline, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Scene]:
+    topic = f"t-{request.node.name.replace('[', '-').replace(']', '')[-60:]}-{time.time_ns() % 10**9}"
+    made = Scene(tmp_path, apache_stack.bootstrap, topic)
+    yield made
+    made.feed.close()
+
+
+def test_reads_ends_and_goes_on_where_it_was(scene: Scene) -> None:
+    scene.begin()
+    with scene.home.ingest():
+        shards = scene.wait_caught_up()
+        assert {s["state"] for s in shards} == {"stale"}  # the fake source's clock stands in the past
+    scene.assert_equals_source()
+    scene.live()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    scene.assert_equals_source()
+    assert [s["owner"] for s in scene.home.status()] == [None] * PARTITIONS
+
+
+def test_killed_again_and_again_loses_and_doubles_nothing(scene: Scene) -> None:
+    scene.begin()
+    for _ in range(4):
+        with scene.home.ingest() as process:
+            scene.live(20)
+            scene.home.wait(lambda shards: any(s["position"]["offset"] for s in shards), "reads nothing")
+            process.kill()
+            process.wait()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    scene.assert_equals_source()
+
+
+def test_two_members_divide_the_shards_and_take_over(scene: Scene) -> None:
+    """One data directory, two processes; one is killed in mid-load and started again."""
+    scene.begin()
+
+    def owners(shards: list[dict[str, Any]]) -> set[str]:
+        return {s["owner"] for s in shards if s["owner"]}
+
+    with scene.home.ingest("first"), scene.home.ingest("second") as second:
+        scene.home.wait(lambda shards: len(owners(shards)) == 2, "the shards are not divided")
+        for _ in range(3):
+            scene.live(10)
+            second.kill()
+            second.wait()
+            with scene.home.ingest("second again") as again:
+                scene.live(10)
+                scene.wait_caught_up()
+                again.kill()
+                again.wait()
+        # A static member that stays away loses its shards when its session ends.
+        scene.live()
+        shards = scene.wait_caught_up()
+        assert len(owners(shards)) == 1
+    scene.assert_equals_source()
+
+
+def test_poison_is_quarantined_replayed_and_dropped(scene: Scene) -> None:
+    scene.begin()
+    user = next(iter(scene.source.users))
+    partition = scene.source._partition(user)
+    with scene.home.ingest():
+        scene.wait_caught_up()
+        scene.feed.raw(partition, user.encode(), b"not json, says Lovelace-3141")
+        scene.feed.raw(0, None, b"no key and no json")
+        scene.wait_caught_up(more=2)
+        shards = {s["shard"]: s for s in scene.home.status()}
+        assert sum(s["quarantined"] for s in shards.values()) == 2
+        assert shards[partition]["suspect"] == 1
+
+        listed = json.loads(scene.home.run("quarantine", "list", "--json").stdout)
+        assert [fact["scope"] for fact in listed] in (["profile", "shard"], ["shard", "profile"])
+        bad = next(fact for fact in listed if fact["scope"] == "profile")
+        shown = scene.home.run("quarantine", "show", str(bad["shard"]), str(bad["offset"])).stdout
+        assert "Lovelace-3141" in shown  # on demand only
+        kept = json.loads(scene.home.run("quarantine", "replay", "--json").stdout)
+        assert {k["outcome"].split(":")[0] for k in kept} == {"kept"}
+        assert sum(s["quarantined"] for s in scene.home.status()) == 2
+
+        done = scene.home.run("quarantine", "drop", "--yes", "--json")
+        assert {k["outcome"] for k in json.loads(done.stdout)} == {"dropped"}, done.stderr
+        assert all(s["quarantined"] == s["suspect"] == 0 for s in scene.home.status())
+        scene.live()
+        scene.wait_caught_up(more=2)
+    scene.assert_equals_source()
+    assert "Lovelace" not in scene.home.log()
+    assert user not in scene.home.log()
+
+
+def test_halt_instead_of_quarantine(scene: Scene, tmp_path: Path) -> None:
+    scene.begin()
+    home = Home(tmp_path, scene.home.bootstrap, scene.home.topic, ingest={"poison": "halt"})
+    with home.ingest():
+        scene.wait_caught_up()
+        scene.feed.raw(1, b"x", b"not json")
+        shards = home.wait(lambda shards: shards[1]["state"] == "halted", "shard 1 does not halt")
+        assert "[ingest] poison" in shards[1]["reason"]
+        scene.live()
+        home.wait(lambda s: s[0]["lag"] == s[2]["lag"] == 0 and s[0]["position"]["offset"] > 0, "others stopped")
+
+
+def test_a_wrong_key_halts_its_shard_and_no_other(scene: Scene) -> None:
+    """FAULTS 21: the first such change, naming table, key form and setting."""
+    scene.begin()
+    with scene.home.ingest():
+        before = scene.wait_caught_up()
+        user = next(iter(scene.source.users.values()))
+        wrong = (scene.source._partition(user["user_id"]) + 1) % PARTITIONS
+        value = {
+            "op": "c",
+            "before": None,
+            "after": {**user, "user_id": scene.source.new_id()},
+            "source": {
+                "table": "users",
+                "ts_ms": 2_000_000_000_000,
+                "lsn": 1 << 40,
+                "sequence": f'["{1 << 40}","{1 << 40}"]',
+            },
+        }
+        scene.feed.raw(wrong, user["user_id"].encode(), json.dumps(value).encode())
+        shards = scene.home.wait(lambda s: s[wrong]["state"] == "halted", "the shard does not halt")
+        assert "'users'" in shards[wrong]["reason"]
+        assert "[kafka] key" in shards[wrong]["reason"]
+        assert user["user_id"] not in shards[wrong]["reason"]
+        assert shards[wrong]["position"] == before[wrong]["position"]
+        scene.live()
+        ends = scene.feed.end_offsets()
+        others = [n for n in range(PARTITIONS) if n != wrong]
+        scene.home.wait(lambda s: all(s[n]["position"]["offset"] == ends[n] for n in others), "others stopped")
+
+
+def test_records_deleted_below_the_position_halt_the_shard(scene: Scene) -> None:
+    """FAULTS 16: never skips, never resets by itself."""
+    scene.begin()
+    with scene.home.ingest():
+        before = scene.wait_caught_up()
+    scene.live()
+    admin = KafkaAdminClient(bootstrap_servers=scene.home.bootstrap)
+    ends = scene.feed.end_offsets()
+    admin.delete_records({TopicPartition(scene.home.topic, 0): ends[0]})
+    admin.close()
+    with scene.home.ingest():
+        shards = scene.home.wait(lambda s: s[0]["state"] == "halted", "the shard does not halt")
+        assert f"no longer holds offset {before[0]['position']['offset']}" in shards[0]["reason"]
+        assert "rebuild" in shards[0]["reason"]
+        assert shards[0]["position"] == before[0]["position"]
+        scene.home.wait(
+            lambda s: all(s[n]["position"]["offset"] == ends[n] for n in (1, 2)), "the others do not go on"
+        )
+        refused = scene.home.run("rebuild", "--shard", "0", "--yes")
+        assert refused.returncode == 5
+        assert "no longer holds offset 0" in refused.stderr
+    # A log that starts above 0 and no store at all: refused as well (DESIGN 6.5).
+    other = Home(_folder(scene, "other"), scene.home.bootstrap, scene.home.topic)
+    other.configuration.write_text(other.configuration.read_text().replace("group-", "other-"))
+    with other.ingest():
+        other.wait(lambda s: s[0]["state"] == "halted" and s[1]["position"]["offset"] == ends[1], "not halted")
+
+
+def _folder(scene: Scene, name: str) -> Path:
+    made = scene.home.folder / name
+    made.mkdir()
+    return made
+
+
+def test_a_recreated_topic_halts_every_shard_and_rebuild_mends(scene: Scene) -> None:
+    """FAULTS 17."""
+    scene.begin()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    delete_topic(scene.home.bootstrap, scene.home.topic)
+    _make_again(scene)
+    with scene.home.ingest():
+        shards = scene.home.wait(lambda s: all(x["state"] == "halted" for x in s), "not halted")
+        assert "is not the one that was read" in shards[0]["reason"]
+        scene.source.snapshot()
+        scene.live()
+        done = scene.home.run("rebuild", "--yes")
+        assert done.returncode == 0, done.stderr
+        scene.home.wait(lambda s: sum(x["users"] for x in s) == len(scene.source.users), "not rebuilt")
+    scene.assert_equals_source()
+
+
+def _make_again(scene: Scene) -> None:
+    """The broker takes a moment to forget a topic."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            make_topic(scene.home.bootstrap, scene.home.topic, PARTITIONS)
+            break
+        except Exception:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+    scene.source.log.clear()
+    scene.feed._sent = 0
+
+
+def test_added_partitions_end_the_process(scene: Scene) -> None:
+    scene.begin()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    admin = KafkaAdminClient(bootstrap_servers=scene.home.bootstrap)
+    admin.create_partitions({scene.home.topic: NewPartitions(total_count=PARTITIONS + 1)})
+    admin.close()
+    refused = scene.home.run("ingest")
+    assert refused.returncode == 5
+    assert f"has {PARTITIONS + 1} partitions" in refused.stderr
+    assert "next:" in refused.stderr
+
+
+def test_another_view_is_refused_until_rebuilt(scene: Scene, tmp_path: Path) -> None:
+    scene.begin()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    text = (Path(__file__).parents[1] / "model" / "kyc.toml").read_text(encoding="utf-8")
+    (tmp_path / "other.toml").write_text(text.replace("pii", "open"), encoding="utf-8")
+    scene.home.configuration.write_text(
+        scene.home.configuration.read_text(encoding="utf-8") + '[view]\nfile = "other.toml"\n', encoding="utf-8"
+    )
+    for command in ("ingest", "web"):
+        refused = scene.home.run(command)
+        assert refused.returncode == 5
+        assert "view definition" in refused.stderr
+        assert "kycache rebuild" in refused.stderr
+    assert scene.home.run("rebuild", "--shard", "0", "--yes").returncode == 5
+    rebuilt = scene.home.run("rebuild", "--yes")
+    assert rebuilt.returncode == 0, rebuilt.stderr
+    with scene.home.ingest():
+        scene.wait_caught_up()
+
+
+def test_a_member_of_another_data_directory_is_refused(scene: Scene) -> None:
+    scene.begin()
+    other = Home(_folder(scene, "other"), scene.home.bootstrap, scene.home.topic)
+    with scene.home.ingest():
+        scene.wait_caught_up()
+        refused = other.run("ingest")
+        assert refused.returncode == 5
+        assert "members of another data directory" in refused.stderr
+        scene.live()
+        scene.wait_caught_up()
+
+
+def test_a_missing_topic_and_a_missing_broker(apache_stack: Pipeline, tmp_path: Path) -> None:
+    """With nothing stored there is nothing to serve: exit 4 and the reason."""
+    no_topic = Home(tmp_path, apache_stack.bootstrap, "never-made").run("ingest")
+    assert no_topic.returncode == 4
+    assert "has no topic 'never-made'" in no_topic.stderr
+    no_broker = Home(tmp_path, "127.0.0.1:9", "never-made").run("ingest")
+    assert no_broker.returncode == 4
+    assert "no Kafka broker answers at 127.0.0.1:9" in no_broker.stderr
+
+
+def test_a_stopped_member_does_not_hold_up_a_reader(scene: Scene) -> None:
+    """SIGSTOP of the writer in mid-load: readers of other processes go on."""
+    scene.begin()
+    with scene.home.ingest() as process:
+        scene.wait_caught_up()
+        process.send_signal(signal.SIGSTOP)
+        try:
+            assert len(scene.home.status()) == PARTITIONS
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert os.getpgid(process.pid)
