@@ -113,8 +113,11 @@ class Environments:
         self._open: dict[Path, tuple[Lease, int]] = {}
         self._lock = Lock()
 
-    def lease(self, generation: Path, shard: int) -> Lease:
+    def lease(self, generation: Path, shard: int, *, create: bool = False) -> Lease:
         """The environment of a generation; give it back with `release`.
+
+        Args:
+            create: make an empty one where there is none.
 
         Raises:
             DamagedFile: it must not be mapped, or its creation was cut off.
@@ -122,7 +125,7 @@ class Environments:
         with self._lock:
             lease, users = self._open.get(generation, (None, 0))
             if lease is None:
-                if self.readonly or (generation / "data.mdb").exists():
+                if not create:
                     check_before_mapping(generation, shard)
                 lease = self._start(generation, shard)
             self._open[generation] = (lease, users + 1)

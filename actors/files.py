@@ -16,7 +16,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -59,8 +59,11 @@ class Doubt(msgspec.Struct, frozen=True):
 
     kind: str
     shard: int
+    """Which shard's partition said so, and at which offset."""
     offset: int
     reason: str
+    lsn: int = 0
+    """A later whole snapshot puts right what came before it."""
 
 
 def holder_name() -> str:
@@ -148,11 +151,13 @@ class DataDirectory:
             )
         return node
 
-    def rehome(self, view: str) -> None:
-        """Make this the home of another view definition: every shard must be rebuilt, and none may be held."""
+    def rehome(self, view: str) -> Node:
+        """Make this the home of another view definition. The caller holds every shard and rebuilds it."""
         node = self.node()
-        if node is not None:
-            write_whole(self.root / "node.json", msgspec.json.encode(msgspec.structs.replace(node, view=view)))
+        assert node is not None
+        node = msgspec.structs.replace(node, view=view)
+        write_whole(self.root / "node.json", msgspec.json.encode(node))
+        return node
 
     def check_view(self, node: Node, view: str) -> None:
         """Refuse to read or write this directory with another view definition."""
@@ -178,24 +183,29 @@ class DataDirectory:
             return 0
 
     def add_doubts(self, new: tuple[Doubt, ...]) -> None:
-        """Put every shard in doubt, durably, before the batch that says so is committed."""
-        with (self.run / "suspect.lock").open("wb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            kept = {(d.kind, d.shard, d.offset): d for d in (*self.doubts(), *new)}
-            write_whole(self.root / "suspect.json", msgspec.json.encode(list(kept.values())))
+        """Put every shard in doubt, durably, before the batch that says so is committed. The latest of a kind
+        and shard stands for all before it."""
+        with self._doubts_locked():
+            known = {(d.kind, d.shard): d for d in self.doubts()}
+            for doubt in new:
+                before = known.get((doubt.kind, doubt.shard))
+                if before is None or doubt.lsn >= before.lsn:
+                    known[doubt.kind, doubt.shard] = doubt
+            write_whole(self.root / "suspect.json", msgspec.json.encode(list(known.values())))
 
-    def clear_doubts(self, shard: int, offsets: Collection[int] | None = None) -> None:
-        """A remedy was carried out for what `shard` had reported: all of it, or the records at `offsets`."""
+    def clear_doubt(self, kind: str, shard: int) -> None:
+        """What `shard` had reported is put right."""
+        with self._doubts_locked():
+            known = self.doubts()
+            kept = [d for d in known if (d.kind, d.shard) != (kind, shard)]
+            if len(kept) < len(known):
+                write_whole(self.root / "suspect.json", msgspec.json.encode(kept))
+
+    @contextmanager
+    def _doubts_locked(self) -> Iterator[None]:
         with (self.run / "suspect.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
-            known = self.doubts()
-            kept = [d for d in known if d.shard != shard or (offsets is not None and d.offset not in offsets)]
-            if len(kept) == len(known):
-                return
-            if kept:
-                write_whole(self.root / "suspect.json", msgspec.json.encode(kept))
-            else:
-                (self.root / "suspect.json").unlink(missing_ok=True)
+            yield
 
 
 class ShardFolder:

@@ -28,7 +28,7 @@ from kycache.model.change import (
 )
 from kycache.model.lsn import Version, format_lsn
 from kycache.model.partition import partition_of
-from kycache.model.profile import ANY_ROW, Profile, Row, Suspicion
+from kycache.model.profile import ANY_ROW, SUSPICIONS_MAX, UNKNOWN_VERSION, Profile, Row, Suspicion
 from kycache.model.values import Absent, Value
 
 from .state import PendingTruncate, ShardState
@@ -80,22 +80,19 @@ class Mark(Enum):
     STALE = "stale"  # a truncate without the trigger's rows: no shard can know
 
 
+class Notice(NamedTuple):
+    """A mark, why, and the LSN it stands at."""
+
+    mark: Mark
+    reason: str
+    lsn: int
+
+
 class Verdict(NamedTuple):
     """What became of an item, and what it means for the other shards."""
 
     outcome: Outcome
-    mark: Mark | None = None
-    reason: str = ""
-
-
-class Overdue(NamedTuple):
-    """What an item's arrival says about the truncates that came before it."""
-
-    mark: Mark | None = None
-    reason: str = ""
-
-
-_NOTHING = Overdue()
+    notices: tuple[Notice, ...] = ()
 
 
 class Fold:
@@ -122,17 +119,17 @@ class Fold:
         match item:
             case Change():
                 if not profiles.known(item.user):
-                    self._check_partition(item)
+                    self._check_partition(item.offset, self.tables[item.table], item.kafka_key)
                 overdue = self._enter(state, item.offset, item.origin, profiles)
-                return Verdict(self._change(state, item, profiles), *overdue)
+                return Verdict(self._change(state, item, profiles), overdue)
             case Beat():
                 overdue = self._enter(state, item.offset, item.origin, profiles, item.truncated)
-                return Verdict(self._beat(state, item, profiles), *overdue)
+                return Verdict(self._beat(state, item, profiles), overdue)
             case Truncate():
                 overdue = self._enter(state, item.offset, item.origin, profiles)
                 origin = item.origin
                 state.pending += (PendingTruncate(item.table, origin.tx, origin.commit, origin.lsn),)
-                return Verdict(Outcome.SKIPPED, *overdue)
+                return Verdict(Outcome.SKIPPED, overdue)
             case Skip():
                 state.counters.skipped += 1
                 return Verdict(Outcome.SKIPPED)
@@ -141,11 +138,27 @@ class Fold:
             case Misrouted():
                 raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
 
-    def _check_partition(self, change: Change) -> None:
-        belongs = partition_of(change.kafka_key, self.shard_count)
+    def replay(self, state: ShardState, item: Item, profiles: Profiles) -> Outcome:
+        """Apply a record out of quarantine: its row only. Its place in history was entered when it came.
+
+        Raises:
+            HaltShard: it proves a wrong connector.
+        """
+        match item:
+            case Change():
+                if item.origin.snapshot is Snapshot.WHOLE and item.origin.lsn != state.generation:
+                    return Outcome.STALE  # of a snapshot that a later one has replaced
+                return self._change(state, item, profiles)
+            case Misrouted():
+                raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
+            case _:
+                return Outcome.SKIPPED
+
+    def _check_partition(self, offset: int, table: str, kafka_key: bytes) -> None:
+        belongs = partition_of(kafka_key, self.shard_count)
         if belongs != self.shard:
             raise HaltShard(
-                f"shard {self.shard}: offset {change.offset}: a change of table {self.tables[change.table]!r} "
+                f"shard {self.shard}: offset {offset}: a change of table {table!r} "
                 f"has a key of partition {belongs} of {self.shard_count}",
                 "let the connector's producer use Kafka's default partitioner, as `kycache connector` prints it; "
                 f"then run `kycache rebuild --shard {self.shard}`",
@@ -158,18 +171,18 @@ class Fold:
         origin: Origin,
         profiles: Profiles,
         truncated: tuple[int, ...] = (),
-    ) -> Overdue:
+    ) -> tuple[Notice, ...]:
         """What an event's place in history means for the shard, before its row is looked at."""
         if origin.snapshot is Snapshot.WHOLE:
             self._enter_whole_snapshot(state, offset, origin.lsn)
-            return _NOTHING
+            return ()
         if origin.snapshot is Snapshot.PARTIAL:
-            return _NOTHING
+            return ()
         if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.as_of_ms:
             # Redelivery keeps its old time, interleaving keeps the last commit monotone: only a source
             # that moved back has a lower last commit at a later time (DESIGN 6.9).
             raise self._moved_back(f"a change behind {format_lsn(origin.commit)} is younger", state.commit_seen)
-        if state.generation is not None and not state.streamed:
+        if state.generation is not None and not state.streamed and not precedes_snapshot(state, origin):
             self._sweep(state, profiles)
             state.streamed = True
             state.bootstrapped = state.bootstrapped or state.from_start
@@ -197,20 +210,20 @@ class Fold:
             f"make sure the source is the right one, then run `kycache rebuild --shard {self.shard}`",
         )
 
-    def _settle_truncates(self, state: ShardState, origin: Origin, truncated: tuple[int, ...]) -> Overdue:
+    def _settle_truncates(
+        self, state: ShardState, origin: Origin, truncated: tuple[int, ...]
+    ) -> tuple[Notice, ...]:
         """Match the keyless `t` events with the trigger's rows of the same transaction."""
         if not state.pending:
-            return _NOTHING
+            return ()
         same = [p for p in state.pending if p.tx == origin.tx]
         late = [p for p in state.pending if p.tx != origin.tx]
         state.pending = tuple(p for p in same if p.table not in truncated)
         if not late:
-            return _NOTHING
+            return ()
         names = ", ".join(sorted({self.tables[p.table] for p in late}))
-        return Overdue(
-            Mark.STALE,
-            f"table {names} was truncated at {format_lsn(late[0].lsn)} without the trigger's rows",
-        )
+        reason = f"table {names} was truncated at {format_lsn(late[0].lsn)} without the trigger's rows"
+        return (Notice(Mark.STALE, reason, max(p.lsn for p in late)),)
 
     def _sweep(self, state: ShardState, profiles: Profiles) -> None:
         """Drop rows of an older generation: the whole snapshot did not send them, so they are gone."""
@@ -220,10 +233,18 @@ class Fold:
             return
 
         def drop(profile: Profile) -> int:
-            old = [(t, k, r) for t, k, r in profile.rows() if r.version[0] < generation]
+            suspicions = tuple(s for s in profile.suspicions if s.offset >= state.generation_offset)
+            # A row that the snapshot did send, but that could not be applied, is not gone.
+            spared = {(s.table, s.key) for s in suspicions}
+            whole = (ANY_ROW, None) in spared
+            old = [
+                (t, k, r)
+                for t, k, r in profile.rows()
+                if r.version[0] < generation and (t, k) not in spared and not whole
+            ]
             for table, key, _ in old:
                 profile.put(table, key, None)
-            profile.suspicions = tuple(s for s in profile.suspicions if s.offset >= state.generation_offset)
+            profile.suspicions = suspicions
             return sum(row.values is not None for _, _, row in old)
 
         state.counters.swept += profiles.every(drop)
@@ -244,24 +265,30 @@ class Fold:
             return Outcome.STALE
         if change.values is None:
             profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms))
-            self._heal(profile, change.table, change.key)
+            self._heal(profile, change.table, change.key, version)
         else:
             row, whole = _merge(change.values, stored)
             profile.put(change.table, change.key, Row(version, row))
             if whole and not change.doubtful:
-                self._heal(profile, change.table, change.key)
+                self._heal(profile, change.table, change.key, version)
             else:
-                self._suspect(profile, Suspicion(change.table, change.key, change.offset))
+                self._suspect(profile, Suspicion(change.table, change.key, change.offset, version))
         state.counters.applied += 1
         profiles.touch(change.user)
         return Outcome.APPLIED
 
-    def _heal(self, profile: Profile, table: int, key: Value) -> None:
+    def _heal(self, profile: Profile, table: int, key: Value, version: Version) -> None:
+        """A full row heals what is no newer than itself."""
         if profile.suspicions:
-            profile.suspicions = tuple(s for s in profile.suspicions if (s.table, s.key) != (table, key))
+            profile.suspicions = tuple(
+                s for s in profile.suspicions if (s.table, s.key) != (table, key) or s.version > version
+            )
 
     def _suspect(self, profile: Profile, suspicion: Suspicion) -> None:
-        if all((s.table, s.key) != (suspicion.table, suspicion.key) for s in profile.suspicions):
+        if len(profile.suspicions) >= SUSPICIONS_MAX:
+            suspicion = Suspicion(ANY_ROW, None, suspicion.offset)
+            profile.suspicions = (*profile.suspicions[: SUSPICIONS_MAX - 1], suspicion)
+        elif suspicion not in profile.suspicions:
             profile.suspicions += (suspicion,)
 
     def _beat(self, state: ShardState, beat: Beat, profiles: Profiles) -> Outcome:
@@ -293,7 +320,10 @@ class Fold:
                 f"shard {self.shard}: offset {poison.offset} cannot be applied: {poison.reason}",
                 "mend the source or the connector, or set `[ingest] poison` to quarantine and start ingest again",
             )
-        overdue = _NOTHING
+        if poison.user is not None and poison.kafka_key is not None and not profiles.known(poison.user):
+            table = "?" if poison.table is None else self.tables[poison.table]
+            self._check_partition(poison.offset, table, poison.kafka_key)
+        overdue: tuple[Notice, ...] = ()
         if poison.origin is not None:
             overdue = self._enter(state, poison.offset, poison.origin, profiles)
         state.counters.quarantined += 1
@@ -301,15 +331,17 @@ class Fold:
         if poison.scope is Scope.PROFILE:
             assert poison.user is not None
             pinned = poison.table == 0 or poison.key is not None
-            table = poison.table if pinned and poison.table is not None else ANY_ROW
+            number = poison.table if pinned and poison.table is not None else ANY_ROW
             key = poison.key if pinned else None
-            self._suspect(profiles.get(poison.user), Suspicion(table, key, poison.offset))
+            version = UNKNOWN_VERSION if poison.origin is None else version_of(state, poison.origin)
+            self._suspect(profiles.get(poison.user), Suspicion(number, key, poison.offset, version))
             profiles.touch(poison.user)
-            return Verdict(Outcome.QUARANTINED, *overdue)
-        state.doubts += (poison.offset,)
+            return Verdict(Outcome.QUARANTINED, overdue)
+        state.doubts += 1
         if poison.scope is Scope.SHARD:
-            return Verdict(Outcome.QUARANTINED, *overdue)
-        return Verdict(Outcome.QUARANTINED, Mark.SUSPECT, poison.reason)
+            return Verdict(Outcome.QUARANTINED, overdue)
+        lsn = 0 if poison.origin is None else poison.origin.lsn
+        return Verdict(Outcome.QUARANTINED, (*overdue, Notice(Mark.SUSPECT, poison.reason, lsn)))
 
 
 def version_of(state: ShardState, origin: Origin) -> Version:
@@ -330,7 +362,7 @@ def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
     if origin.snapshot is not Snapshot.STREAMED:
         return False
     if origin.commit is None:
-        return origin.ts_ms < state.before_ms
+        return origin.ts_ms <= state.before_ms
     return origin.commit <= state.before_commit
 
 

@@ -12,6 +12,10 @@ from typing import NamedTuple
 from .files import Doubt, Report
 from .state import ShardState
 
+CUT_OFF_REMEDY = (
+    "let Debezium take a whole snapshot (docs/operations.md), or `kycache rebuild` once the log begins behind it"
+)
+
 
 class Standing(StrEnum):
     """The states of DESIGN section 7."""
@@ -52,17 +56,23 @@ class ShardStatus(NamedTuple):
     holder: str | None
 
 
+def concerns(doubt: Doubt, state: ShardState) -> bool:
+    """Whether a doubt still holds for a shard: a whole snapshot taken behind it has put the shard right."""
+    return not (state.streamed and state.generation is not None and state.generation > doubt.lsn > 0)
+
+
 def freshness(
     states: Sequence[ShardState], doubts: Sequence[Doubt], *, profile_suspect: bool = False
 ) -> Freshness:
     """The freshness of an answer made of these shards: that of the least fresh one."""
     heartbeat = all(s.heartbeat for s in states)
+    held = [d for d in doubts if any(concerns(d, s) for s in states)]
     return Freshness(
         as_of_ms=min(s.as_of_ms for s in states) if heartbeat else None,
         watermark=min(s.watermark for s in states),
-        suspect=profile_suspect or bool(doubts) or any(s.doubts for s in states),
+        suspect=profile_suspect or bool(held) or any(s.doubts for s in states),
         heartbeat=heartbeat,
-        cut_off=any(d.kind == "stale" for d in doubts),
+        cut_off=any(d.kind == "stale" for d in held),
     )
 
 
@@ -82,7 +92,8 @@ def status(
     """What a shard's store, its writer's report and the clock say together."""
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
-    cut_off = next((d.reason for d in doubts if d.kind == "stale"), "")
+    held = [d for d in doubts if state is None or concerns(d, state)]
+    cut_off = next((d.reason for d in held if d.kind == "stale"), "")
     if report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
         standing, reason = Standing(report.state), "; ".join(filter(None, (report.reason, report.remedy)))
     elif state is None:
@@ -90,7 +101,7 @@ def status(
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
     elif cut_off:
-        standing, reason = Standing.STALE, f"{cut_off}; run `kycache rebuild`"
+        standing, reason = Standing.STALE, f"{cut_off}; {CUT_OFF_REMEDY}"
     elif stale is not None and stale > limits.stale_after_s:
         standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
     else:

@@ -108,12 +108,26 @@ class ShardReader:
         self._generation = self._environment = self._databases = None
 
     def _follow(self) -> tuple[lmdb.Environment, Databases]:
-        link = self.folder.current_name()
-        if link is None:
-            raise NoStore(f"shard {self.shard} has no store yet", "start `kycache ingest`")
+        link = self._link_now()
         if link == self._link and self._environment is not None and self._databases is not None:
             return self._environment, self._databases
         self.close()
+        try:
+            return self._open(link)
+        except Refused:
+            # The generation may have been replaced, and removed, since its name was read.
+            newer = self._link_now()
+            if newer == link:
+                raise
+            return self._open(newer)
+
+    def _link_now(self) -> str:
+        link = self.folder.current_name()
+        if link is None:
+            raise NoStore(f"shard {self.shard} has no store yet", "start `kycache ingest`")
+        return link
+
+    def _open(self, link: str) -> tuple[lmdb.Environment, Databases]:
         generation = self.folder.path / link
         environment, databases = self._environments.lease(generation, self.shard)
         try:

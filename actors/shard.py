@@ -24,6 +24,9 @@ MAILBOX_ITEMS_MAX = 8_000
 MAILBOX_ITEMS_RESUME = MAILBOX_ITEMS_MAX // 2
 """The partition is read again from here: there is still work while the first new records travel."""
 
+MAILBOX_BYTES_MAX = 64 << 20
+"""The same in bytes of Kafka: thousands of large values must not fill the memory."""
+
 BATCH_ITEMS = 2_000
 """Items of one transaction: enough to make its fsync cheap, few enough to commit several times a second."""
 
@@ -41,37 +44,58 @@ log = structlog.get_logger()
 class Batch(NamedTuple):
     """Records of one poll, decoded."""
 
+    begins: int
+    """The position of the partition before it: what was delivered last ended there."""
     items: list[Item]
+    size_bytes: int
     next_offset: int
     leader_epoch: int
     high_water: int
 
 
+class Opened(NamedTuple):
+    """A store opened for an assignment, and where to read on."""
+
+    store: Store
+    topic_id: str
+    offset: int
+
+
 class ShardActor:
     """Applies batches to one open store."""
 
-    def __init__(self, store: Store, fence: Fence, topic_id: str, on_room: Callable[[], None]) -> None:
+    def __init__(self, opened: Opened, fence: Fence, on_room: Callable[[], None]) -> None:
         """Args:
         on_room: called when the mailbox has room again after `offer` said it had not.
         """
-        self.store = store
-        self.state: ShardState = store.opened_at
+        self.store = opened.store
+        self.state: ShardState = opened.store.opened_at
         self.blocked = ""
         """Why nothing can be committed at present; empty while all is well."""
         self._fence = fence
-        self._topic_id = topic_id
+        self._topic_id = opened.topic_id
+        self._next = opened.offset
         self._on_room = on_room
         self._mailbox: deque[Batch] = deque()
         self._waiting = 0
+        self._waiting_bytes = 0
         self._full = False
         self._arrival = trio.Event()
 
     def offer(self, batch: Batch) -> bool:
-        """Take a batch. Returns whether another is welcome; if not, `on_room` tells when one is."""
+        """Take a batch. Returns whether another is welcome; if not, `on_room` tells when one is.
+
+        A batch that does not begin where the last one ended was polled for an earlier run of the shard, before
+        the order to read on from elsewhere was obeyed: it is dropped, or a gap would be committed.
+        """
+        if batch.begins != self._next:
+            return False
+        self._next = batch.next_offset
         self._mailbox.append(batch)
         self._waiting += len(batch.items)
+        self._waiting_bytes += batch.size_bytes
         self._arrival.set()
-        self._full = self._waiting >= MAILBOX_ITEMS_MAX
+        self._full = self._waiting >= MAILBOX_ITEMS_MAX or self._waiting_bytes >= MAILBOX_BYTES_MAX
         return not self._full
 
     async def run(self) -> None:
@@ -95,19 +119,21 @@ class ShardActor:
     def _take(self) -> Batch:
         """Join waiting batches into one: up to `BATCH_ITEMS`, then only to end a source transaction."""
         first = self._mailbox.popleft()
-        items, last = list(first.items), first
+        items, last, size_bytes = list(first.items), first, first.size_bytes
         while self._mailbox:
             following = self._mailbox[0]
             size = len(items) + len(following.items)
             if size > (BATCH_ITEMS_MAX if _continues(items, following.items) else BATCH_ITEMS):
                 break
             items += following.items
+            size_bytes += following.size_bytes
             last = self._mailbox.popleft()
         self._waiting -= len(items)
-        if self._full and self._waiting <= MAILBOX_ITEMS_RESUME:
+        self._waiting_bytes -= size_bytes
+        if self._full and self._waiting <= MAILBOX_ITEMS_RESUME and self._waiting_bytes < MAILBOX_BYTES_MAX:
             self._full = False
             self._on_room()
-        return Batch(items, last.next_offset, last.leader_epoch, last.high_water)
+        return Batch(first.begins, items, size_bytes, last.next_offset, last.leader_epoch, last.high_water)
 
     async def _apply(self, batch: Batch) -> Applied | None:
         """Apply a batch, and the same again while there is no room for it."""

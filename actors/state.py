@@ -73,6 +73,6 @@ class ShardState(msgspec.Struct, array_like=True):
     """Profiles under suspicion."""
     quarantined: int = 0
     """Records in quarantine now."""
-    doubts: tuple[int, ...] = ()
-    """Offsets of quarantined records that put the whole shard in doubt."""
+    doubts: int = 0
+    """Records in quarantine that name no user, and so put the whole shard in doubt."""
     counters: Counters = msgspec.field(default_factory=Counters)

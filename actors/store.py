@@ -17,7 +17,7 @@ from typing import NamedTuple
 import lmdb
 import msgspec
 
-from kycache.model.change import Change, Item, Poison
+from kycache.model.change import Change, Item, Poison, Scope
 from kycache.model.errors import Refused
 from kycache.model.profile import Profile, Row, pack_profile, unpack_profile
 from kycache.model.render import Listed, Listing, Renderer
@@ -25,7 +25,7 @@ from kycache.model.view import View
 
 from .environment import Databases, Environments, grow_ahead
 from .files import Doubt
-from .fold import Fold, HaltShard, Verdict
+from .fold import Fold, HaltShard
 from .order import Entry
 from .order_writer import OrderWriter
 from .state import Position, ShardState
@@ -161,7 +161,7 @@ def create_store(
     environments: Environments, generation: Path, identity: Identity, position: Position, *, from_start: bool
 ) -> None:
     """Make an empty store in a new generation."""
-    environment, databases = environments.lease(generation, identity.shard)
+    environment, databases = environments.lease(generation, identity.shard, create=True)
     try:
         with environment.begin(write=True) as txn:
             txn.put(_IDENTITY, _encode(identity), db=databases.meta)
@@ -208,6 +208,11 @@ class Store:
             environments.release(generation)
             raise
         self._order = OrderWriter(len(view.filters), self._databases.rows, self._databases.order)
+
+    def state(self) -> ShardState:
+        """The state as last committed."""
+        with self._environment.begin() as txn:
+            return read_state(txn, self._databases)
 
     def close(self) -> None:
         """Give the environment back."""
@@ -259,20 +264,15 @@ class Store:
         doubts: list[Doubt] = []
         for item in items:
             try:
-                verdict = self._fold_one(work, state, item)
+                verdict = self._fold.apply(state, item, work)
             except HaltShard as error:
                 return _Halt(item.offset, error), doubts
-            if verdict.mark is not None:
-                doubts.append(Doubt(verdict.mark.value, self.shard, item.offset, verdict.reason))
+            if isinstance(item, Poison):
+                work.quarantine(item)
+            elif isinstance(item, Change) and item.values is None:
+                work.note_marker(item)
+            doubts += [Doubt(n.mark.value, self.shard, item.offset, n.reason, n.lsn) for n in verdict.notices]
         return None, doubts
-
-    def _fold_one(self, work: "Work", state: ShardState, item: Item) -> Verdict:
-        verdict = self._fold.apply(state, item, work)
-        if isinstance(item, Poison):
-            work.quarantine(item)
-        elif isinstance(item, Change) and item.values is None:
-            work.note_marker(item)
-        return verdict
 
     def settle(self, offsets: Sequence[int], redecode: Callable[[Quarantined], Item] | None) -> list[Settled]:
         """Take records out of quarantine: applied as they are now understood, or dropped. Blocking.
@@ -283,6 +283,7 @@ class Store:
         Returns:
             For each offset, what became of it. What cannot be applied yet stays.
         """
+        grow_ahead(self._environment)
         try:
             with self._environment.begin(write=True) as txn:
                 work = Work(txn, self._databases, self.renderer, self._key_columns, self._order)
@@ -311,12 +312,14 @@ class Store:
             if isinstance(item, Poison):
                 return Settled(offset, gone=False, outcome=f"kept: {item.reason}")
             try:
-                outcome = self._fold_one(work, state, item).outcome.value
+                outcome = self._fold.replay(state, item, work).value
             except HaltShard as error:
                 return Settled(offset, gone=False, outcome=f"kept: {error.problem}")
+            if isinstance(item, Change) and item.values is None:
+                work.note_marker(item)
         work.release(record)
         state.quarantined -= 1
-        state.doubts = tuple(o for o in state.doubts if o != offset)
+        state.doubts -= record.scope != Scope.PROFILE.value
         return Settled(offset, gone=True, outcome=outcome)
 
     def grow_map(self) -> None:

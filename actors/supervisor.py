@@ -5,24 +5,27 @@ the others go on; it is tried again when the assignment changes, or when a remed
 """
 
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
-from typing import NamedTuple
 
 import structlog
 import trio
 
-from kycache.model.errors import KycacheError
+from kycache.model.errors import KycacheError, Refused, Unreachable
 
 from .files import Report, ShardFolder, ShardLock, holder_name
 from .fold import HaltShard
-from .shard import Batch, ShardActor
-from .store import Fence, Store
+from .shard import Batch, Opened, ShardActor
+from .store import Fence
 
 RESTARTS_MAX = 5
 """Unexpected failures within `RESTARTS_WINDOW_S` after which a shard is halted instead of tried again."""
 
 RESTARTS_WINDOW_S = 60.0
+
+BROKER_RETRY_S = 1.0
+"""Between tries to open a shard while the broker is away: it comes back by itself, and is not a failure."""
 
 RESTART_WAIT_S = 0.2
 """Before the first new try; each further failure adds as much."""
@@ -33,20 +36,17 @@ LOCK_RETRY_S = (0.2, 0.5, 1.0, 2.0, 5.0)
 log = structlog.get_logger()
 
 
-class Opened(NamedTuple):
-    """A store opened for an assignment, and where to read on."""
-
-    store: Store
-    topic_id: str
-    offset: int
-
-
-class Remedy(NamedTuple):
+class _Remedy:
     """Something to do to the shard's files while its actor is stopped."""
 
-    run: Callable[[], None]
-    done: trio.Event
-    failures: list[KycacheError]
+    def __init__(self, run: Callable[[], None]) -> None:
+        self.run = run
+        self.done = trio.Event()
+        self.failure: KycacheError | None = None
+
+    def end(self, failure: KycacheError | None = None) -> None:
+        self.failure = failure
+        self.done.set()
 
 
 class ShardHolder:
@@ -75,8 +75,8 @@ class ShardHolder:
         self._pause = pause
         self._resume = resume
         self._released = trio.Event()
-        self._attempt: trio.CancelScope | None = None
-        self._remedy: Remedy | None = None
+        self._attempt = trio.CancelScope()
+        self._remedies: deque[_Remedy] = deque()
         self._scope = trio.CancelScope()
 
     def offer(self, batch: Batch) -> bool:
@@ -86,17 +86,20 @@ class ShardHolder:
         return self.actor.offer(batch)
 
     async def run(self) -> None:
-        """Hold the shard until released."""
+        """Hold the shard until released. No failure of one shard leaves here: the others go on."""
         try:
             with self._scope:
                 lock = await self._acquire()
                 try:
                     await self._supervise()
                 finally:
-                    if self.halted is None:
-                        self.folder.write_report(Report("closed"))
                     lock.release()
+                    if self.halted is None:
+                        self._report(Report("closed"))
         finally:
+            gone = f"shard {self.folder.number} is not held by this process any more"
+            while self._remedies:
+                self._remedies.popleft().end(Refused(gone, "run the command again"))
             self._released.set()
 
     async def release(self) -> None:
@@ -105,69 +108,94 @@ class ShardHolder:
         self._scope.cancel()
         await self._released.wait()
 
-    async def remedy(self, run: Callable[[], None]) -> None:
+    async def remedy(self, run: Callable[[], None], wait_s: float) -> None:
         """Carry something out on the shard's files with the actor stopped, then open it again.
 
         Raises:
-            KycacheError: what `run` raised.
+            KycacheError: what `run` raised, or why it was not run; then nothing was changed.
         """
-        order = Remedy(run, trio.Event(), [])
-        self._remedy = order
-        if self._attempt is not None:
-            self._attempt.cancel()
-        await order.done.wait()
-        if order.failures:
-            raise order.failures[0]
+        remedy = _Remedy(run)
+        self._remedies.append(remedy)
+        self._attempt.cancel()
+        with trio.move_on_after(wait_s):
+            await remedy.done.wait()
+        if remedy in self._remedies:
+            self._remedies.remove(remedy)
+            raise Refused(f"shard {self.folder.number} is busy", "run the command again")
+        await remedy.done.wait()  # it has begun, and ends by itself
+        if remedy.failure is not None:
+            raise remedy.failure
 
     def halt(self, error: HaltShard) -> None:
         """Stop applying for a reason found outside the shard: its log is cut, its topic another."""
         self.halted = error
-        if self._attempt is not None:
-            self._attempt.cancel()
+        self._attempt.cancel()
 
     async def _acquire(self) -> ShardLock:
         waits = deque(LOCK_RETRY_S)
+        reported = False
         while True:
-            lock = self.folder.lock()
+            try:
+                lock = self.folder.lock()
+            except OSError as error:
+                log.error("a shard's lock cannot be opened", shard=self.folder.number, error=error.strerror)
+                lock = None
             if lock is not None:
                 return lock
-            holder = self.folder.holder() or "another process"
-            log.warning("shard is held by another process", shard=self.folder.number, holder=holder)
+            holder = self.folder.holder()
+            if holder is not None and not reported:
+                # Which of the two is right, nobody can tell from here; who waits does not write (FAULTS 20).
+                log.warning("shard is held by another process", shard=self.folder.number, holder=holder)
+                self._report(
+                    Report("halted", f"shard {self.folder.number} is held by {holder}", "stop it", holder)
+                )
+                reported = True
             await trio.sleep(waits[0])
             if len(waits) > 1:
                 waits.popleft()
 
     async def _supervise(self) -> None:
         failures: deque[float] = deque(maxlen=RESTARTS_MAX)
-        while True:
+        while not self.fence.closed:
+            with trio.CancelScope() as self._attempt:
+                if not self._remedies:
+                    await self._try(failures)
+            while self._remedies:
+                await self._carry_out(self._remedies.popleft())
+
+    async def _try(self, failures: deque[float]) -> None:
+        """One attempt at running the shard, and what follows from how it ended."""
+        if self.halted is None:
             try:
-                with trio.CancelScope() as self._attempt:
-                    await self._attempt_once()
+                await self._attempt_once()
             except HaltShard as error:
                 self.halted = error
+            except Unreachable as error:
+                log.warning("shard waits for the broker", shard=self.folder.number, problem=error.problem)
+                await trio.sleep(BROKER_RETRY_S)
             except KycacheError as error:
                 self.halted = HaltShard(error.problem, error.remedy)
             except Exception as error:
                 # Unexpected: our own bug or a broken machine. Counted, reported, and never swallowed for good.
-                log.exception("shard failed", shard=self.folder.number)
+                self._log_failure(error)
                 failures.append(time.monotonic())
-                if len(failures) == RESTARTS_MAX and failures[-1] - failures[0] < RESTARTS_WINDOW_S:
-                    self.halted = HaltShard(
-                        f"shard {self.folder.number} failed {RESTARTS_MAX} times in a row: {type(error).__name__}",
-                        "see the log of ingest; then restart it, or run "
-                        f"`kycache rebuild --shard {self.folder.number}`",
-                    )
-                else:
+                if len(failures) < RESTARTS_MAX or failures[-1] - failures[0] > RESTARTS_WINDOW_S:
                     await trio.sleep(RESTART_WAIT_S * len(failures))
-            if self.halted is not None:
-                await self._stay_halted(self.halted)
-            await self._carry_out_remedy()
+                    return
+                failures.clear()
+                number = self.folder.number
+                self.halted = HaltShard(
+                    f"shard {number} failed {RESTARTS_MAX} times in a row: {type(error).__name__}",
+                    f"see the log of ingest; then restart it, or run `kycache rebuild --shard {number}`",
+                )
+        if self.halted is not None:
+            await self._stay_halted(self.halted)
 
     async def _attempt_once(self) -> None:
         opened = await trio.to_thread.run_sync(self._open_store)
         try:
-            self.actor = ShardActor(opened.store, self.fence, opened.topic_id, self._resume)
-            self.folder.write_report(Report("open", holder=holder_name()))
+            self.actor = ShardActor(opened, self.fence, self._resume)
+            self._report(Report("open", holder=holder_name()))
             self._read_from(opened.offset)
             await self.actor.run()
         finally:
@@ -178,20 +206,30 @@ class ShardHolder:
     async def _stay_halted(self, error: HaltShard) -> None:
         """Report, and wait for a remedy or the end of the assignment."""
         log.error("shard halted", shard=self.folder.number, problem=error.problem, remedy=error.remedy)
-        self.folder.write_report(Report("halted", error.problem, error.remedy, holder_name()))
-        with trio.CancelScope() as self._attempt:
-            if self._remedy is None:
-                await trio.sleep_forever()
+        self._report(Report("halted", error.problem, error.remedy, holder_name()))
+        await trio.sleep_forever()
 
-    async def _carry_out_remedy(self) -> None:
-        order = self._remedy
-        if order is None:
-            return
-        self._remedy = None
+    async def _carry_out(self, remedy: _Remedy) -> None:
         try:
-            await trio.to_thread.run_sync(order.run)
-            self.halted = None
+            await trio.to_thread.run_sync(remedy.run)
         except KycacheError as error:
-            order.failures.append(error)
-        finally:
-            order.done.set()
+            remedy.end(error)
+        except Exception as error:
+            self._log_failure(error)
+            remedy.end(Refused(f"shard {self.folder.number}: {type(error).__name__}", "see the log of ingest"))
+        else:
+            self.halted = None
+            remedy.end()
+
+    def _report(self, report: Report) -> None:
+        """Say how the shard is. That it cannot be said, for want of room, stops nothing."""
+        try:
+            self.folder.write_report(report)
+        except OSError as error:
+            log.error("state.json cannot be written", shard=self.folder.number, error=error.strerror)
+
+    def _log_failure(self, error: Exception) -> None:
+        """Where it happened, without the message: it may hold values."""
+        frames = traceback.extract_tb(error.__traceback__)
+        where = " < ".join(f"{frame.name} {frame.filename}:{frame.lineno}" for frame in reversed(frames))
+        log.error("shard failed", shard=self.folder.number, error=type(error).__name__, where=where)

@@ -4,9 +4,7 @@ from typing import Annotated
 
 import typer
 
-from kycache.actors.files import DataDirectory
 from kycache.model.errors import Refused
-from kycache.model.view import View
 
 from .composition import data_directory, environments, kafka_settings
 from .invocation import ShardsOption, invocation
@@ -23,6 +21,7 @@ def rebuild(
     """
     # Here, as Kafka's client takes its time to import.
     from kycache.ingest.control import Request, Worker, command_shard
+    from kycache.ingest.rebuild import rebuild_for
 
     settings = invocation(context).settings()
     view = settings.load_view()
@@ -42,7 +41,14 @@ def rebuild(
         named = f"shard {', '.join(map(str, shards))}" if shard else f"all {home.shards} shards"
         typer.confirm(f"Give up what {named} of {directory.root} hold, and read the log again?", abort=True)
     if home.view != view.hash:
-        _rehome(directory, view, whole=not shard)
+        if shard:
+            raise Refused(
+                f"data directory {directory.root} was made with view definition {home.view}, not {view.hash}",
+                "run `kycache rebuild` without --shard: one view holds for all shards",
+            )
+        rebuild_for(kafka, directory, environments(settings, readonly=False), view)
+        typer.echo(f"all {home.shards} shards: start over from offset 0 with view definition {view.hash}")
+        return
     for number in shards:
         command_shard(
             directory,
@@ -50,25 +56,3 @@ def rebuild(
             lambda: Worker(kafka, directory, environments(settings, readonly=False), view),
         )
         typer.echo(f"shard {number}: starts over from offset 0")
-
-
-def _rehome(directory: DataDirectory, view: View, *, whole: bool) -> None:
-    """Give the directory to another view definition, whose shards are then all built anew.
-
-    Raises:
-        Refused: only some shards were named, or a process still holds one.
-    """
-    home = directory.node()
-    assert home is not None
-    if not whole:
-        raise Refused(
-            f"data directory {directory.root} was made with view definition {home.view}, not {view.hash}",
-            "run `kycache rebuild` without --shard: one view holds for all shards",
-        )
-    holders = {directory.shard(number).holder() for number in range(home.shards)} - {None}
-    if holders:
-        raise Refused(
-            f"the shards of {directory.root} are held by {', '.join(sorted(filter(None, holders)))}",
-            "stop it: it works with the former view definition",
-        )
-    directory.rehome(view.hash)

@@ -9,7 +9,7 @@ open and says where to read on. Offsets committed to the group are a hint for la
 import queue
 import time
 from collections.abc import Callable, Iterable
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import structlog
 from kafka import KafkaConsumer, TopicPartition
@@ -81,10 +81,6 @@ class Sink(Protocol):
         """The partition cannot be read on."""
         ...
 
-    def connected(self, *, well: bool) -> None:
-        """The broker answers, or does not."""
-        ...
-
 
 class _Order(NamedTuple):
     run: Callable[["_Session"], None]
@@ -93,6 +89,8 @@ class _Order(NamedTuple):
 class _Session(NamedTuple):
     consumer: KafkaConsumer
     parked: set[int]
+    expected: dict[int, int]
+    """Per partition, the offset behind what was delivered last."""
 
 
 class ConsumerThread:
@@ -118,6 +116,7 @@ class ConsumerThread:
             tp = self._tp(partition)
             if tp in session.consumer.assignment():
                 session.parked.discard(partition)
+                session.expected[partition] = offset
                 session.consumer.seek(tp, offset)
                 session.consumer.resume(tp)
 
@@ -171,7 +170,7 @@ class ConsumerThread:
                 time.sleep(RETRY_WAIT_S)
                 continue
             try:
-                self._session(_Session(consumer, set()))
+                self._session(_Session(consumer, set(), {}))
             finally:
                 # Without its listener: the trio side is closing the shards by itself.
                 consumer.close(autocommit=False, timeout_ms=1000)
@@ -185,7 +184,9 @@ class ConsumerThread:
         deadline = time.monotonic() + SESSION_TIMEOUT_MS / 1000 + RETRY_WAIT_S
         ours = self._instance_id.rpartition("-")[0]
         while others := foreign_members(self._settings, ours):
-            if time.monotonic() > deadline or self._stopping:
+            if self._stopping:
+                return
+            if time.monotonic() > deadline:
                 raise Refused(
                     f"group {self._settings.group!r} has members of another data directory: {', '.join(others)}",
                     "give this node a `[kafka] group` of its own, or let it share their data directory",
@@ -194,7 +195,7 @@ class ConsumerThread:
 
     def _connect(self) -> KafkaConsumer:
         self._refuse_foreign_members()
-        return KafkaConsumer(
+        consumer = KafkaConsumer(
             **self._settings.connection,
             group_id=self._settings.group,
             group_instance_id=self._instance_id,
@@ -212,6 +213,10 @@ class ConsumerThread:
             max_poll_records=POLL_RECORDS_MAX,
             metrics_enabled=False,
         )
+        # A member that leads the group before it knows the topic assigns nothing, and for ever: kafka-python 3.0
+        # takes the partitions that it learns of meanwhile for those it has assigned (seen, 2 starts of 40).
+        consumer.partitions_for_topic(self._settings.topic)
+        return consumer
 
     def _session(self, session: _Session) -> None:
         session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session, self._sink))
@@ -246,19 +251,23 @@ class ConsumerThread:
                 return
             order.run(session)
 
-    def _deliver(self, session: _Session, partition: int, records: list[object]) -> None:
+    def _deliver(self, session: _Session, partition: int, records: list[Any]) -> None:
         if partition in session.parked or not records:
             return
         tp = self._tp(partition)
         decode = self._decoder.decode
-        items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]  # type: ignore[attr-defined]
+        items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]
         last = records[-1]
+        epoch = getattr(last, "leader_epoch", None)
         batch = Batch(
+            session.expected[partition],
             items,
-            last.offset + 1,  # type: ignore[attr-defined]
-            getattr(last, "leader_epoch", None) or -1,
+            sum(len(r.value or b"") for r in records),
+            last.offset + 1,
+            -1 if epoch is None else epoch,
             session.consumer.highwater(tp) or 0,
         )
+        session.expected[partition] = batch.next_offset
         if not self._sink.deliver(partition, batch):
             self._pause(session, partition)
 
@@ -319,7 +328,6 @@ class ConsumerThread:
                 bootstrap=self._settings.bootstrap,
                 error=type(error).__name__,
             )
-        self._sink.connected(well=well)
 
     def _tp(self, partition: int) -> TopicPartition:
         return TopicPartition(self._settings.topic, partition)

@@ -32,6 +32,9 @@ LINE_BYTES_MAX = 1 << 20
 OFFSETS_MAX = 5_000
 """Of one request; each is one change of one transaction."""
 
+SOCKET_PATH_MAX = 107
+"""Bytes of a Unix socket's address, in Linux (unix(7))."""
+
 REQUEST_WAIT_S = 10.0
 """For a client's one line: it is written by the same command that opened the socket."""
 
@@ -99,9 +102,23 @@ async def serve_control(holder: Holder, worker: Worker, path: Path) -> None:
     """Answer commands until cancelled. The folder, not the socket, keeps other users out."""
     listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     with _removed(path), listening:
-        await listening.bind(os.fspath(path))
+        with _address(path) as address:
+            await listening.bind(address)
         listening.listen()
         await trio.serve_listeners(partial(_answer, holder, worker), [trio.SocketListener(listening)])
+
+
+@contextmanager
+def _address(path: Path) -> Iterator[str]:
+    """A socket's path, or a shorter name of it where it is too long for the system call."""
+    if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
+        yield os.fspath(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 @contextmanager
@@ -122,7 +139,13 @@ async def _answer(holder: Holder, worker: Worker, stream: trio.SocketStream) -> 
             request = msgspec.json.decode(line, type=Request)
             answer = await _carry_out(holder, worker, request)
             await stream.send_all(msgspec.json.encode(answer) + b"\n")
-        except (trio.TooSlowError, trio.BrokenResourceError, msgspec.MsgspecError) as error:
+        except (
+            trio.TooSlowError,
+            trio.BrokenResourceError,
+            msgspec.MsgspecError,
+            ValueError,
+            RecursionError,
+        ) as error:
             log.warning("a control request failed", error=type(error).__name__)
 
 
@@ -152,7 +175,8 @@ def ask(path: Path, request: Request) -> Answer | None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
         client.settimeout(ANSWER_WAIT_S)
         try:
-            client.connect(os.fspath(path))
+            with _address(path) as address:
+                client.connect(address)
             client.sendall(msgspec.json.encode(request) + b"\n")
             with client.makefile("rb") as answers:
                 return msgspec.json.decode(answers.readline(LINE_BYTES_MAX), type=Answer)

@@ -24,6 +24,7 @@ from kycache.model.change import (
 from kycache.model.lsn import parse_sequence
 from kycache.model.partition import KeyForm, key_bytes
 from kycache.model.values import (
+    INT_MAX,
     PLACEHOLDER,
     USER_KEY_BYTES_MAX,
     Absent,
@@ -36,8 +37,15 @@ from kycache.model.values import (
 )
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
 
+KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
+"""A Kafka key: a user id in JSON, whose escapes and column name take some room."""
+
 VALUE_BYTES_MAX = 16 << 20
 """A record's value; one row of a profile is kilobytes, so more is a mistake and goes to quarantine unread."""
+
+
+TS_MS_END = 253_402_300_800_000
+"""The year 10000, in milliseconds: a source's clock shows less, and a greater one would look fresh for ever."""
 
 
 class Record(NamedTuple):
@@ -167,7 +175,8 @@ class RecordDecoder:
         if shape is None:
             return self._beat(record, origin, op, image)
         if image is None:
-            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", origin=origin)
+            scope = Scope.DIRECTORY if op == "d" else None  # whose row it was, nobody can say
+            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", scope=scope, origin=origin)
         before_known = envelope.before is not None
         return self._row(record, origin, op, shape, image, before_known=before_known)
 
@@ -183,6 +192,8 @@ class RecordDecoder:
     ) -> Item:
         try:
             stored = self._user(image.get(shape.owner))
+            if stored == "" or (op == "d" and stored == 0 and shape.number):
+                raise ValueRefused("empty")  # what a fabricated image has, where ids are texts or numbers
             user = key_order_bytes(stored)
         except ValueRefused as error:
             if op == "d":
@@ -260,7 +271,7 @@ class RecordDecoder:
 
     def _user_of_key(self, key: bytes | None) -> bytes | None:
         """The user that a Kafka key names, in the configured form."""
-        if key is None:
+        if key is None or len(key) > KAFKA_KEY_BYTES_MAX:
             return None
         try:
             text: object = key.decode()
@@ -271,7 +282,7 @@ class RecordDecoder:
             if self._numeric and isinstance(text, str):
                 text = int(text)
             user = key_order_bytes(self._user(text))
-        except (ValueError, msgspec.MsgspecError):
+        except (ValueError, msgspec.MsgspecError, RecursionError):
             return None
         return user if 0 < len(user) <= USER_KEY_BYTES_MAX else None
 
@@ -288,6 +299,10 @@ def _origin(op: str, source: _Source) -> Origin:
     lsn = source.lsn if lsn is None else lsn
     if lsn is None:
         raise _Poisoned(f"table {source.table!r}: neither source.sequence nor source.lsn gives a position")
+    if not (0 < lsn <= INT_MAX and 0 <= (commit or 0) <= INT_MAX and abs(source.tx or 0) <= INT_MAX):
+        raise _Poisoned(f"table {source.table!r}: source.sequence, lsn or txId is no number of Postgres")
+    if not 0 <= source.ts_ms < TS_MS_END:
+        raise _Poisoned(f"table {source.table!r}: source.ts_ms is no time of a clock")
     if op != "r":
         kind = Snapshot.STREAMED
     else:

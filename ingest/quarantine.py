@@ -40,7 +40,8 @@ def settle(
     store = Store(environments, generation, view, identity, directory.add_doubts)
     try:
         settled = store.settle(offsets, None if drop else redecode)
+        if not store.state().doubts:
+            directory.clear_doubt("suspect", shard)
     finally:
         store.close()
-    directory.clear_doubts(shard, {s.offset for s in settled if s.gone})
     return settled

@@ -4,6 +4,8 @@ Skipping what the log no longer holds would skip deletes, and resurrect people w
 here goes on from another offset than 0 or the store's own.
 """
 
+from contextlib import ExitStack
+
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node
 from kycache.actors.fold import HaltShard
@@ -60,6 +62,38 @@ def start_over(
     folder.flip(generation)
 
 
+def rebuild_for(settings: KafkaSettings, directory: DataDirectory, environments: Environments, view: View) -> None:
+    """Start every shard over for another view definition; the directory is its home from then on. Blocking.
+
+    Everything that could refuse is looked at, and every lock held, before anything is changed.
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+        Refused: a process holds a shard, the log is cut, the topic or its partition count is another.
+    """
+    node = directory.node()
+    assert node is not None
+    topic = describe_topic(settings)
+    check_partitions(topic, node)
+    cut = next((shard for shard in range(node.shards) if topic.starts[shard] > 0), None)
+    if cut is not None:
+        halt = log_cut(cut, 0)
+        raise Refused(halt.problem, halt.remedy)
+    with ExitStack() as locks:
+        for shard in range(node.shards):
+            lock = directory.shard(shard).lock()
+            if lock is None:
+                raise Refused(
+                    f"shard {shard} is held by {directory.shard(shard).holder()}, with the former view",
+                    "stop it, then run this again",
+                )
+            locks.callback(lock.release)
+        node = directory.rehome(view.hash)
+        for shard in range(node.shards):
+            start_over(directory, environments, view, node, topic, shard)
+            directory.clear_doubt("suspect", shard)
+
+
 def rebuild(
     settings: KafkaSettings, directory: DataDirectory, environments: Environments, view: View, shard: int
 ) -> None:
@@ -75,4 +109,5 @@ def rebuild(
         start_over(directory, environments, view, node, topic, shard)
     except HaltShard as halt:
         raise Refused(halt.problem, halt.remedy) from None
-    directory.clear_doubts(shard)
+    # What is still in doubt says so again as the log is read; a truncate's mark waits for a whole snapshot.
+    directory.clear_doubt("suspect", shard)

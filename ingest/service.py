@@ -11,9 +11,9 @@ import trio
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node, slot
 from kycache.actors.fold import HaltShard
-from kycache.actors.shard import Batch
+from kycache.actors.shard import Batch, Opened
 from kycache.actors.store import FORMAT, Identity, Store
-from kycache.actors.supervisor import Opened, ShardHolder
+from kycache.actors.supervisor import ShardHolder
 from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View
 
@@ -28,6 +28,9 @@ REVOKE_WAIT_S = 5.0
 
 TOPIC_LOOK_S = 10.0
 """How often the topic's id and partition count are compared with the stores'."""
+
+REMEDY_WAIT_S = 60.0
+"""How long a command waits for its turn at a shard; it is then withdrawn, so that it never comes as a surprise."""
 
 log = structlog.get_logger()
 _T = TypeVar("_T")
@@ -47,7 +50,6 @@ class Ingest:
         instance_id: str,
     ) -> None:
         self.holders: dict[int, ShardHolder] = {}
-        self.connected_well = False
         self._settings = settings
         self._directory = directory
         self._environments = environments
@@ -71,15 +73,15 @@ class Ingest:
     def halt(self, partition: int, error: HaltShard) -> None:
         self._on_trio(self._halt, partition, error)
 
-    def connected(self, *, well: bool) -> None:
-        self.connected_well = well
-
     def _on_trio(self, run: Callable[..., _T], *args: object) -> _T:
         return trio.from_thread.run_sync(run, *args, trio_token=self._token)
 
     # The same, on the trio thread.
 
     def _assigned(self, partition: int) -> None:
+        if partition >= self._node.shards:
+            self._nursery.start_soon(self._look_at_topic)  # partitions were added: this ends the process
+            return
         holder = ShardHolder(
             self._directory.shard(partition),
             partial(self._open, partition),
@@ -130,6 +132,8 @@ class Ingest:
             halt_on_poison=self._settings.halt_on_poison,
         )
         position = store.opened_at.position
+        if not store.opened_at.doubts:  # also after a kill between a batch, or a command, and its mark
+            self._directory.clear_doubt("suspect", shard)
         try:
             if position.topic_id != topic.id:
                 raise another_topic(topic, shard)
@@ -148,15 +152,18 @@ class Ingest:
         """
         while True:
             await trio.sleep(TOPIC_LOOK_S)
-            try:
-                topic = await trio.to_thread.run_sync(describe_topic, self._settings)
-            except Unreachable:
-                continue
-            check_partitions(topic, self._node)
-            for shard, holder in self.holders.items():
-                actor = holder.actor
-                if actor is not None and actor.state.position.topic_id != topic.id:
-                    holder.halt(another_topic(topic, shard))
+            await self._look_at_topic()
+
+    async def _look_at_topic(self) -> None:
+        try:
+            topic = await trio.to_thread.run_sync(describe_topic, self._settings)
+        except Unreachable:
+            return
+        check_partitions(topic, self._node)
+        for shard, holder in self.holders.items():
+            actor = holder.actor
+            if actor is not None and actor.state.position.topic_id != topic.id:
+                holder.halt(another_topic(topic, shard))
 
     async def hint_positions(self) -> None:
         """Tell the group how far the stores are, for lag tools."""
@@ -182,7 +189,7 @@ class Ingest:
         holder = self.holders.get(shard)
         if holder is None:
             raise Refused(f"shard {shard} is not held by this process", "ask the process that holds it")
-        await holder.remedy(work)
+        await holder.remedy(work, REMEDY_WAIT_S)
 
 
 async def found_node(settings: KafkaSettings, directory: DataDirectory, view: View) -> Node:

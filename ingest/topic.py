@@ -47,7 +47,7 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
             )
         partitions = [TopicPartition(settings.topic, p) for p in range(len(found["partitions"]))]
         starts = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
-    except (KafkaError, OSError) as error:
+    except (KafkaError, OSError, KeyError, ValueError) as error:  # the client's, in the midst of an election
         raise _unreachable(settings, error) from None
     finally:
         admin.close()

@@ -18,6 +18,12 @@ ANY_ROW = -1
 """Table number of a suspicion that could not be pinned to one row."""
 
 
+UNKNOWN_VERSION: Version = (2**63, 0, 0)
+
+SUSPICIONS_MAX = 20
+"""Of one profile. Past it they are no longer told apart: only replay, drop or a whole snapshot heals them."""
+
+
 class Row(msgspec.Struct):
     """One row identity's latest word: its values, or that it is deleted."""
 
@@ -28,11 +34,13 @@ class Row(msgspec.Struct):
 
 
 class Suspicion(msgspec.Struct, frozen=True):
-    """Why a profile is not to be trusted, until a full row of (table, key) heals it."""
+    """Why a profile is not to be trusted, until a full row of (table, key), as new or newer, heals it."""
 
     table: int
     key: Value
     offset: int
+    version: Version = UNKNOWN_VERSION
+    """Of what could not be applied; nothing is as new as an unknown one."""
 
 
 class Profile(msgspec.Struct):
@@ -85,7 +93,7 @@ def pack_profile(profile: Profile) -> bytes:
             SCHEMA,
             None if profile.root is None else _pack_row(None, profile.root),
             [[_pack_row(key, row) for key, row in child.items()] for child in profile.children],
-            [(s.table, s.key, s.offset) for s in profile.suspicions],
+            [(s.table, s.key, s.offset, s.version) for s in profile.suspicions],
         )
     )
 

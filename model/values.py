@@ -78,8 +78,10 @@ def decoder(kind: ColumnType) -> Decoder:
     match kind.kind:
         case Kind.UUID:
             return uuid_bytes
-        case Kind.TEXT | Kind.JSON:
+        case Kind.TEXT:
             return _text
+        case Kind.JSON:
+            return _json
         case Kind.BOOL:
             return _bool
         case Kind.INT:
@@ -112,6 +114,15 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise ValueRefused("not a string")
     return value
+
+
+def _json(value: object) -> str:
+    """Embedded as it is in answers, so it must be JSON."""
+    try:
+        msgspec.json.decode(_text(value))
+    except (msgspec.DecodeError, RecursionError):
+        raise ValueRefused("not a JSON document") from None
+    return _text(value)
 
 
 def _bool(value: object) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict
 from kycache.actors.state import Position, ShardState
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Snapshot, Truncate
-from kycache.model.profile import Profile
+from kycache.model.profile import SUSPICIONS_MAX, Profile
 from kycache.model.values import Absent, Value
 
 S = 1_000
@@ -159,23 +159,24 @@ def test_18_truncate_by_trigger_at_its_version() -> None:
     desk.snapshot_row(S, "a")
     desk.snapshot_row(S, "old", table=2, key="acc1")
     desk.put(desk.streamed(1300, 1350), "newer", table=2, key="acc2")
-    assert desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2)).mark is None
+    assert not desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2)).notices
     assert desk.apply(Beat(0, desk.streamed(1200, 1220, tx=5), (2,))).outcome is Outcome.BEAT
     profile = desk.profiles.get(USER)
     assert profile.row(2, "acc1") is None
     assert profile.row(2, "acc2") is not None
     assert desk.put(desk.streamed(1100, 1120), "late", table=2, key="acc1") is Outcome.STALE
-    assert desk.apply(Beat(0, desk.streamed(1400, 1420, tx=6), ())).mark is None
+    assert not desk.apply(Beat(0, desk.streamed(1400, 1420, tx=6), ())).notices
 
 
 def test_18_truncate_without_trigger_marks_every_shard_stale() -> None:
     desk = Desk()
     desk.snapshot_row(S, "a")
     desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2))
-    verdict = desk.apply(Beat(0, desk.streamed(1300, 1310, tx=6), ()))
-    assert verdict.mark is Mark.STALE
-    assert "accounts" in verdict.reason
-    assert desk.apply(Beat(0, desk.streamed(1400, 1410, tx=7), ())).mark is None  # said once
+    (notice,) = desk.apply(Beat(0, desk.streamed(1300, 1310, tx=6), ())).notices
+    assert notice.mark is Mark.STALE
+    assert "accounts" in notice.reason
+    assert notice.lsn == 1210
+    assert not desk.apply(Beat(0, desk.streamed(1400, 1410, tx=7), ())).notices  # said once
 
 
 def test_18_a_truncate_that_comes_again_after_a_snapshot_truncates_nothing() -> None:
@@ -242,9 +243,91 @@ def test_poison_heals_by_a_full_row_of_the_same_row_only() -> None:
 
 def test_poison_without_a_user_puts_the_shard_or_the_directory_in_doubt() -> None:
     desk = Desk()
-    assert desk.apply(poison(Scope.SHARD)).mark is None
-    assert desk.state.doubts == (0,)
-    assert desk.apply(poison(Scope.DIRECTORY)).mark is Mark.SUSPECT
+    assert not desk.apply(poison(Scope.SHARD)).notices
+    assert desk.state.doubts == 1
+    assert [n.mark for n in desk.apply(poison(Scope.DIRECTORY)).notices] == [Mark.SUSPECT]
+
+
+def test_an_overdue_truncate_is_told_beside_a_nameless_delete() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.apply(Truncate(0, desk.streamed(1200, 1210, tx=5), 2))
+    verdict = desk.apply(poison(Scope.DIRECTORY, origin=desk.streamed(1300, 1310, tx=6)))
+    assert [n.mark for n in verdict.notices] == [Mark.STALE, Mark.SUSPECT]
+
+
+def test_an_older_row_does_not_heal_a_newer_poison() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    older, newer = desk.streamed(1100, 1120), desk.streamed(1200, 1220)
+    desk.put(older, "x", table=2, key="acc")
+    desk.apply(poison(Scope.PROFILE, 2, "acc", newer))
+    desk.apply(poison(Scope.PROFILE, 2, "acc", desk.streamed(1250, 1260)))
+    assert len(desk.profiles.get(USER).suspicions) == 2
+    desk.put(older, "x", table=2, key="acc")  # delivered twice
+    assert len(desk.profiles.get(USER).suspicions) == 2
+    desk.put(desk.streamed(1220, 1230), "y", table=2, key="acc")
+    assert [s.offset for s in desk.profiles.get(USER).suspicions] == [3]
+
+
+def test_what_comes_again_during_a_snapshot_sweeps_nothing() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    beat = Beat(0, desk.streamed(1100, 1120), ())
+    desk.apply(beat)
+    desk.snapshot_row(2 * S, "k", table=1, key="kyc")  # the root's own row is still to come
+    desk.apply(beat)
+    assert desk.root() == ("a",)
+    desk.snapshot_row(2 * S, "a")
+    desk.apply(Beat(0, desk.streamed(2100, 2120), ()))
+    assert desk.root() == ("a",)
+
+
+def test_the_first_transaction_comes_again_after_a_snapshot() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    first = desk.streamed(None, 1120, ts=50)
+    desk.put(first, "old")
+    desk.snapshot_row(2 * S, "new")
+    assert desk.put(first, "old") is Outcome.STALE
+    assert desk.root() == ("new",)
+
+
+def test_a_row_whose_snapshot_row_is_in_quarantine_is_not_swept() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.snapshot_row(S, "kept", table=2, key="acc")
+    desk.apply(Beat(0, desk.streamed(1100, 1120), ()))
+    desk.snapshot_row(2 * S, "a")
+    desk.apply(poison(Scope.PROFILE, 2, "acc", Origin(Snapshot.WHOLE, None, 2 * S, 5, None)))
+    desk.apply(Beat(0, desk.streamed(2100, 2120), ()))
+    profile = desk.profiles.get(USER)
+    assert profile.row(2, "acc") is not None
+    assert profile.suspicions
+
+
+def test_replay_enters_no_history() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(1100, 1120), "b")
+    before = (desk.state.watermark, desk.state.generation)
+    late = Change(9, desk.streamed(1050, 1060), 2, b"k", USER, "acc", ("x",))
+    assert desk.fold.replay(desk.state, late, desk.profiles) is Outcome.APPLIED
+    replaced = Change(9, Origin(Snapshot.WHOLE, None, S // 2, 1, None), 2, b"k", USER, "acc", ("y",))
+    assert desk.fold.replay(desk.state, replaced, desk.profiles) is Outcome.STALE
+    assert (desk.state.watermark, desk.state.generation) == before
+
+
+def test_suspicions_of_a_profile_are_bounded() -> None:
+    desk = Desk()
+    for number in range(100):
+        desk.apply(poison(Scope.PROFILE, 2, f"acc{number}", desk.streamed(1100, 1120)))
+    assert len(desk.profiles.get(USER).suspicions) == SUSPICIONS_MAX
+
+
+def test_a_poison_in_the_wrong_partition_halts_too() -> None:
+    with pytest.raises(HaltShard, match=r"has a key of partition \d+ of 64"):
+        Desk(shards=64).apply(poison(Scope.PROFILE, 2, "acc"))
 
 
 def test_wrong_partition_halts_naming_table_and_partition() -> None:

@@ -1,6 +1,7 @@
 """What a Kafka record means; every record means something, and no reason holds a value of it."""
 
 import json
+from importlib.resources import files
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from kycache.ingest.decode import VALUE_BYTES_MAX, Record, RecordDecoder
 from kycache.model.change import Beat, Change, Item, Misrouted, Poison, Scope, Skip, Snapshot, Truncate
 from kycache.model.partition import KeyForm
 from kycache.model.values import Absent, uuid_bytes
-from kycache.model.view import default_view
+from kycache.model.view import default_view, parse_view
 
 VIEW = default_view()
 USER = "00000000-0000-4000-8000-000000000001"
@@ -146,6 +147,10 @@ def test_heartbeat_rows() -> None:
         (envelope("c", "users", {**USERS_ROW, "user_id": 5}), "'user_id': not a uuid"),
         (envelope("c", "users", USERS_ROW, sequence="nonsense"), "source.sequence"),
         (envelope("c", "users", USERS_ROW, sequence=None, lsn=None), "gives a position"),
+        (envelope("c", "users", USERS_ROW, sequence=f'["1","{2**64}"]'), "no number of Postgres"),
+        (envelope("c", "users", USERS_ROW, sequence='["-1","5"]'), "no number of Postgres"),
+        (envelope("c", "users", USERS_ROW, ts_ms=9 * 10**18), "no time of a clock"),
+        (envelope("c", "users", USERS_ROW, ts_ms=2**70), "no"),
         (envelope("c", "users", {**USERS_ROW, "created_at": "yesterday"}), "'created_at': not a 64-bit integer"),
         (envelope("c", "accounts", {**ACCOUNTS_ROW, "account_id": "x"}), "primary key 'account_id': not a uuid"),
         (envelope("c", "accounts", {**ACCOUNTS_ROW, "balance": 1.5}), "decimal.handling.mode=string"),
@@ -168,6 +173,29 @@ def test_poison_without_a_user_concerns_the_shard() -> None:
     assert isinstance(item, Poison)
     assert item.scope is Scope.SHARD
     assert item.user is None
+
+
+def test_fabricated_images_of_other_key_types_put_the_directory_in_doubt() -> None:
+    """DEBEZIUM 12: `""` and `0` are what REPLICA IDENTITY DEFAULT fabricates for texts and numbers."""
+    text = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
+    for kind, fabricated in (("text", ""), ("int", 0)):
+        view = parse_view(
+            text.replace('{ name = "userId", type = "uuid"', f'{{ name = "userId", type = "{kind}"'), "x"
+        )
+        value = envelope("d", "accounts", before={"account_id": ACCOUNT, "user_id": fabricated})
+        item = RecordDecoder(view).decode(Record(0, 0, str(fabricated).encode(), json.dumps(value).encode()))
+        assert isinstance(item, Poison)
+        assert item.scope is Scope.DIRECTORY
+    no_image = decode(envelope("d", "accounts"))
+    assert isinstance(no_image, Poison)
+    assert no_image.scope is Scope.DIRECTORY
+
+
+def test_a_deep_or_long_key_is_no_user() -> None:
+    for key in (b'{"user_id":' + b"[" * 5000, b'"' + b"x" * 5000 + b'"'):
+        item = RecordDecoder(VIEW, KeyForm.JSON).decode(Record(0, 0, key, b"not json"))
+        assert isinstance(item, Poison)
+        assert item.scope is Scope.SHARD
 
 
 def test_a_huge_value_is_not_read() -> None:
