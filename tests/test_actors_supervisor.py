@@ -9,7 +9,6 @@ from random import Random
 
 import pytest
 import trio
-import trio.testing
 from fake_source import FakeSource
 from shards import ShardUnderTest
 
@@ -168,7 +167,7 @@ async def test_a_remedy_that_cannot_be_run_says_so(tmp_path: Path) -> None:
                     await holder.remedy(lambda: ran.append(2), WAIT_S)
 
             nursery.start_soon(asked_too_late)
-            await trio.testing.wait_all_tasks_blocked(0.01)
+            await until(lambda: holder._remedies)
             await holder.release()
     lock.release()
     assert ran == []
