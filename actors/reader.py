@@ -18,14 +18,13 @@ from kycache.model.view import View
 from .environment import Databases, Environments
 from .files import ShardFolder
 from .order_reader import OrderSnapshot
+from .quarantine import Quarantined, read_quarantine
 from .state import ShardState
 from .store import (
     FORMAT,
     Identity,
-    Quarantined,
     check_identity,
     key_columns,
-    read_quarantine,
     read_state,
 )
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import lmdb
 
-from kycache.actors import order_reader
+from kycache.actors import order_check, order_reader
 from kycache.actors.order import Entry, Where
 from kycache.actors.order_writer import OrderWriter
 
@@ -241,7 +241,7 @@ def recount(shards: list[Shard]) -> float:
     clock = Clock()
     for shard in shards:
         with shard.env.begin() as txn:
-            order_reader.check(order_reader.OrderSnapshot(2, txn, shard.rows, shard.directory))
+            order_check.check(order_reader.OrderSnapshot(2, txn, shard.rows, shard.directory))
     return round(clock.read()[0], 2)
 
 

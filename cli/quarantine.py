@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from kycache.actors.files import DataDirectory
+from kycache.actors.quarantine import QUARANTINE_PAGE, Quarantined
 from kycache.actors.reader import NoStore
 from kycache.actors.router import Router
-from kycache.actors.store import QUARANTINE_PAGE, Quarantined
 from kycache.model.errors import Refused
 
 from .composition import data_directory, environments, kafka_settings, router

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
-from kycache.actors.store import FORMAT, Identity, Quarantined, Settled, Store
+from kycache.actors.quarantine import Quarantined
+from kycache.actors.store import FORMAT, Identity, Settled, Store
 from kycache.model.change import Item
 from kycache.model.errors import Refused
 from kycache.model.view import View

@@ -8,7 +8,8 @@ from typing import Any
 
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Doubt
-from kycache.actors.order_reader import check, page, total
+from kycache.actors.order_check import check
+from kycache.actors.order_reader import page, total
 from kycache.actors.reader import ShardReader, ShardSnapshot
 from kycache.actors.state import Position, ShardState
 from kycache.actors.store import FORMAT, Applied, Fence, Identity, Store, create_store

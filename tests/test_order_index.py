@@ -12,7 +12,7 @@ from pathlib import Path
 import lmdb
 import pytest
 
-from kycache.actors import order, order_reader
+from kycache.actors import order, order_check, order_reader
 from kycache.actors.order import Entry, IndexDiffers, Where
 from kycache.actors.order_reader import OrderSnapshot
 from kycache.actors.order_writer import OrderWriter
@@ -77,7 +77,7 @@ class Index:
         """Recount shards, then look here and there."""
         with self.snapshots() as shards:
             for shard in shards[recount]:
-                order_reader.check(shard)
+                order_check.check(shard)
             oldest = self.expected(where, newest=False)
             keys = [key for key, _ in oldest]
             assert order_reader.total(shards, where) == len(oldest)
@@ -412,4 +412,4 @@ def test_a_recount_finds(tmp_path: Path, name: str) -> None:
         if patch is not None:
             cursor.put(key, patch + value[len(patch) :])
     with index.snapshots() as shards, pytest.raises(IndexDiffers):
-        order_reader.check(shards[0])
+        order_check.check(shards[0])
