@@ -1,7 +1,7 @@
 """The log of a process: lines of JSON on stderr, or plain lines where a person looks at a terminal.
 
 No personal data: what is logged names shards, offsets, tables and settings. Tracebacks are printed without the
-values of local variables, and libraries speak only from warnings on.
+values of local variables, and libraries speak only from warnings on (Kafka's client from errors on).
 """
 
 import logging
@@ -32,6 +32,8 @@ def configure_log() -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
+    # Kafka's client warns at every try while the broker is away; ingest says it once, and when it is back.
+    logging.getLogger("kafka").setLevel(logging.ERROR)
     own = logging.getLogger("kycache")
     own.setLevel(logging.INFO)
     structlog.configure(

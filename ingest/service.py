@@ -56,6 +56,7 @@ class Ingest:
         self._view = view
         self._node = node
         self._nursery = nursery
+        self._answers = True
         self._token = trio.lowlevel.current_trio_token()
         self.thread = ConsumerThread(settings, view, instance_id, self)
 
@@ -157,8 +158,14 @@ class Ingest:
     async def _look_at_topic(self) -> None:
         try:
             topic = await trio.to_thread.run_sync(describe_topic, self._settings)
-        except Unreachable:
+        except Unreachable as error:
+            if self._answers:
+                log.warning("Kafka does not answer; reads go on, retrying", problem=error.problem)
+            self._answers = False
             return
+        if not self._answers:
+            log.info("Kafka answers again", bootstrap=self._settings.bootstrap)
+        self._answers = True
         check_partitions(topic, self._node)
         for shard, holder in self.holders.items():
             actor = holder.actor
