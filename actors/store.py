@@ -285,6 +285,10 @@ class Store:
         state.doubts -= record.scope != Scope.PROFILE.value
         return Settled(offset, gone=True, outcome=outcome)
 
+    def free_readers(self) -> int:
+        """Free the reader slots of processes that are gone; how many there were. Costs microseconds."""
+        return self._environment.reader_check()
+
     def grow_map(self) -> None:
         """Double the reserved address space, with no transaction open (FAULTS 10)."""
         self._environment.set_mapsize(self._environment.info()["map_size"] * 2)

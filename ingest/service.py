@@ -29,6 +29,9 @@ REVOKE_WAIT_S = 5.0
 TOPIC_LOOK_S = 10.0
 """How often the topic's id and partition count are compared with the stores'."""
 
+READERS_LOOK_S = 10.0
+"""How often slots of killed readers are freed; a shard grows by what it changes meanwhile."""
+
 REMEDY_WAIT_S = 60.0
 """How long a command waits for its turn at a shard; it is then withdrawn, so that it never comes as a surprise."""
 
@@ -183,6 +186,14 @@ class Ingest:
             }
             self.thread.hint(offsets)
 
+    async def free_readers(self) -> None:
+        """Free the slots of readers killed in mid-read, which keep LMDB from reusing pages (FAULTS 2)."""
+        while True:
+            await trio.sleep(READERS_LOOK_S)
+            for holder in list(self.holders.values()):
+                if holder.actor is not None:
+                    holder.actor.store.free_readers()
+
     def holds(self, shard: int) -> bool:
         """The shard is held by this process."""
         return shard in self.holders
@@ -264,6 +275,7 @@ async def run_ingest(
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch_topic)
                 nursery.start_soon(ingest.hint_positions)
+                nursery.start_soon(ingest.free_readers)
                 worker = Worker(settings, directory, environments, view)
                 nursery.start_soon(serve_control, ingest, worker, directory.run / f"ingest-{number}.sock")
                 task_status.started(ingest)

@@ -173,6 +173,17 @@ def test_several_web_workers_read_one_data_directory(demo: RunningDemo, tmp_path
         assert web.wait(30) == 0, (tmp_path / "web.log").read_text()
 
 
+def test_no_log_holds_personal_data(demo: RunningDemo) -> None:
+    truth = SqlTruth.read(demo.dsn)
+    logs = "".join(
+        (Path(demo.facts["dir"]) / "logs" / f"{name}.log").read_text(encoding="utf-8")
+        for name in ("ingest", "web")
+    )
+    for user in truth.users.values():
+        assert user[0] not in logs  # the id is pii of its own where logs are kept for years
+        assert not any(value and len(value) > 5 and value in logs for value in user[1:5])
+
+
 def test_rebuild_beside_a_running_ingest(demo: RunningDemo, client: httpx.Client) -> None:
     """The holder carries it out; the shard reads its partition again from offset 0 and converges."""
     rebuilt = demo.command("rebuild", "--shard", "1", "--yes")

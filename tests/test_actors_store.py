@@ -1,0 +1,166 @@
+"""The store's promises beside convergence: readers of other processes, markers, the map, damaged files."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from random import Random
+
+import lmdb
+import pytest
+from fake_source import FakeSource
+from shards import MAP_BYTES, ShardUnderTest
+
+from kycache.actors import environment, store
+from kycache.actors.environment import DamagedFile, Environments, check_before_mapping
+from kycache.actors.reader import NoStore, ShardReader
+from kycache.ingest.decode import RecordDecoder
+from kycache.model.change import Change, Item, Origin, Snapshot
+from kycache.model.errors import Refused
+from kycache.model.view import default_view
+
+VIEW = default_view()
+
+READ_AND_STOP = """
+import sys, time
+from pathlib import Path
+from kycache.actors.environment import Environments
+opened = Environments(readonly=True, map_size=1 << 30).lease(Path(sys.argv[1]), 0)
+txn = opened.environment.begin()
+print("reading", flush=True)
+time.sleep(60)
+"""
+
+
+def items_of(source: FakeSource) -> list[Item]:
+    decoder = RecordDecoder(VIEW)
+    return [decoder.decode(record) for record in source.records()[0]]
+
+
+def filled(folder: Path, rounds: int = 30) -> tuple[ShardUnderTest, FakeSource]:
+    source = FakeSource(Random(5), 1)
+    source.snapshot()
+    for _ in range(rounds):
+        source.transactions(3)
+    source.beat()
+    shard = ShardUnderTest(folder, VIEW)
+    shard.apply(items_of(source))
+    return shard, source
+
+
+def test_a_killed_readers_slot_is_freed(tmp_path: Path) -> None:
+    """FAULTS 2: kill -9 of a process that holds a read transaction."""
+    shard, _ = filled(tmp_path)
+    generation = shard.folder.current()
+    assert generation is not None
+    with subprocess.Popen(
+        [sys.executable, "-c", READ_AND_STOP, str(generation)], stdout=subprocess.PIPE
+    ) as reader:
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == b"reading\n"
+        assert shard.store.free_readers() == 0  # a living one keeps it
+        reader.send_signal(signal.SIGKILL)
+        reader.wait()
+    assert shard.store.free_readers() == 1
+    shard.close()
+
+
+def test_markers_fall_due_by_the_sources_clock(tmp_path: Path) -> None:
+    shard = ShardUnderTest(tmp_path, VIEW)
+    user = b"u" * 16
+
+    def item(offset: int, lsn: int, ts_ms: int, *, delete: bool) -> Change:
+        values = None if delete else tuple(user if n == 0 else None for n in range(14))
+        return Change(offset, Origin(Snapshot.STREAMED, lsn - 1, lsn, ts_ms, 1), 0, user, user, None, values)
+
+    start = 1_000_000
+    shard.apply([item(0, 10, start, delete=False), item(1, 20, start + 1, delete=True)])
+    with shard.snapshot() as snapshot:
+        assert snapshot.profile(user) is not None  # the marker
+    other = Change(
+        2,
+        Origin(Snapshot.STREAMED, 29, 30, start + store.MARKERS_KEPT_MS + 2, 1),
+        0,
+        b"v" * 16,
+        b"v" * 16,
+        None,
+        tuple(b"v" * 16 if n == 0 else None for n in range(14)),
+    )
+    shard.apply([other])
+    with shard.snapshot() as snapshot:
+        assert snapshot.profile(user) is None
+    shard.close()
+
+
+def test_a_full_map_grows(tmp_path: Path) -> None:
+    """FAULTS 10: the batch that found no room is applied once the map has grown; nothing of it was there before."""
+    source = FakeSource(Random(5), 1)
+    source.snapshot()
+    for _ in range(300):
+        source.transactions(3)
+    shard = ShardUnderTest(tmp_path, VIEW, map_bytes=256 << 10)
+    items = items_of(source)
+    grown = 0
+    while shard.state.position.offset < len(items):
+        try:
+            shard.apply(items)
+        except lmdb.MapFullError:
+            assert shard.state.position.offset == 0
+            shard.store.grow_map()
+            grown += 1
+    assert grown > 0
+    shard.close()
+
+
+@pytest.mark.parametrize("size", [0, 100, 8192, 20_480])
+def test_a_truncated_file_is_found_before_it_is_mapped(tmp_path: Path, size: int) -> None:
+    """FAULTS 12: LMDB would open it and die by SIGBUS at the first read behind its end."""
+    shard, _ = filled(tmp_path, 100)
+    shard.close()
+    generation = shard.folder.current()
+    assert generation is not None
+    os.truncate(generation / "data.mdb", size)
+    with pytest.raises(DamagedFile, match=r"data\.mdb") as raised:
+        shard._open()
+    assert "kycache rebuild --shard 0" in raised.value.remedy
+
+
+def test_garbled_meta_pages_are_found(tmp_path: Path) -> None:
+    shard, _ = filled(tmp_path)
+    shard.close()
+    generation = shard.folder.current()
+    assert generation is not None
+    with (generation / "data.mdb").open("r+b") as file:
+        file.seek(4096 + 16)
+        file.write(b"garbled!")
+    with pytest.raises(DamagedFile, match="meta page 1"):
+        check_before_mapping(generation, 0)
+
+
+def test_the_file_is_never_shorter_than_its_last_page(tmp_path: Path) -> None:
+    """Or a whole file would look truncated after a kill."""
+    shard, source = filled(tmp_path, 10)
+    generation = shard.folder.current()
+    assert generation is not None
+    for _ in range(20):
+        seen = len(items_of(source))
+        source.transactions(5)
+        shard.apply(items_of(source)[seen:])
+        check_before_mapping(generation, 0)
+        with shard.snapshot():
+            last = shard.environments.lease(generation, 0).environment.info()["last_pgno"]
+            shard.environments.release(generation)
+        assert (generation / "data.mdb").stat().st_size >= (last + 1) * environment._PAGE_SIZE
+    shard.close()
+
+
+def test_another_shards_file_and_no_file_are_refused(tmp_path: Path) -> None:
+    shard, _ = filled(tmp_path / "a")
+    other = ShardReader(shard.environments, shard.folder, VIEW, shards=2)
+    with pytest.raises(Refused, match="shard 0: the file holds"), other.snapshot():
+        pass
+    empty = ShardReader(Environments(readonly=True, map_size=MAP_BYTES), shard.directory.shard(5), VIEW, 6)
+    with pytest.raises(NoStore), empty.snapshot():
+        pass
+    shard.close()
