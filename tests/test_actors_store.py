@@ -94,7 +94,7 @@ def test_markers_fall_due_by_the_sources_clock(tmp_path: Path) -> None:
 
 
 def test_a_full_map_grows(tmp_path: Path) -> None:
-    """FAULTS 10: the batch that found no room is applied once the map has grown; nothing of it was there before."""
+    """FAULTS 10: the batch that found no room is applied once the map has grown."""
     source = FakeSource(Random(5), 1)
     source.snapshot()
     for _ in range(300):

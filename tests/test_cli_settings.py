@@ -186,7 +186,7 @@ def test_map_size_and_durability_reach_lmdb(tmp_path: Path) -> None:
     file = write(tmp_path, "[data]\nmap_size_gib = 0.5\ndurability = 'strict'\n")
     opened = environments(load_settings(file), readonly=False)
     (tmp_path / "gen-000001").mkdir()
-    environment = opened.lease(tmp_path / "gen-000001", 0).environment
+    environment = opened.lease(tmp_path / "gen-000001", 0, create=True).environment
     try:
         assert environment.info()["map_size"] == 2**29
         assert environment.flags()["metasync"] is True
