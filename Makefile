@@ -7,7 +7,8 @@
 
 PYTHON ?= python3
 VENV := .venv
-INSTALLED := $(VENV)/.installed
+FOR_DEMO := $(VENV)/.for-demo
+FOR_DEV := $(VENV)/.for-dev
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench
@@ -15,24 +16,30 @@ INSTALLED := $(VENV)/.installed
 help:
 	@sed -n 's/^#   //p' Makefile
 
-$(INSTALLED): pyproject.toml
+# The demo does not wait for the tools of development: half a minute on a fresh machine.
+$(FOR_DEMO): pyproject.toml
 	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,dev]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[demo]'
 	@touch $@
 
-demo: $(INSTALLED)
+$(FOR_DEV): pyproject.toml
+	@test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,dev]'
+	@touch $(FOR_DEMO) $@
+
+demo: $(FOR_DEMO)
 	$(VENV)/bin/kycache demo $(ARGS)
 
-test: $(INSTALLED)
+test: $(FOR_DEV)
 	$(VENV)/bin/python -m pytest $(ARGS)
 
-check: $(INSTALLED)
+check: $(FOR_DEV)
 	$(VENV)/bin/ruff check
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright
 
-bench: $(INSTALLED)
+bench: $(FOR_DEV)
 	@set -e; for script in bench/*.py; do \
 		test -e "$$script" || { echo "bench/ holds no script yet"; exit 0; }; \
 		echo "== $$script"; $(VENV)/bin/python "$$script" $(ARGS); \

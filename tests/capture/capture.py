@@ -1,0 +1,702 @@
+"""Captures what a real Debezium sends for the packaged view on four partitions, with what Postgres then held.
+
+    PYTHONPATH=tests python tests/capture/capture.py [--keep-logs DIR]
+
+Starts the `apache` stack with the connector that `kycache connector` prints, plays the scenarios below in their
+order, and writes `tests/fixtures/captured-<debezium>-<postgres>/events.jsonl`; README.md says what its lines are.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import signal
+import tempfile
+import threading
+import time
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from sql_truth import SqlTruth
+from stack import PARTITIONS, Pipeline, wait_streaming
+
+from kycache.demo.layout import CONNECTOR, TOPIC, Layout, Ports
+from kycache.demo.ports import free_ports
+from kycache.demo.postgres import new_password
+from kycache.demo.stack import Kind, open_stack
+from kycache.model.lsn import parse_lsn, parse_sequence
+from kycache.model.partition import partition_of
+from kycache.model.view import HEARTBEAT_TABLE, default_view
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+WITHIN_S = 120.0
+LONG_S = 1.2
+"""How long a transaction stays open among others: at least two beats pass."""
+
+KILL_ROUNDS = 5
+"""A kill right after Connect wrote its offsets redelivers nothing; it is then done again."""
+
+
+def user(partition: int, number: int) -> str:
+    """The n-th user id that Kafka's partitioner puts into a partition."""
+    found = -1
+    for n in range(1, 10_000):
+        candidate = f"00000000-0000-4000-8000-{n:012x}"
+        found += partition_of(candidate.encode(), PARTITIONS) == partition
+        if found == number:
+            return candidate
+    raise AssertionError
+
+
+def child(number: int) -> str:
+    """The key of a KYC record or an account."""
+    return str(uuid.UUID(int=0x10000000_0000_4000_8000_000000000000 + number))
+
+
+class Session:
+    """One connection whose transactions are written down with their tokens."""
+
+    def __init__(self, capture: "Capture") -> None:
+        self._capture = capture
+        self.db: psycopg.Connection[Any] = psycopg.connect(capture.pipeline.dsn)
+
+    def run(self, *statements: str) -> "Session":
+        """Goes on in the open transaction, or opens one."""
+        for statement in statements:
+            self.db.execute(statement.encode())
+        return self
+
+    def commit(self) -> None:
+        """Commits; the LSN taken after it is greater than all of the transaction's."""
+        row = self.db.execute("SELECT pg_current_xact_id_if_assigned()::text").fetchone()
+        assert row is not None
+        self.db.commit()
+        token = self.db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        self.db.rollback()
+        assert token is not None
+        if row[0] is not None:
+            self._capture.commits.append((int(row[0]), token[0]))
+
+    def close(self) -> None:
+        """Rolls back what is open."""
+        self.db.close()
+
+
+class Capture:
+    """The running stack, and everything that came out of it so far."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self.pipeline = pipeline
+        self.records: list[dict[str, Any]] = []
+        self.lines: list[dict[str, Any]] = []
+        self.commits: list[tuple[int, str]] = []
+        self._written = 0
+        self._details: dict[str, Any] = {}
+        self._beaten = [0] * PARTITIONS
+        self._end = [0] * PARTITIONS
+        self._consumer = pipeline.consumer()
+
+    # --- what scenarios use
+
+    def transaction(self, *statements: str) -> None:
+        """One transaction of its own."""
+        session = Session(self)
+        session.run(*statements).commit()
+        session.close()
+
+    def poll(self, seconds: float = 0.1) -> None:
+        """Takes in what Kafka has."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            for batch in self._consumer.poll(timeout_ms=50).values():
+                for record in batch:
+                    self._take(record)
+
+    def wait(self, what: str, reached: Callable[[], bool]) -> None:
+        """Takes in records, and keeps the stack alive, until something has come."""
+        deadline = time.monotonic() + WITHIN_S
+        while not reached():
+            if time.monotonic() > deadline:
+                log = self.pipeline.stack.debezium.program.log.read_text(encoding="utf-8")
+                raise AssertionError(f"{what} did not come; Debezium says:\n{log[-6000:]}")
+            self.pipeline.stack.revive()
+            self.poll()
+
+    def settle(self) -> str:
+        """Waits until every partition has had a beat behind all that is committed; returns that LSN."""
+        with psycopg.connect(self.pipeline.dsn) as db:
+            row = db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        token = parse_lsn(row[0])
+        assert token is not None
+        self.wait(f"a beat behind {row[0]}", lambda: min(self._beaten) >= token)
+        return str(row[0])
+
+    def rest(self, method: str, path: str, body: Any = None) -> Any:
+        """Kafka Connect's REST interface."""
+        request = urllib.request.Request(
+            f"{self.pipeline.connect_url}/connectors/{CONNECTOR}{path}",
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+            method=method,
+        )
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def wait_state(self, state: str, tasks: int) -> None:
+        """Waits until the connector, and as many tasks, are in a state."""
+
+        def reached() -> bool:
+            try:
+                status = self.rest("GET", "/status")
+            except OSError:
+                return False
+            states = [status["connector"]["state"], *(t["state"] for t in status["tasks"])]
+            return len(states) == 1 + tasks and set(states) == {state}
+
+        self.wait(f"the connector {state}", reached)
+
+    # --- the book
+
+    def scenario(self, name: str, play: Callable[["Capture"], None]) -> None:
+        """Plays one scenario and writes it down with what Postgres held at its end."""
+        print(f"{time.strftime('%H:%M:%S')} {name}", flush=True)
+        self.commits = []
+        play(self)
+        token = self.settle()
+        truth = SqlTruth.read(self.pipeline.dsn)
+        details = {u: truth.detail(u) for u in truth.order}
+        gone: dict[str, Any] = dict.fromkeys(self._details.keys() - details.keys())
+        changed = {u: d for u, d in details.items() if self._details.get(u) != d}
+        self._details = details
+        new = self.records[self._written :]
+        self._written = len(self.records)
+        self.lines += [{"scenario": name}, *new]
+        self.lines.append(
+            {
+                "end": name,
+                "offsets": list(self._end),
+                "token": token,
+                "commits": self.commits,
+                "list": truth.order,
+                "details": gone | changed,
+            }
+        )
+
+    def _take(self, record: Any) -> None:
+        key = None if record.key is None else record.key.decode()
+        value = None if record.value is None else record.value.decode()
+        self.records.append({"partition": record.partition, "offset": record.offset, "key": key, "value": value})
+        self._end[record.partition] = record.offset + 1
+        event = json.loads(value) if value else None
+        if event and event["op"] == "u" and event["source"]["table"] == HEARTBEAT_TABLE:
+            _, lsn = parse_sequence(event["source"]["sequence"])
+            self._beaten[record.partition] = max(self._beaten[record.partition], lsn or 0)
+
+
+# --- rows
+
+U00, U01, U02 = (user(0, n) for n in range(3))
+U10, U11, U12 = (user(1, n) for n in range(3))
+U20, U21, U22 = (user(2, n) for n in range(3))
+U30, U31, U32 = (user(3, n) for n in range(3))
+
+BIRTHS = ["infinity", "-infinity", "5874897-12-31", "4714-11-24 BC", "0044-03-15 BC", "1582-10-10"]
+TIMES = [
+    *("infinity", "-infinity", "294246-12-31 23:59:59.999999", "4714-11-24 00:00:00 BC"),
+    *("0044-03-15 12:30:00.25 BC", "1582-10-10 06:00:00.000001", "10000-01-01 00:00:00", "0001-01-01 00:00:00"),
+    *("1500-02-28 23:59:59.5", "1969-12-31 23:59:59.999999", "9999-12-31 23:59:59.999999", "1900-03-01 00:00:00"),
+]
+ZONED = [
+    *("infinity", "-infinity", "294276-12-31 23:59:59.999999+00", "4714-11-24 00:00:00+00 BC"),
+    *("0044-03-15 12:30:00.25+02 BC", "10000-01-01 00:00:00+00"),
+]
+BALANCES = ["NaN", "99999999999999.9999", "-99999999999999.9999", "0", "-0.0001", "1e3"]
+
+
+def add_user(key: str, name: str, **columns: str) -> str:
+    """An INSERT; the columns are SQL."""
+    columns = {"user_id": f"'{key}'", "first_name": f"'{name}'", "last_name": "'Real'"} | columns
+    return f"INSERT INTO users({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+
+
+def add_kyc(number: int, owner: str, status: str = "PENDING", **columns: str) -> str:
+    columns = {"kyc_id": f"'{child(number)}'", "user_id": f"'{owner}'", "status": f"'{status}'"} | columns
+    return f"INSERT INTO kyc_records({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+
+
+def add_account(number: int, owner: str, **columns: str) -> str:
+    columns = {"account_id": f"'{child(number)}'", "user_id": f"'{owner}'", "account_type": "'WALLET'"} | columns
+    columns.setdefault("account_no", f"'A-{number}'")
+    return f"INSERT INTO accounts({', '.join(columns)}) VALUES ({', '.join(columns.values())})"
+
+
+def phone(key: str, value: str) -> str:
+    return f"UPDATE users SET phone = '{value}' WHERE user_id = '{key}'"
+
+
+def balance(number: int, value: object) -> str:
+    return f"UPDATE accounts SET balance = '{value}' WHERE account_id = '{child(number)}'"
+
+
+def extremes(first: int, owners: list[str]) -> list[str]:
+    """Every extreme value once, on new users and their children."""
+    rows = [
+        add_user(
+            owner,
+            f"Extreme{n}",
+            date_of_birth=f"'{BIRTHS[n]}'",
+            created_at=f"'{TIMES[n]}'",
+            updated_at=f"'{ZONED[n]}'",
+            country="'G'",
+        )
+        for n, owner in enumerate(owners)
+    ]
+    for n, owner in enumerate(owners):
+        for at in (2 * n, 2 * n + 1):
+            rows.append(add_kyc(first + at, owner, verified_at=f"'{TIMES[at]}'", updated_at=f"'{TIMES[-at]}'"))
+        rows.append(add_account(first + 20 + n, owner, balance=f"'{BALANCES[n]}'", opened_at=f"'{TIMES[6 + n]}'"))
+    return rows
+
+
+def fill(db: psycopg.Connection[Any]) -> None:
+    """Before Debezium starts: users in partitions 0 to 2 only, for the initial snapshot."""
+    rows = [
+        add_user(U00, "Ada", email="'ada@x.io'", region="'EMEA'", country="'GB'"),
+        add_user(U10, "Alan", region="NULL", created_at="NULL"),
+        add_user(U20, "Grace", country="'U'"),
+        add_kyc(1, U00, "VERIFIED", verified_at="now()", doc_type="'PASSPORT'"),
+        add_kyc(2, U10, "REJECTED"),
+        add_account(3, U00, balance="1234.5678"),
+        add_account(4, U20, status="NULL"),
+        *extremes(100, [user(p, n) for n in (10, 11) for p in (0, 1, 2)]),
+    ]
+    for row in rows:
+        db.execute(row.encode())
+
+
+# --- scenarios, in their order
+
+
+def streaming(capture: Capture) -> None:
+    capture.transaction(
+        add_user(U01, "Edsger"), add_kyc(5, U01, "PENDING"), add_account(6, U01), add_account(7, U01)
+    )
+    capture.transaction(phone(U00, "+1"), phone(U10, "+1"), phone(U20, "+1"))
+    capture.transaction(add_user(U11, "Barbara"), add_user(U21, "Donald"), add_account(8, U21))
+
+
+def first_user_of_a_partition(capture: Capture) -> None:
+    capture.transaction(add_user(U30, "Late"), add_kyc(9, U30, "VERIFIED"), add_account(10, U30))
+
+
+def interleaved(capture: Capture) -> None:
+    """LSNs of the changes in the order a b c a b c, commits in the order c a b; rows are taken over in turn."""
+    a, b, c = Session(capture), Session(capture), Session(capture)
+    a.run(phone(U00, "a1"), balance(6, 1))
+    b.run(phone(U10, "b1"), balance(8, 2))
+    c.run(phone(U20, "c1"), balance(10, 3))
+    a.run(phone(U30, "a2"))
+    b.run(phone(U21, "b2"))
+    c.run(phone(U01, "c2"), phone(U11, "c2"))
+    c.commit()
+    a.run(phone(U20, "a3"), phone(U11, "a3"))
+    a.commit()
+    b.run(phone(U00, "b3"), phone(U20, "b3"), balance(6, 4))
+    b.commit()
+    for session in (a, b, c):
+        session.close()
+
+
+def long_transaction(capture: Capture) -> None:
+    long = Session(capture).run(phone(U00, "long1"), balance(8, 50), add_user(U12, "Longone"))
+    for n in range(3):
+        capture.transaction(phone(U10, f"short{n}"), balance(6, n))
+        capture.transaction(phone(U30, f"short{n}"), phone(U20, f"short{n}"))
+    capture.poll(LONG_S)
+    long.run(balance(3, 51), add_account(11, U12), phone(U11, "long2"))
+    capture.transaction(phone(U21, "short"), phone(U30, "short"))
+    capture.poll(LONG_S / 2)
+    long.run(phone(U30, "long3"), phone(U20, "long3"))
+    long.commit()
+    capture.transaction(phone(U00, "after"), phone(U30, "after"))
+    long.close()
+
+
+def savepoints(capture: Capture) -> None:
+    session = Session(capture).run(phone(U00, "kept"), "SAVEPOINT one", phone(U00, "lost"), add_account(12, U00))
+    session.run("ROLLBACK TO one", add_account(13, U00), "SAVEPOINT two", "DELETE FROM accounts")
+    session.run("ROLLBACK TO two", "SAVEPOINT three", phone(U10, "nested"), "RELEASE three", phone(U30, "kept"))
+    session.commit()
+    session.run("DELETE FROM users", add_user(U31, "Never"))
+    session.close()
+
+
+def null_against_default(capture: Capture) -> None:
+    capture.transaction(f"UPDATE users SET region = NULL, created_at = NULL WHERE user_id = '{U00}'")
+    capture.transaction(f"UPDATE accounts SET status = NULL WHERE account_id = '{child(3)}'")
+    capture.transaction(
+        add_user(U31, "Null", region="NULL", created_at="NULL"), add_account(14, U31, status="NULL")
+    )
+    capture.transaction(f"UPDATE users SET region = DEFAULT WHERE user_id = '{U10}'")
+
+
+def extreme_values(capture: Capture) -> None:
+    """The same values as in the snapshot, streamed."""
+    capture.transaction(*extremes(200, [user(p, n) for n in (12, 13) for p in (0, 1, 3)]))
+
+
+def numerics(capture: Capture) -> None:
+    for value in ("NaN", "0.00004", "-12.3", "1e13", "NaN", "7"):
+        capture.transaction(balance(3, value))
+
+
+def padded_and_odd_texts(capture: Capture) -> None:
+    odd = "E'Zoë \\u674e \\U0001F600 \\t\\n\\\\ \" '' \\u2028'"
+    capture.transaction(
+        f"UPDATE users SET country = 'F', city = '', address_line1 = {odd} WHERE user_id = '{U30}'"
+    )
+    capture.transaction(f"UPDATE users SET country = '', postal_code = '  x  ' WHERE user_id = '{U20}'")
+
+
+def child_moved(capture: Capture) -> None:
+    def move(table: str, key: str, number: int, owner: str) -> str:
+        return f"UPDATE {table} SET user_id = '{owner}' WHERE {key} = '{child(number)}'"
+
+    capture.transaction(move("accounts", "account_id", 6, U10))
+    capture.transaction(move("accounts", "account_id", 7, U30), move("kyc_records", "kyc_id", 9, U00))
+    # There and back in one transaction, and round all partitions in one.
+    capture.transaction(move("accounts", "account_id", 3, U30), move("accounts", "account_id", 3, U00))
+    capture.transaction(*(move("accounts", "account_id", 8, owner) for owner in (U00, U10, U30, U20, U11)))
+
+
+def user_key_changed(capture: Capture) -> None:
+    """ON UPDATE CASCADE: the children follow into another partition; then a namesake takes the old key."""
+    capture.transaction(add_user(U02, "Before"), add_kyc(15, U02, "VERIFIED"), add_account(16, U02))
+    capture.transaction(f"UPDATE users SET user_id = '{U22}' WHERE user_id = '{U02}'")
+    capture.transaction(
+        f"UPDATE users SET user_id = '{U32}' WHERE user_id = '{U22}'",
+        add_user(U22, "Namesake"),
+        add_account(17, U22),
+        balance(16, 5),
+    )
+
+
+def deleted_with_cascade(capture: Capture) -> None:
+    capture.transaction(
+        f"UPDATE accounts SET user_id = '{U21}' WHERE account_id = '{child(16)}'",
+        f"DELETE FROM users WHERE user_id IN ('{U32}', '{U22}', '{U01}')",
+    )
+    capture.transaction(f"DELETE FROM users WHERE user_id = '{U21}'")
+
+
+def deleted_and_inserted_again(capture: Capture) -> None:
+    capture.transaction(
+        f"DELETE FROM users WHERE user_id = '{U10}'", add_user(U10, "Again"), add_account(6, U10, balance="9")
+    )
+    # Twice in one transaction; the account's key comes back under another user.
+    capture.transaction(
+        f"DELETE FROM users WHERE user_id = '{U30}'",
+        add_user(U30, "Once"),
+        f"DELETE FROM users WHERE user_id = '{U30}'",
+        add_user(U30, "Twice"),
+        add_kyc(9 + 1000, U30, "EXPIRED"),
+        add_account(7, U20),
+    )
+    capture.transaction(f"DELETE FROM users WHERE user_id = '{U11}'")
+    capture.transaction(add_user(U11, "Later"))
+
+
+def copied(capture: Capture) -> None:
+    session = Session(capture)
+    with (
+        session.db.cursor() as cursor,
+        cursor.copy("COPY users(user_id, first_name, last_name) FROM STDIN") as copy,
+    ):
+        for n in (20, 21):
+            for p in range(PARTITIONS):
+                copy.write_row((user(p, n), f"Copy{p}", "Real"))
+    session.commit()
+    session.close()
+
+
+def columns_come_and_go(capture: Capture) -> None:
+    capture.transaction(
+        "ALTER TABLE users ADD COLUMN nickname text DEFAULT 'nick', ADD COLUMN extra json, ADD COLUMN extrab jsonb"
+    )
+    document = '{"b": [1, 2.50, null], "a": "ü\\n", "a": true}'
+    capture.transaction(
+        f"UPDATE users SET extra = '{document}', extrab = '{document}', phone = '+2' WHERE user_id = '{U00}'"
+    )
+    capture.transaction(phone(U30, "+2"))
+    capture.transaction("ALTER TABLE users DROP COLUMN nickname, DROP COLUMN extra, DROP COLUMN extrab")
+    # A column of the view: null in every row, so that its absence and its return change nothing.
+    capture.transaction("ALTER TABLE users DROP COLUMN address_line2")
+    capture.transaction(phone(U00, "+3"), phone(U20, "+3"))
+    capture.transaction("ALTER TABLE users ADD COLUMN address_line2 text")
+    capture.transaction(f"UPDATE users SET address_line2 = 'again' WHERE user_id = '{U20}'", phone(U30, "+4"))
+
+
+def column_of_another_type(capture: Capture) -> None:
+    """Numbers where the view declares text; the quarantined row heals by the next one."""
+    capture.transaction("ALTER TABLE users ALTER COLUMN email TYPE int USING NULL")
+    capture.transaction(f"UPDATE users SET email = 7 WHERE user_id = '{U20}'")
+
+
+def column_of_its_type_again(capture: Capture) -> None:
+    capture.transaction("ALTER TABLE users ALTER COLUMN email TYPE varchar(255) USING email::text")
+    capture.transaction("UPDATE users SET email = NULL", phone(U20, "+5"))
+
+
+def connector_killed(capture: Capture) -> None:
+    """kill -9 of Kafka Connect in mid-stream, until something comes twice."""
+    pipeline = capture.pipeline
+    for round_ in range(KILL_ROUNDS):
+        before = len(capture.records)
+
+        def write(round_: int = round_) -> None:
+            owners = (U00, U10, U20, U30)
+            for n in range(36):
+                capture.transaction(phone(owners[n % 4], f"k{round_}-{n}"), balance(3, n))
+                time.sleep(0.02)
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        capture.poll(0.5)
+        os.kill(pipeline.stack.debezium.pid, signal.SIGKILL)
+        writer.join()
+        capture.poll(0.5)
+        capture.settle()
+        seen = [_identity(r["value"]) for r in capture.records[before:] if r["value"]]
+        if len(set(seen)) < len(seen):
+            return
+    raise AssertionError("nothing came twice")
+
+
+def _identity(value: str) -> str:
+    event = json.loads(value)
+    return json.dumps([event["source"]["sequence"], event["source"]["table"], event["before"], event["after"]])
+
+
+def re_snapshot(capture: Capture) -> None:
+    """The connector forgets its offsets; what changed meanwhile comes as snapshot rows, deletes as absence."""
+    capture.rest("PUT", "/stop")
+    capture.wait_state("STOPPED", 0)
+    capture.transaction(f"DELETE FROM users WHERE user_id IN ('{user(0, 20)}', '{user(3, 20)}', '{U31}')")
+    capture.transaction(f"DELETE FROM accounts WHERE account_id IN ('{child(3)}', '{child(120)}')")
+    capture.transaction(phone(U00, "away"), add_user(U31, "Back", region="'APAC'"), add_user(U01, "Away"))
+    capture.transaction(f"UPDATE users SET user_id = '{U21}' WHERE user_id = '{user(1, 20)}'")
+    capture.rest("DELETE", "/offsets")
+    capture.rest("PUT", "/resume")
+    capture.wait_state("RUNNING", 1)
+
+
+def after_re_snapshot(capture: Capture) -> None:
+    capture.transaction(phone(U00, "+6"), phone(U10, "+6"), phone(U20, "+6"), phone(U30, "+6"))
+    capture.transaction(f"DELETE FROM users WHERE user_id = '{U31}'", add_account(3, U30, balance="3"))
+
+
+def _signal(capture: Capture, name: str, kind: str) -> None:
+    """A signal over Debezium's file channel; the printed connector has no signal table, and needs none for it."""
+    file = capture.pipeline.directory / "signals.jsonl"
+    data = {"data-collections": ["public.users", "public.accounts"], "type": kind}
+    before = len(capture.records)
+    with file.open("a", encoding="utf-8") as out:
+        out.write(json.dumps({"id": name, "type": "execute-snapshot", "data": data}) + "\n")
+    for n in range(4):
+        capture.transaction(phone(U00, f"{name}{n}"), phone(U30, f"{name}{n}"))
+        capture.poll(0.2)
+
+    def last_rows() -> bool:
+        rows = [json.loads(r["value"]) for r in capture.records[before:] if r["value"]]
+        return {"users", "accounts"} <= {r["source"]["table"] for r in rows if r["op"] == "r"}
+
+    capture.wait(f"{kind} snapshot", last_rows)
+
+
+def signals_switched_on(capture: Capture) -> None:
+    config = capture.rest("GET", "/config")
+    more = {
+        "signal.enabled.channels": "file",
+        "signal.file": str(capture.pipeline.directory / "signals.jsonl"),
+        "signal.poll.interval.ms": "500",
+        "read.only": "true",
+    }
+    (capture.pipeline.directory / "signals.jsonl").touch()
+    capture.rest("PUT", "/config", config | more)
+    capture.wait_state("RUNNING", 1)
+
+
+def blocking_snapshot(capture: Capture) -> None:
+    _signal(capture, "blocking", "BLOCKING")
+
+
+def incremental_snapshot(capture: Capture) -> None:
+    _signal(capture, "incremental", "INCREMENTAL")
+
+
+def truncate_child(capture: Capture) -> None:
+    """The transaction stays open while beats pass it by."""
+    session = Session(capture).run("TRUNCATE kyc_records")
+    capture.poll(LONG_S)
+    session.run(add_kyc(300, U20, "VERIFIED"))
+    session.commit()
+    session.run("TRUNCATE users CASCADE").close()  # rolled back
+
+
+def truncate_insert_truncate(capture: Capture) -> None:
+    capture.transaction(
+        "TRUNCATE accounts",
+        add_account(301, U00, balance="1"),
+        add_account(302, U30, balance="2"),
+        "TRUNCATE kyc_records",
+    )
+
+
+def truncate_insert_truncate_same(capture: Capture) -> None:
+    """And the same table twice: what was put in between is gone too."""
+    capture.transaction(
+        *("TRUNCATE accounts", add_account(303, U10), add_account(304, U20), "TRUNCATE accounts"),
+        *(add_account(303, U30), add_kyc(305, U00, "REJECTED")),
+    )
+
+
+def truncate_all_and_fill(capture: Capture) -> None:
+    capture.transaction(
+        "TRUNCATE users CASCADE",
+        *(add_user(u, "New") for u in (U00, U10, U20, U30)),
+        *(add_kyc(306, U10, "VERIFIED"), add_account(307, U30)),
+    )
+
+
+def truncate_cascade(capture: Capture) -> None:
+    capture.transaction(*(add_user(u, "Last") for u in (U01, U11, U21, U31)), add_account(308, U31))
+    capture.transaction("TRUNCATE users CASCADE")
+
+
+def after_truncate(capture: Capture) -> None:
+    capture.transaction(
+        *(add_user(u, "Fresh") for u in (U00, U10, U20, U30)), add_kyc(309, U00), add_account(310, U30)
+    )
+
+
+def timestamp_out_of_range(capture: Capture) -> None:
+    """Postgres has it, Debezium's microseconds have not: it wraps, and the true value is lost."""
+    capture.transaction(f"UPDATE users SET created_at = '294276-12-31 23:59:59.999999' WHERE user_id = '{U10}'")
+
+
+def timestamp_in_range_again(capture: Capture) -> None:
+    capture.transaction(f"UPDATE users SET created_at = '2026-01-01' WHERE user_id = '{U10}'")
+
+
+SCENARIOS: list[Callable[[Capture], None]] = [
+    streaming,
+    first_user_of_a_partition,
+    interleaved,
+    long_transaction,
+    savepoints,
+    null_against_default,
+    extreme_values,
+    numerics,
+    padded_and_odd_texts,
+    child_moved,
+    user_key_changed,
+    deleted_with_cascade,
+    deleted_and_inserted_again,
+    copied,
+    columns_come_and_go,
+    column_of_another_type,
+    column_of_its_type_again,
+    connector_killed,
+    re_snapshot,
+    after_re_snapshot,
+    signals_switched_on,
+    blocking_snapshot,
+    incremental_snapshot,
+    truncate_child,
+    truncate_insert_truncate,
+    truncate_insert_truncate_same,
+    truncate_all_and_fill,
+    truncate_cascade,
+    after_truncate,
+    timestamp_out_of_range,
+    timestamp_in_range_again,
+]
+
+
+def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Without plain beats that stand between two others of their partition, with nothing else of it around."""
+    kept: list[dict[str, Any]] = []
+    last: dict[int, list[int]] = {p: [] for p in range(PARTITIONS)}  # where its latest plain beats stand in `kept`
+    for line in lines:
+        if "partition" not in line:
+            last = {p: [] for p in range(PARTITIONS)}
+        elif _plain_beat(line):
+            run = last[line["partition"]]
+            if len(run) == 2:
+                kept[run.pop()] = {}
+            run.append(len(kept))
+        else:
+            last[line["partition"]] = []
+        kept.append(line)
+    return [line for line in kept if line]
+
+
+def _plain_beat(line: dict[str, Any]) -> bool:
+    event = json.loads(line["value"]) if line["value"] else {"op": None}
+    if event["op"] != "u" or event["source"]["table"] != HEARTBEAT_TABLE:
+        return False
+    return event["after"]["truncated"] is None and event["before"]["truncated"] is None
+
+
+def write(capture: Capture, full: Path) -> Path:
+    """Writes the fixture; its folder is named after what sent the events."""
+    event = next(json.loads(r["value"]) for r in capture.records if r["value"])
+    debezium = event["source"]["version"].removesuffix(".Final")
+    with psycopg.connect(capture.pipeline.dsn) as db:
+        postgres = db.info.server_version // 10_000
+    folder = FIXTURES / f"captured-{debezium}-pg{postgres}"
+    folder.mkdir(exist_ok=True)
+
+    def dump(lines: list[dict[str, Any]]) -> str:
+        return "".join(json.dumps(line, ensure_ascii=False, separators=(",", ":")) + "\n" for line in lines)
+
+    full.write_text(dump(capture.lines), encoding="utf-8")
+    (folder / "events.jsonl").write_text(dump(thinned(capture.lines)), encoding="utf-8")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--keep-logs", type=Path, help="copy logs and all events, unthinned, into this folder")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="kycache-capture-") as name:
+        directory = Path(name)
+        directory.chmod(0o711)  # run by root, PostgreSQL has another account
+        layout = Layout(directory, Ports(*free_ports(4)), new_password(), PARTITIONS)
+        with open_stack(Kind.APACHE, layout, default_view()) as stack:
+            stack.start_servers()
+            stack.create_tables(fill)
+            stack.start_debezium()
+            pipeline = Pipeline(stack, stack.dsn, layout.bootstrap, TOPIC, PARTITIONS, stack.connect_url)
+            wait_streaming(pipeline)
+            capture = Capture(pipeline)
+            try:
+                capture.scenario("initial", lambda _: None)
+                for play in SCENARIOS:
+                    capture.scenario(play.__name__.replace("_", "-"), play)
+            finally:
+                folder = write(capture, directory / "logs" / "all-events.jsonl")
+                if arguments.keep_logs:
+                    shutil.copytree(layout.logs, arguments.keep_logs, dirs_exist_ok=True)
+            print(f"{len(capture.records)} events, {(folder / 'events.jsonl').stat().st_size} bytes in {folder}")
+
+
+if __name__ == "__main__":
+    main()
