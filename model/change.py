@@ -6,9 +6,6 @@ import msgspec
 
 from .values import Absent, Value
 
-HEARTBEAT = -1
-"""`Change.table` of a row of the heartbeat table; 0 is the view's root, 1… its children."""
-
 
 class Snapshot(Enum):
     """Which kind of snapshot sent a row; STREAMED is none (DEBEZIUM 5, 6, 7)."""
@@ -36,6 +33,7 @@ class Change(msgspec.Struct):
     offset: int
     origin: Origin
     table: int
+    """0 is the view's root, 1… its children."""
     kafka_key: bytes
     user: bytes
     """The user id in its order-preserving form: the key of the profile."""

@@ -11,7 +11,6 @@ import msgspec
 
 Version = tuple[int, int, int]
 
-OLDEST: Version = (0, 0, 0)
 _LSN = re.compile(r"([0-9A-Fa-f]{1,8})/([0-9A-Fa-f]{1,8})")
 
 
