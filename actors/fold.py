@@ -216,9 +216,12 @@ class Fold:
         """Match the keyless `t` events with the trigger's rows of the same transaction."""
         if not state.pending:
             return ()
-        same = [p for p in state.pending if p.tx == origin.tx]
-        late = [p for p in state.pending if p.tx != origin.tx]
-        state.pending = tuple(p for p in same if p.table not in truncated)
+        at = (origin.commit or 0, origin.lsn)
+        # Only what stands behind the truncate proves that its rows will not come: redelivery brings older ones.
+        late = [p for p in state.pending if p.tx != origin.tx and at > (p.commit or 0, p.lsn)]
+        state.pending = tuple(
+            p for p in state.pending if p not in late and not (p.tx == origin.tx and p.table in truncated)
+        )
         if not late:
             return ()
         names = ", ".join(sorted({self.tables[p.table] for p in late}))

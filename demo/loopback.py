@@ -15,7 +15,9 @@ def get(url: str) -> bytes | None:
 
 def post(url: str) -> bool:
     """Whether an empty POST was answered 2xx."""
-    return _ask(urllib.request.Request(url, data=b"", method="POST")) is not None
+    # Without a type urllib says it is a form, and Connect answers 415.
+    request = urllib.request.Request(url, data=b"", method="POST", headers={"Content-Type": "application/json"})
+    return _ask(request) is not None
 
 
 def _ask(request: urllib.request.Request) -> bytes | None:

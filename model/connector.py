@@ -293,6 +293,10 @@ def _publication(tables: list[str], settings: ConnectorSettings) -> str:
         "ELSE "
         f"CREATE PUBLICATION {name} FOR TABLE {listed} WITH ({options}); "
         "END IF; "
+        # Since 18 a table under FULL whose generated columns are not published refuses UPDATE and DELETE.
+        "IF current_setting('server_version_num')::int >= 180000 THEN "
+        f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored); "
+        "END IF; "
         "END"
     )
     return f"DO {_dollar_quoted(body)}"

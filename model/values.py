@@ -39,6 +39,9 @@ _TIMESTAMP_INFINITY = 9223372036825200000
 _TIMESTAMP_MINUS_INFINITY = -9223372036832400000
 _DATE_INFINITY = -2147472692
 _DATE_MINUS_INFINITY = -2147472691
+_DATE_SNAPSHOT_INFINITY = frozenset(range(-622191235, -622191232))
+_DATE_SNAPSHOT_MINUS_INFINITY = frozenset(range(-625821273, -625821270))
+"""In a snapshot infinite dates pass through java.sql.Date; a day either way for the JVM's time zone (seen)."""
 _DATE_MAX = 2145042905
 """5874897-12-31, the last day Postgres has."""
 _DATE_MIN = -2440588
@@ -145,9 +148,9 @@ def _label(labels: frozenset[str], value: object) -> str:
 
 def _date(value: object) -> int:
     days = _int(value)
-    if days == _DATE_INFINITY:
+    if days == _DATE_INFINITY or days in _DATE_SNAPSHOT_INFINITY:
         return INFINITY
-    if days == _DATE_MINUS_INFINITY:
+    if days == _DATE_MINUS_INFINITY or days in _DATE_SNAPSHOT_MINUS_INFINITY:
         return MINUS_INFINITY
     if not _DATE_MIN <= days <= _DATE_MAX:
         raise ValueRefused("not a date of Postgres in days since 1970")

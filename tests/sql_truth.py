@@ -42,16 +42,16 @@ class SqlTruth:
             db.commit()
             users = db.execute(
                 "SELECT user_id::text, first_name, last_name, email, phone, date_of_birth::text, address_line1,"
-                " address_line2, city, postal_code, country::text, region, created_at::text, updated_at::text"
-                " FROM users ORDER BY created_at DESC, user_id DESC"
+                " address_line2, city, postal_code, country, region, created_at::text, updated_at::text"
+                " FROM users ORDER BY users.created_at DESC, users.user_id DESC"
             ).fetchall()
             kyc = db.execute(
                 "SELECT user_id::text, kyc_id::text, status::text, verified_at::text, doc_type, doc_reference,"
-                " updated_at::text FROM kyc_records ORDER BY updated_at DESC NULLS LAST, kyc_id DESC"
+                " updated_at::text FROM kyc_records ORDER BY kyc_records.updated_at DESC NULLS LAST, kyc_records.kyc_id DESC"
             ).fetchall()
             accounts = db.execute(
                 "SELECT user_id::text, account_id::text, account_type::text, account_no, balance::text, status,"
-                " opened_at::text FROM accounts ORDER BY opened_at ASC NULLS LAST, account_id ASC"
+                " opened_at::text FROM accounts ORDER BY accounts.opened_at ASC NULLS LAST, accounts.account_id ASC"
             ).fetchall()
             lsn = db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert lsn is not None

@@ -356,6 +356,7 @@ def test_bootstrapped_needs_start_snapshot_and_a_streamed_change() -> None:
     assert bootstrapped("snapshot", "change")
     assert bootstrapped("beat row", "change")  # a partition without users
     assert not bootstrapped("snapshot")
+    assert not bootstrapped("snapshot", "snapshot")  # the first was interrupted, and started over
     assert not bootstrapped("change", "change")  # snapshot.mode=no_data
     assert not bootstrapped("snapshot", "change", from_start=False)
     assert bootstrapped("change", "snapshot", "change")

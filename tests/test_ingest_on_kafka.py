@@ -136,6 +136,25 @@ def test_two_members_divide_the_shards_and_take_over(scene: Scene) -> None:
     scene.assert_equals_source()
 
 
+def test_a_stalled_member_is_fenced_off(scene: Scene) -> None:
+    """FAULTS 4 and 20: it loses its partitions while it stands still; whoever has them then waits for its lock."""
+    scene.begin()
+    with scene.home.ingest("first") as first, scene.home.ingest("second"):
+        scene.home.wait(lambda s: len({x["owner"] for x in s} - {None}) == 2, "the shards are not divided")
+        mine = [s["shard"] for s in scene.wait_caught_up() if (s["owner"] or "").endswith(f":{first.pid}")]
+        assert mine
+        first.send_signal(signal.SIGSTOP)
+        try:
+            scene.live(10)
+            shards = scene.home.wait(lambda s: all(s[n]["state"] == "halted" for n in mine), "nobody says so")
+            assert f":{first.pid}" in shards[mine[0]]["reason"]
+        finally:
+            first.send_signal(signal.SIGCONT)
+        scene.wait_caught_up()
+        scene.home.wait(lambda s: not any(x["state"] == "halted" for x in s), "a shard stays halted")
+    scene.assert_equals_source()
+
+
 def test_poison_is_quarantined_replayed_and_dropped(scene: Scene) -> None:
     scene.begin()
     user = next(iter(scene.source.users))

@@ -53,6 +53,8 @@ MONEY = ColumnType(Kind.NUMERIC, precision=18, scale=4)
         (DATE, -56270, "1815-12-10"),
         (DATE, -2147472692, "infinity"),
         (DATE, -2147472691, "-infinity"),
+        (DATE, -622191234, "infinity"),
+        (DATE, -625821272, "-infinity"),
         (DATE, 2145042905, "5874897-12-31"),
         (DATE, -719163, "0001-12-31 BC"),
         (MONEY, "1234.5678", "1234.5678"),
