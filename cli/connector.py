@@ -1,6 +1,7 @@
 """`kycache connector`: the Debezium connector and the SQL for the source, as the demo itself runs them."""
 
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -23,7 +24,7 @@ def connector(
         bool, typer.Option("--connector", help="Print the connector only, to be posted to Kafka Connect.")
     ] = False,
     with_secrets: Annotated[
-        bool, typer.Option("--with-secrets", help="Print the database password instead of asterisks.")
+        bool, typer.Option("--with-secrets", help="Print the database password on a terminal too.")
     ] = False,
     partitions: Annotated[
         int | None,
@@ -39,8 +40,12 @@ def connector(
     if only_sql and not only_connector:
         typer.echo(json.dumps(statements) if as_json else script(statements), nl=as_json)
         return
-    posted = request(view, source, with_secrets=with_secrets)
-    if source.password and not with_secrets:
+    # What is piped on must work as it is; what somebody looks at need not show the password.
+    shown = with_secrets or not on_terminal()
+    posted = request(view, source, with_secrets=shown)
+    if not source.password:
+        typer.echo("no setting has the database's password: the connector needs it", err=True)
+    elif not shown:
         typer.echo("the password is redacted; --with-secrets prints it", err=True)
     if as_json and not only_connector:
         typer.echo(json.dumps({"connector": posted, "sql": statements}))
@@ -49,9 +54,14 @@ def connector(
     else:
         typer.echo("-- At the source, as the tables' owner: kycache connector --sql | psql\n")
         typer.echo(script(statements))
-        typer.echo("-- Then to Kafka Connect: kycache connector --connector --with-secrets")
+        typer.echo("-- Then to Kafka Connect: kycache connector --connector")
         typer.echo("--   | curl -H 'Content-Type: application/json' -d @- http://localhost:8083/connectors\n")
         typer.echo(json.dumps(posted, indent=2))
+
+
+def on_terminal() -> bool:
+    """Somebody looks at what is printed."""
+    return sys.stdout.isatty()
 
 
 def request(view: View, source: ConnectorSettings, *, with_secrets: bool) -> dict[str, Any]:

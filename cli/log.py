@@ -34,6 +34,7 @@ def configure_log() -> None:
     root.setLevel(logging.WARNING)
     # Kafka's client warns at every try while the broker is away; ingest says it once, and when it is back.
     logging.getLogger("kafka").setLevel(logging.ERROR)
+    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)
     own = logging.getLogger("kycache")
     own.setLevel(logging.INFO)
     structlog.configure(

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kycache.model.errors import KycacheError, Refused
+from kycache.model.errors import ConfigurationError, KycacheError, Refused
 
 from .connector import connector
 from .demo import demo
@@ -46,6 +46,7 @@ def options(
         typer.Option(
             envvar=CONFIG_VARIABLE,
             metavar="FILE",
+            readable=False,  # our own message says more, and ends with the code of a wrong configuration
             help="The configuration file. Default: kycache.toml in the working directory, where there is one.",
         ),
     ] = None,
@@ -68,6 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         app(arguments, prog_name="kycache")
     except KycacheError as error:
         sys.exit(report(error))
+    except (NotADirectoryError, FileExistsError, IsADirectoryError) as error:
+        sys.exit(report(ConfigurationError(f"{error.filename}: {error.strerror}", "set `[data] dir` to a folder")))
     except PermissionError as error:
         sys.exit(report(Refused(f"{error.filename}: {error.strerror}", "run kycache as the user who owns it")))
 

@@ -35,7 +35,7 @@ def run_until_stopped(*services: Service) -> None:
         causes = list(_leaves(group))
         if any(isinstance(cause, KeyboardInterrupt) for cause in causes):
             raise KeyboardInterrupt from None
-        if all(isinstance(cause, KycacheError) for cause in causes):
+        if all(isinstance(cause, (KycacheError, OSError)) for cause in causes):
             raise causes[0] from None
         raise
 

@@ -4,6 +4,7 @@ They work beside a running ingest: what changes a shard is carried out by the pr
 """
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
@@ -88,6 +89,8 @@ def drop(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Give records up: they are never applied, and what they put in doubt is trusted again."""
+    if not (dry_run or yes) and not sys.stdin.isatty():
+        raise Refused("giving changes up for good wants a word", "say --yes")
     if not (dry_run or yes):
         typer.confirm("Give these changes up for good, and trust the profiles they concern?", abort=True)
     _settle(context, "drop", shard, offset, dry_run=dry_run, as_json=as_json)

@@ -1,5 +1,6 @@
 """`kycache rebuild`: starts shards over from the first offset of their partitions."""
 
+import sys
 from typing import Annotated
 
 import typer
@@ -13,7 +14,10 @@ from .invocation import ShardsOption, invocation
 def rebuild(
     context: typer.Context,
     shard: ShardsOption = None,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Do not ask. Nobody is asked where there is no terminal.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
     """Start shards over: a new generation, read from offset 0. Refused where the log no longer starts there.
 
@@ -37,7 +41,11 @@ def rebuild(
         raise Refused(
             f"there is no shard {shards[-1]} in {directory.root}", f"name shards from 0 to {home.shards - 1}"
         )
-    if not yes:
+    if dry_run:
+        for number in shards:
+            typer.echo(f"shard {number}: would start over from offset 0")
+        return
+    if not yes and sys.stdin.isatty():
         named = f"shard {', '.join(map(str, shards))}" if shard else f"all {home.shards} shards"
         typer.confirm(f"Give up what {named} of {directory.root} hold, and read the log again?", abort=True)
     if home.view != view.hash:

@@ -43,7 +43,7 @@ _FOREIGN = re.compile(
     r"CONFIG"
     r"|(REQUIRE|TEST|BENCH)_\w+"  # what the project's own tests are told
     # What Kubernetes puts into every pod beside a Service that is called kycache or kycache-….
-    r"|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT(_\d+_(TCP|UDP)(_\w+)?)?"
+    r"|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT_\d+_(TCP|UDP)(_\w+)?"
 )
 """What may follow the prefix without being a setting."""
 
@@ -193,6 +193,7 @@ def _unknown_variables() -> list[str]:
         if variable.upper().startswith(PREFIX)
         and not (rest := variable.upper().removeprefix(PREFIX)).startswith(known)
         and not _FOREIGN.fullmatch(rest)
+        and not (rest.endswith("PORT") and os.environ.get(variable, "").startswith(("tcp://", "udp://")))
     ]
 
 

@@ -132,4 +132,6 @@ def _print_settings(run: Invocation, as_json: bool) -> None:
         typer.echo(f"\n[{name}]")
         for key, value in section.items():
             # JSON's strings, numbers, booleans and lists of strings are TOML's too.
-            typer.echo(f"# {key} is unset" if value is None else f"{key} = {json.dumps(value)}")
+            typer.echo(
+                f"# {key} is unset" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}"
+            )

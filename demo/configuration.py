@@ -30,7 +30,8 @@ def write_configuration(layout: Layout, http: int, connect_url: str | None) -> P
     if connect_url:
         sections["connect"] = {"url": connect_url}
     text = "# Written by `kycache demo` at every start.\n" + "".join(
-        f"\n[{name}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+        f"\n[{name}]\n"
+        + "".join(f"{key} = {json.dumps(value, ensure_ascii=False)}\n" for key, value in values.items())
         for name, values in sections.items()
     )
     path = layout.directory / FILE_NAME

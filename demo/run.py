@@ -32,6 +32,9 @@ READY_TIMEOUT_BASE_S = 180.0
 READY_TIMEOUT_PER_USER_S = 0.005
 """Ten times what a user costs on two slow cores; a demo that takes longer is stuck."""
 
+WRITER_STOP_S = 2.0
+"""The writer may wait for a lock that somebody's session holds; PostgreSQL's end then frees it."""
+
 READY_POLL_S = 0.25
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -80,13 +83,18 @@ def _check(options: DemoOptions) -> None:
     if options.ready_file is not None:
         if not options.ready_file.absolute().parent.is_dir():
             raise ConfigurationError(f"the folder of the ready file {options.ready_file} is not there", "make it")
-        options.ready_file.unlink(missing_ok=True)  # an earlier demo's says nothing about this one
+        if options.ready_file.is_dir():
+            raise ConfigurationError(f"the ready file {options.ready_file} is a folder", "name a file")
 
 
 def _run(options: DemoOptions, narrator: Narrator, owned: ExitStack) -> None:
     kind = Kind(options.stack)
     workspace = owned.enter_context(open_workspace(kind, options.directory, options.shards, options.port))
     layout = workspace.layout
+    if options.ready_file is not None:
+        options.ready_file.unlink(
+            missing_ok=True
+        )  # an earlier demo's, which has ended, says nothing about this one
     with narrator.step("Preparing" if workspace.resumed else "Making the database"):
         stack = owned.enter_context(open_stack(kind, layout, default_view()))
     with narrator.step("Starting PostgreSQL and Kafka"):
@@ -252,13 +260,13 @@ class _Demo:
 @contextmanager
 def _writing(dsn: str, rate: float) -> Iterator[None]:
     stop = threading.Event()
-    thread = threading.Thread(target=keep_writing, args=(dsn, rate, people.SEED, stop), name="writes")
+    thread = threading.Thread(target=keep_writing, args=(dsn, rate, people.SEED, stop), name="writes", daemon=True)
     thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
+        thread.join(WRITER_STOP_S)
 
 
 @contextmanager

@@ -100,7 +100,7 @@ def _go_on(kind: Kind, place: Path, shards: int | None, port: int | None, memory
         raise Refused(
             f"{place} holds an earlier demo of the embedded stack, whose broker forgets everything when it ends: "
             "its topic would start above what the shards have read",
-            "give another --dir, or use --stack apache, which goes on",
+            "give another --dir (with --stack apache a later start goes on with it)",
         )
     if shards is not None and shards != memory.shards:
         raise Refused(

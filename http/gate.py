@@ -33,6 +33,9 @@ class Gate:
         problem = _refused(scope) if scope["type"] == "http" else None
         if problem is None:
             exchange = _Exchange(receive, send)
+            if scope["type"] == "http":
+                # Nobody reads the host, and Werkzeug raises on what IDNA refuses before any handler can answer.
+                scope = {**scope, "headers": [h for h in scope["headers"] if h[0].lower() != b"host"]}
             await self._application(scope, exchange.receive, exchange.send)
         else:
             self._counts.request("other", problem.kind.status, 0.0)

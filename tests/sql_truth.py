@@ -47,11 +47,11 @@ class SqlTruth:
             ).fetchall()
             kyc = db.execute(
                 "SELECT user_id::text, kyc_id::text, status::text, verified_at::text, doc_type, doc_reference,"
-                " updated_at::text FROM kyc_records ORDER BY kyc_records.updated_at DESC NULLS LAST, kyc_records.kyc_id DESC"
+                " updated_at::text FROM kyc_records r ORDER BY r.updated_at DESC NULLS LAST, r.kyc_id DESC"
             ).fetchall()
             accounts = db.execute(
                 "SELECT user_id::text, account_id::text, account_type::text, account_no, balance::text, status,"
-                " opened_at::text FROM accounts ORDER BY accounts.opened_at ASC NULLS LAST, accounts.account_id ASC"
+                " opened_at::text FROM accounts r ORDER BY r.opened_at ASC NULLS LAST, r.account_id ASC"
             ).fetchall()
             lsn = db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
         assert lsn is not None

@@ -54,7 +54,11 @@ def test_prints_what_the_demo_runs(kycache: RunCommand) -> None:
 
 
 @pytest.mark.usefixtures("settings")
-def test_redacts_the_password_and_says_so(kycache: RunCommand) -> None:
+def test_redacts_the_password_on_a_terminal_and_says_so(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kycache("connector", "--connector").json["config"]["database.password"] == "hunter2"  # piped on
+    monkeypatch.setattr("kycache.cli.connector.on_terminal", lambda: True)
     for arguments in ((), ("--json",), ("--connector",)):
         ended = kycache("connector", *arguments)
         assert ended.code == 0

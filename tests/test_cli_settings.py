@@ -148,7 +148,6 @@ def test_mistakes_in_variables_name_them(
         "KYCACHE_REQUIRE_KAFKA",
         "KYCACHE_TEST_SEED",
         "KYCACHE_CONFIG",
-        "KYCACHE_PORT",
         "KYCACHE_SERVICE_HOST",
         "KYCACHE_PORT_8080_TCP_ADDR",
         "KYCACHE_WEB_SERVICE_PORT_METRICS",
@@ -157,6 +156,15 @@ def test_mistakes_in_variables_name_them(
 def test_variables_that_are_no_settings_are_passed_over(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
     monkeypatch.setenv(variable, "1")
     assert load_settings(None) == Settings()
+
+
+def test_a_service_of_kubernetes_is_told_from_a_misspelt_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYCACHE_PORT", "tcp://10.0.0.1:8080")
+    monkeypatch.setenv("KYCACHE_OTHER_PORT", "udp://10.0.0.1:53")
+    assert load_settings(None) == Settings()
+    monkeypatch.setenv("KYCACHE_HTPP_PORT", "8081")
+    with pytest.raises(ConfigurationError, match="KYCACHE_HTPP_PORT"):
+        load_settings(None)
 
 
 def test_secrets_stand_neither_in_what_is_shown_nor_in_errors(
