@@ -80,6 +80,7 @@ class TestOddRequests:
             (b"GET /livez HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 200_000 + b"\r\n\r\n", b"431"),
             (b"GET /livez HTTP/1.0\r\n\r\n", b"200"),
             (b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
+            (b"GET /livez HTTP/1.1\r\nHost: a..b\r\nConnection: close\r\n\r\n", b"200"),
             (b"GET http://a/livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"200"),
             (b"GET http://a HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
             (b"GET //livez HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n", b"404"),
