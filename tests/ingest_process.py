@@ -91,6 +91,12 @@ class Home:
             time.sleep(LOOK_S)
 
 
+def offset(shard: dict[str, Any]) -> int:
+    """The position in a shard's status; 0 while it has no store."""
+    position = shard["position"]
+    return 0 if position is None else int(position["offset"])
+
+
 def make_topic(bootstrap: str, topic: str, partitions: int) -> None:
     """An empty topic."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)

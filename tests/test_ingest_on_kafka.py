@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from fake_source import FakeSource
-from ingest_process import Feed, Home, delete_topic, make_topic
+from ingest_process import Feed, Home, delete_topic, make_topic, offset
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewPartitions
 from shards import MAP_BYTES
@@ -53,9 +53,7 @@ class Scene:
     def wait_caught_up(self, more: int = 0) -> list[dict[str, Any]]:
         """Until every partition is read to its end, `more` raw records included."""
         ends = self.feed.end_offsets()
-        return self.home.wait(
-            lambda shards: sum(s["position"]["offset"] for s in shards) == sum(ends) + more, "not caught up"
-        )
+        return self.home.wait(lambda shards: sum(offset(s) for s in shards) == sum(ends) + more, "not caught up")
 
     def assert_equals_source(self) -> None:
         """Every profile is what the source holds, read from the files as a web process does."""
@@ -103,7 +101,7 @@ def test_killed_again_and_again_loses_and_doubles_nothing(scene: Scene) -> None:
     for _ in range(4):
         with scene.home.ingest() as process:
             scene.live(20)
-            scene.home.wait(lambda shards: any(s["position"]["offset"] for s in shards), "reads nothing")
+            scene.home.wait(lambda shards: any(offset(s) for s in shards), "reads nothing")
             process.kill()
             process.wait()
     with scene.home.ingest():
@@ -196,7 +194,7 @@ def test_halt_instead_of_quarantine(scene: Scene, tmp_path: Path) -> None:
         shards = home.wait(lambda shards: shards[1]["state"] == "halted", "shard 1 does not halt")
         assert "[ingest] poison" in shards[1]["reason"]
         scene.live()
-        home.wait(lambda s: s[0]["lag"] == s[2]["lag"] == 0 and s[0]["position"]["offset"] > 0, "others stopped")
+        home.wait(lambda s: s[0]["lag"] == s[2]["lag"] == 0 and offset(s[0]) > 0, "others stopped")
 
 
 def test_a_wrong_key_halts_its_shard_and_no_other(scene: Scene) -> None:
@@ -226,7 +224,7 @@ def test_a_wrong_key_halts_its_shard_and_no_other(scene: Scene) -> None:
         scene.live()
         ends = scene.feed.end_offsets()
         others = [n for n in range(PARTITIONS) if n != wrong]
-        scene.home.wait(lambda s: all(s[n]["position"]["offset"] == ends[n] for n in others), "others stopped")
+        scene.home.wait(lambda s: all(offset(s[n]) == ends[n] for n in others), "others stopped")
 
 
 def test_records_deleted_below_the_position_halt_the_shard(scene: Scene) -> None:
@@ -244,9 +242,7 @@ def test_records_deleted_below_the_position_halt_the_shard(scene: Scene) -> None
         assert f"no longer holds offset {before[0]['position']['offset']}" in shards[0]["reason"]
         assert "rebuild" in shards[0]["reason"]
         assert shards[0]["position"] == before[0]["position"]
-        scene.home.wait(
-            lambda s: all(s[n]["position"]["offset"] == ends[n] for n in (1, 2)), "the others do not go on"
-        )
+        scene.home.wait(lambda s: all(offset(s[n]) == ends[n] for n in (1, 2)), "the others do not go on")
         refused = scene.home.run("rebuild", "--shard", "0", "--yes")
         assert refused.returncode == 5
         assert "no longer holds offset 0" in refused.stderr
@@ -254,7 +250,7 @@ def test_records_deleted_below_the_position_halt_the_shard(scene: Scene) -> None
     other = Home(_folder(scene, "other"), scene.home.bootstrap, scene.home.topic)
     other.configuration.write_text(other.configuration.read_text().replace("group-", "other-"))
     with other.ingest():
-        other.wait(lambda s: s[0]["state"] == "halted" and s[1]["position"]["offset"] == ends[1], "not halted")
+        other.wait(lambda s: s[0]["state"] == "halted" and offset(s[1]) == ends[1], "not halted")
 
 
 def _folder(scene: Scene, name: str) -> Path:
