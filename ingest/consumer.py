@@ -220,7 +220,16 @@ class ConsumerThread:
 
     def _session(self, session: _Session) -> None:
         session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session, self._sink))
+        alive = time.monotonic()
         while not self._stopping:
+            stood_still_s, alive = time.monotonic() - alive, time.monotonic()
+            if stood_still_s > SESSION_TIMEOUT_MS / 1000:
+                # The broker has given its partitions away, and the client does not always notice (seen).
+                log.warning(
+                    "stood still for longer than the session, joining the group anew", seconds=stood_still_s
+                )
+                self._sink.revoked([tp.partition for tp in session.consumer.assignment()])
+                return
             self._obey(session)
             try:
                 polled = session.consumer.poll(timeout_ms=POLL_WAIT_MS)
