@@ -62,8 +62,10 @@ class Home:
 
     @contextmanager
     def ingest(self, name: str = "ingest") -> Iterator[subprocess.Popen[bytes]]:
-        """A running ingest; SIGTERM must end it with exit 0, unless the test has ended it."""
-        with (self.folder / f"{name}.log").open("ab") as log:
+        """An ingest at work; SIGTERM must end it with exit 0, unless the test has ended it."""
+        path = self.folder / f"{name}.log"
+        with path.open("ab") as log:
+            before = log.tell()
             process = subprocess.Popen(
                 [*KYCACHE, "--config", str(self.configuration), "ingest"],
                 stdout=log,
@@ -71,10 +73,16 @@ class Home:
                 cwd=self.folder,
             )
         try:
+            # What `status` says may be a killed predecessor's, and a signal before the handlers stand just kills.
+            deadline = time.monotonic() + WAIT_S
+            while process.poll() is None and b'"ingesting"' not in path.read_bytes()[before:]:
+                assert time.monotonic() < deadline, f"does not come up\n{self.log()}"
+                time.sleep(LOOK_S)
             yield process
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-                assert process.wait(WAIT_S) == 0, self.log()
+                ended = process.wait(WAIT_S)
+                assert ended == 0, f"ended with {ended}\n{self.log()}"
         finally:
             if process.poll() is None:
                 process.kill()
