@@ -30,8 +30,9 @@ $(FOR_DEV): pyproject.toml
 demo: $(FOR_DEMO)
 	$(VENV)/bin/kycache demo $(ARGS)
 
+# Three, also on two cores: the tests on real servers mostly wait.
 test: $(FOR_DEV)
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 3 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 check: $(FOR_DEV)
 	$(VENV)/bin/ruff check
