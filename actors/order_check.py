@@ -4,7 +4,8 @@ from array import array
 
 from . import order
 from .order import ALL, BUCKET_ROWS_MAX, OVERFLOW, IndexDiffers
-from .order_reader import OrderSnapshot, column_counts
+from .order_nodes import column_counts, column_record, dense, parse_u32
+from .order_views import OrderSnapshot
 
 
 def check(shard: OrderSnapshot) -> None:
@@ -36,11 +37,11 @@ class _Recount:
             self._node(number, fence, end)
         _require(self._ahead is None, "there are rows, and no node to count them")
         held = self._per_node.pop(ALL)
-        _require(order.numbers(root.rows) == [held.get(number, 0) for number in numbers], "rows per node")
+        _require(parse_u32(root.rows) == [held.get(number, 0) for number in numbers], "rows per node")
         _require(root.overflowing == self._overflowing, f"{self._overflowing} rows carry their values")
         for column, counts in self._per_node.items():
             nodes = [number for number in numbers if number in counts]
-            record = order.column_record(nodes, [counts[number] for number in nodes])
+            record = column_record(nodes, [counts[number] for number in nodes])
             self._take(order.column_key(column), record, f"rows per node of column {column}")
         _require(not self._stored, f"{len(self._stored)} records belong to nothing")
         _require(bool(held) or not numbers, "an emptied index is not empty")
@@ -98,7 +99,7 @@ class _Recount:
                 _require(rows <= BUCKET_ROWS_MAX, f"too many rows in bucket {bucket} of node {number}")
         _require(array("H", record.columns).tolist() == sorted(counted), f"the columns of node {number}")
         for column, counts in counted.items():
-            held = order.dense(column_counts(record, column), len(record.fences))
+            held = dense(column_counts(record, column), len(record.fences))
             _require(held == counts, f"column {column} of node {number}")
             self._per_node.setdefault(column, {})[number] = sum(counts)
 

@@ -17,7 +17,7 @@ from kycache.model.view import View
 
 from .environment import Databases, Environments
 from .files import ShardFolder
-from .order_reader import OrderSnapshot
+from .order_views import OrderSnapshot
 from .quarantine import Quarantined, read_quarantine
 from .state import ShardState
 from .store import (

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 from bisect import bisect_left, bisect_right
+from collections import Counter
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kycache.actors import order, order_reader
+from kycache.actors import order, order_nodes, order_reader, order_search
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=150)
 counts_lists = st.lists(st.integers(0, 3), min_size=1, max_size=order.NODE_BUCKETS_MAX)
@@ -29,8 +30,8 @@ def test_a_separator_is_short_and_separates(one: bytes, other: bytes) -> None:
 @repeatable
 @given(counts_lists)
 def test_counts_survive_both_forms(counts: list[int]) -> None:
-    short = order.packed(bytearray(counts))
-    assert list(order.dense(short, len(counts))) == counts
+    short = order_nodes.packed(bytearray(counts))
+    assert list(order_nodes.dense(short, len(counts))) == counts
     assert len(short) <= len(counts)
     assert bool(short) or not any(counts) or len(counts) == 0
 
@@ -39,34 +40,34 @@ def test_counts_survive_both_forms(counts: list[int]) -> None:
 @given(counts_lists, st.lists(st.tuples(st.integers(0, 10**6), st.integers(-2, 3)), max_size=60))
 def test_counts_bumped_are_counts_added(counts: list[int], changes: list[tuple[int, int]]) -> None:
     buckets = len(counts)
-    stored: bytearray | None = order.packed(bytearray(counts)) if any(counts) else None
+    stored: bytearray | None = order_nodes.packed(bytearray(counts)) if any(counts) else None
     for number, delta in changes:
         bucket = number % buckets
         if counts[bucket] + delta < 0:
             with pytest.raises(ValueError, match="byte must be in range"):
-                order.bumped(None if stored is None else bytearray(stored), buckets, bucket, delta)
+                order_nodes.bumped(None if stored is None else bytearray(stored), buckets, bucket, delta)
             continue
         if not delta:
             continue
         counts[bucket] += delta
-        stored = order.bumped(stored, buckets, bucket, delta) or None
+        stored = order_nodes.bumped(stored, buckets, bucket, delta) or None
         assert (stored is None) == (not any(counts))
-        assert list(order.dense(stored or b"", buckets)) == counts
+        assert list(order_nodes.dense(stored or b"", buckets)) == counts
 
 
 @repeatable
 @given(counts_lists, st.integers(0, 10**6))
 def test_room_for_a_bucket_is_made_in_both_forms(counts: list[int], number: int) -> None:
     after = number % len(counts)
-    node = order.Node(1, [b"%04d" % i for i in range(len(counts))], {})
+    node = order_nodes.Node(1, [b"%04d" % i for i in range(len(counts))], {})
     if any(counts):
-        node.columns = {order.ALL: order.packed(bytearray(counts)), 7: order.packed(bytearray(counts))}
-    moved = order.Counter({order.ALL: counts[after]}) if counts[after] else order.Counter()
+        node.columns = {order.ALL: order_nodes.packed(bytearray(counts)), 7: order_nodes.packed(bytearray(counts))}
+    moved = Counter({order.ALL: counts[after]}) if counts[after] else Counter()
     node.insert_bucket(after, node.fences[after] + b"+", moved)
     assert node.fences == sorted(node.fences)
     kept = [*counts[: after + 1], 0, *counts[after + 1 :]]
     gone = [*counts[:after], 0, counts[after], *counts[after + 1 :]]
-    assert list(order.dense(node.columns.get(7, b""), len(kept))) == kept
+    assert list(order_nodes.dense(node.columns.get(7, b""), len(kept))) == kept
     assert list(node.rows()) == gone
 
 
@@ -108,7 +109,7 @@ def test_a_window_is_found_without_gaps(seed: int) -> None:
         low, high = sorted((rnd.randrange(5_000), rnd.randrange(5_000)))
         names = sorted({rnd.randint(low, high) for _ in range(rnd.randrange(80))})
         fences = [b"", *[b"%05d" % name for name in names]]
-        units.append(order_reader.Units(fences, [rnd.choice((0, 1, 5, 32)) for _ in fences]))
+        units.append(order_search.Units(fences, [rnd.choice((0, 1, 5, 32)) for _ in fences]))
     rows = sum(unit.before[-1] for unit in units)
     every = sorted({fence for unit in units for fence in unit.fences})
     for _ in range(50):
@@ -121,11 +122,11 @@ def test_a_window_is_found_without_gaps(seed: int) -> None:
         def ended(fence: bytes) -> int:
             return sum(unit.before[bisect_right(unit.fences, fence) - 1] for unit in units)
 
-        low = order_reader._start(units, start)
+        low = order_search.start_of(units, start)
         assert low == max(fence for fence in every if begun(fence) <= start)
-        near = order_reader._start(units, start, slack=order_reader.SLACK_ROWS)
+        near = order_search.start_of(units, start, slack=order_reader.SLACK_ROWS)
         assert near <= low
         assert begun(low) - begun(near) <= order_reader.SLACK_ROWS + order.BUCKET_ROWS_MAX
         if end > start:
             stops = [fence for fence in every if fence > low and ended(fence) >= end]
-            assert order_reader._stop(units, low, end) == (min(stops) if stops else None)
+            assert order_search.stop_of(units, low, end) == (min(stops) if stops else None)
