@@ -12,7 +12,7 @@ change's lsn lies below its own commit, so everything committed at or below it c
 
 from collections.abc import Callable
 from enum import Enum
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, cast
 
 from kycache.model.change import (
     Beat,
@@ -95,6 +95,13 @@ class Verdict(NamedTuple):
     notices: tuple[Notice, ...] = ()
 
 
+_PLAIN = {outcome: Verdict(outcome) for outcome in Outcome}
+
+
+def _verdict(outcome: Outcome, notices: tuple[Notice, ...]) -> Verdict:
+    return Verdict(outcome, notices) if notices else _PLAIN[outcome]
+
+
 class Fold:
     """Applies items of one shard. Holds no data of its own but what never changes."""
 
@@ -121,18 +128,18 @@ class Fold:
                 if not profiles.known(item.user):
                     self._check_partition(item.offset, self.tables[item.table], item.kafka_key)
                 overdue = self._enter(state, item.offset, item.origin, profiles)
-                return Verdict(self._change(state, item, profiles), overdue)
+                return _verdict(self._change(state, item, profiles), overdue)
             case Beat():
                 overdue = self._enter(state, item.offset, item.origin, profiles, item.truncated)
-                return Verdict(self._beat(state, item, profiles), overdue)
+                return _verdict(self._beat(state, item, profiles), overdue)
             case Truncate():
                 overdue = self._enter(state, item.offset, item.origin, profiles)
                 origin = item.origin
                 state.pending += (PendingTruncate(item.table, origin.tx, origin.commit, origin.lsn),)
-                return Verdict(Outcome.SKIPPED, overdue)
+                return _verdict(Outcome.SKIPPED, overdue)
             case Skip():
                 state.counters.skipped += 1
-                return Verdict(Outcome.SKIPPED)
+                return _PLAIN[Outcome.SKIPPED]
             case Poison():
                 return self._poison(state, item, profiles)
             case Misrouted():
@@ -186,10 +193,13 @@ class Fold:
             self._sweep(state, profiles)
             state.streamed = True
             state.bootstrapped = state.bootstrapped or state.from_start
-        state.commit_seen = max(state.commit_seen, origin.commit or 0)
-        state.watermark = max(state.watermark, origin.lsn)
-        state.as_of_ms = max(state.as_of_ms, origin.ts_ms)
-        return self._settle_truncates(state, origin, truncated)
+        if origin.commit is not None and origin.commit > state.commit_seen:
+            state.commit_seen = origin.commit
+        if origin.lsn > state.watermark:
+            state.watermark = origin.lsn
+        if origin.ts_ms > state.as_of_ms:
+            state.as_of_ms = origin.ts_ms
+        return self._settle_truncates(state, origin, truncated) if state.pending else ()
 
     def _enter_whole_snapshot(self, state: ShardState, offset: int, lsn: int) -> None:
         if lsn == state.generation:
@@ -214,8 +224,6 @@ class Fold:
         self, state: ShardState, origin: Origin, truncated: tuple[int, ...]
     ) -> tuple[Notice, ...]:
         """Match the keyless `t` events with the trigger's rows of the same transaction."""
-        if not state.pending:
-            return ()
         at = (origin.commit or 0, origin.lsn)
         # Only what stands behind the truncate proves that its rows will not come: redelivery brings older ones.
         late = [p for p in state.pending if p.tx != origin.tx and at > (p.commit or 0, p.lsn)]
@@ -267,10 +275,14 @@ class Fold:
             state.counters.stale += 1
             return Outcome.STALE
         if change.values is None:
-            profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms))
+            profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms, change.key))
             self._heal(profile, change.table, change.key, version)
         else:
-            row, whole = _merge(change.values, stored)
+            whole = True
+            if change.partial:
+                row, whole = _merge(change.values, stored)
+            else:
+                row = cast("tuple[Value, ...]", change.values)
             profile.put(change.table, change.key, Row(version, row))
             if whole and not change.doubtful:
                 self._heal(profile, change.table, change.key, version)
@@ -371,8 +383,6 @@ def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
 
 def _merge(values: tuple[Value | Absent, ...], stored: Row | None) -> tuple[tuple[Value, ...], bool]:
     """The new row, and whether each of its values is known: what an image lacks is kept from before."""
-    if Absent.MISSING not in values and Absent.UNAVAILABLE not in values:
-        return values, True  # type: ignore[return-value]
     before = stored.values if stored is not None else None
     row: list[Value] = []
     whole = True

@@ -234,7 +234,8 @@ class Store:
                 work.quarantine(item)
             elif isinstance(item, Change) and item.values is None:
                 work.note_marker(item)
-            doubts += [Doubt(n.mark.value, self.shard, item.offset, n.reason, n.lsn) for n in verdict.notices]
+            if verdict.notices:
+                doubts += [Doubt(n.mark.value, self.shard, item.offset, n.reason, n.lsn) for n in verdict.notices]
         return None, doubts
 
     def settle(self, offsets: Sequence[int], redecode: Callable[[Quarantined], Item] | None) -> list[Settled]:

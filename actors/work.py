@@ -25,11 +25,11 @@ SWEEP_CHUNK = 2_000
 class _Loaded:
     """A profile in work: as it was listed before, and as it is."""
 
-    __slots__ = ("listing", "profile", "size", "suspect", "touched")
+    __slots__ = ("listed_by", "profile", "size", "suspect", "touched")
 
-    def __init__(self, profile: Profile, listing: Listing | None, size: int) -> None:
+    def __init__(self, profile: Profile, listed_by: tuple[Row | None, ...], size: int) -> None:
         self.profile = profile
-        self.listing = listing
+        self.listed_by = listed_by
         self.suspect = bool(profile.suspicions)
         self.size = size
         self.touched = False
@@ -60,8 +60,9 @@ class Work:
         return self._load(user).profile
 
     def known(self, user: bytes) -> bool:
-        """Something is stored about the user, or was read in this batch."""
-        return self._load(user).size > 0 or self._loaded[user].touched
+        """Something is stored about the user, or was written in this batch."""
+        loaded = self._load(user)
+        return loaded.size > 0 or loaded.touched
 
     def touch(self, user: bytes) -> None:
         """The profile was changed and must be written."""
@@ -72,10 +73,10 @@ class Work:
         if loaded is None:
             data = self._txn.get(user, db=self._databases.profiles)
             if data is None:
-                loaded = _Loaded(Profile.empty(len(self._key_columns)), None, 0)
+                loaded = _Loaded(Profile.empty(len(self._key_columns)), (None,), 0)
             else:
                 profile = unpack_profile(data, self._key_columns)
-                loaded = _Loaded(profile, self._renderer.listing(profile), len(data))
+                loaded = _Loaded(profile, self._renderer.listed_by(profile), len(data))
             self._loaded[user] = loaded
         return loaded
 
@@ -114,10 +115,13 @@ class Work:
             else:
                 self._txn.put(user, pack_profile(profile), db=self._databases.profiles)
             self.suspects += bool(profile.suspicions) - loaded.suspect
-            listing = self._renderer.listing(profile)
-            if listing != loaded.listing:
-                self.users += (listing is not None) - (loaded.listing is not None)
-                moves.append((self._entry(user, loaded.listing), self._entry(user, listing)))
+            listed_by = self._renderer.listed_by(profile)
+            if listed_by == loaded.listed_by:
+                continue
+            before, after = self._renderer.listing(loaded.listed_by), self._renderer.listing(listed_by)
+            if before != after:
+                self.users += (after is not None) - (before is not None)
+                moves.append((self._entry(user, before), self._entry(user, after)))
         if moves:
             self._order.apply(self._txn, moves)
         self._loaded.clear()

@@ -5,7 +5,7 @@ Debezium's envelope is accepted bare or wrapped in `{"schema", "payload"}`. What
 `Misrouted`. The rules are those of DESIGN 6.8 and of DEBEZIUM; the line numbers below are the latter's.
 """
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
@@ -25,10 +25,8 @@ from kycache.model.lsn import parse_sequence
 from kycache.model.partition import KeyForm, key_bytes
 from kycache.model.values import (
     INT_MAX,
-    PLACEHOLDER,
     USER_KEY_BYTES_MAX,
     Absent,
-    Decoder,
     Value,
     ValueRefused,
     decoder,
@@ -36,6 +34,8 @@ from kycache.model.values import (
     printer,
 )
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
+
+from .image import ColumnRefused, Image, ImageDecoder
 
 KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
 """A Kafka key: a user id in JSON, whose escapes and column name take some room."""
@@ -57,7 +57,11 @@ class Record(NamedTuple):
     value: bytes | None
 
 
-class _Source(msgspec.Struct):
+USERS_REMEMBERED = 16_384
+"""User ids whose two forms are kept: a fifth of the users make four fifths of the changes; some MB."""
+
+
+class _Source(msgspec.Struct, gc=False):
     table: str
     ts_ms: int
     lsn: int | None = None
@@ -69,7 +73,7 @@ class _Source(msgspec.Struct):
 class _Envelope(msgspec.Struct):
     op: str | None = None
     source: _Source | None = None
-    before: dict[str, Any] | None = None
+    before: msgspec.Raw = msgspec.Raw(b"null")  # read for deletes only: it is half of an update
     after: dict[str, Any] | None = None
     payload: "_Envelope | msgspec.UnsetType | None" = msgspec.UNSET
 
@@ -97,17 +101,24 @@ class _Poisoned(Exception):
 class _Shape:
     """A table's decoders, resolved once."""
 
-    __slots__ = ("columns", "key_at", "key_column", "name", "number", "owner", "width")
+    __slots__ = ("image", "key_at", "key_column", "key_decoder", "name", "number", "owner")
 
     def __init__(self, number: int, table: Table) -> None:
         self.number = number
         self.name = table.name
         self.owner = table.owner
-        self.key_column = table.key
-        self.columns: list[tuple[str, Decoder]] = [(c.name, decoder(c.type)) for c in table.columns]
+        self.image = ImageDecoder(table)
         self.key_at = table.index_of(table.key)
-        names = {c.name for c in table.columns} | {table.owner, *table.secret}
-        self.width = len(names)
+        self.key_column = table.key
+        self.key_decoder = decoder(table.key_type)
+
+
+class _User(NamedTuple):
+    """A user id in the forms that a change needs."""
+
+    key: bytes
+    """Order-preserving: the profile's key."""
+    kafka_key: bytes
 
 
 class RecordDecoder:
@@ -122,6 +133,8 @@ class RecordDecoder:
         self._numeric = view.root.key_type.kind is Kind.INT
         self._key_column = view.root.key
         self._envelope = msgspec.json.Decoder(_Envelope)
+        self._image = msgspec.json.Decoder(Image | None)
+        self._users: dict[object, _User] = {}
 
     def decode(self, record: Record) -> Item:
         """What a record means. Total: every record is some item."""
@@ -171,89 +184,116 @@ class RecordDecoder:
             return Truncate(record.offset, origin, shape.number)
         if op not in ("c", "r", "u", "d"):
             raise _Poisoned(f"table {source.table!r}: unknown operation", origin=origin)
-        image = envelope.before if op == "d" else envelope.after
         if shape is None:
-            return self._beat(record, origin, op, image)
-        if image is None:
-            scope = Scope.DIRECTORY if op == "d" else None  # whose row it was, nobody can say
-            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", scope=scope, origin=origin)
-        before_known = envelope.before is not None
-        return self._row(record, origin, op, shape, image, before_known=before_known)
+            return self._beat(record, origin, op, envelope.after)
+        if op == "d":
+            return self._delete(record, origin, shape, envelope.before)
+        if envelope.after is None:
+            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", origin=origin)
+        # Without a known `before`, an update's placeholder says that the value did not change.
+        understood = op == "u" and bytes(envelope.before) == b"null"
+        return self._row(record, origin, shape, envelope.after, placeholders_understood=understood)
 
     def _row(
-        self,
-        record: Record,
-        origin: Origin,
-        op: str,
-        shape: _Shape,
-        image: dict[str, Any],
-        *,
-        before_known: bool,
+        self, record: Record, origin: Origin, shape: _Shape, image: Image, *, placeholders_understood: bool
     ) -> Item:
         try:
-            stored = self._user(image.get(shape.owner))
-            if stored == "" or (op == "d" and stored == 0 and shape.number):
-                raise ValueRefused("empty")  # what a fabricated image has, where ids are texts or numbers
-            user = key_order_bytes(stored)
+            user = self._user_of(image.get(shape.owner))
         except ValueRefused as error:
-            if op == "d":
-                # Line 12: under REPLICA IDENTITY DEFAULT `before` is fabricated but for the key.
-                raise _Poisoned(
-                    f"table {shape.name!r}: a delete whose {shape.owner!r} is {error}: "
-                    f"set REPLICA IDENTITY FULL on {shape.name!r}",
-                    scope=Scope.DIRECTORY,
-                    table=shape.number,
-                    origin=origin,
-                ) from None
             raise _Poisoned(
                 f"table {shape.name!r}: column {shape.owner!r}: {error}", table=shape.number, origin=origin
             ) from None
-        expected = key_bytes(self._form, self._key_column, str(self._print_user(stored)), self._numeric)
-        if record.key != expected:
-            return Misrouted(
-                record.offset,
-                f"a change of table {shape.name!r} has {_describe_key(record.key)}, not its {shape.owner!r} in "
-                f"key form {self._form}",
-                "check `[kafka] key`, and message.key.columns and the key transform of the connector "
-                "(`kycache connector` prints them)",
-            )
-        if len(user) > USER_KEY_BYTES_MAX:
+        if record.key != user.kafka_key:
+            return self._misrouted(record, shape)
+        if len(user.key) > USER_KEY_BYTES_MAX:
+            raise _too_long(shape, user, origin)
+        try:
+            values, extra, placeholders, partial = shape.image.decode(image)
+        except ColumnRefused as refused:
+            # Without a key the whole profile is in doubt; the key's own refusal is the first that is told.
+            named = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
             raise _Poisoned(
-                f"table {shape.name!r}: a user id of {len(user)} bytes, more than {USER_KEY_BYTES_MAX}",
-                scope=Scope.SHARD,
+                f"table {shape.name!r}: {refused}",
+                user=user.key,
                 table=shape.number,
+                key=named,
                 origin=origin,
-            )
-        # The root's key is the user: one root row a profile.
-        key = None if shape.number == 0 else self._primary_key(shape, image, user, origin)
-        if op == "d":
-            return Change(record.offset, origin, shape.number, expected, user, key, None)
-        values, held, placeholders = _values(shape, image, user, key, origin)
+            ) from None
+        key: Value = None
+        if shape.number:  # the root's key is the user: one root row a profile
+            found = values[shape.key_at]
+            absent = found is None or isinstance(found, Absent)
+            key = self._primary_key(shape, image, user.key, origin) if absent else cast("Value", found)
+        doubtful = placeholders and not placeholders_understood
         return Change(
-            record.offset,
-            origin,
-            shape.number,
-            expected,
-            user,
-            key,
-            values,
-            doubtful=placeholders and (op != "u" or before_known),
-            extra=max(0, len(image) - held),
+            record.offset, origin, shape.number, user.kafka_key, user.key, key, values, doubtful, extra, partial
         )
 
-    def _primary_key(self, shape: _Shape, image: dict[str, Any], user: bytes, origin: Origin) -> Value:
-        name, decode = shape.columns[shape.key_at]
+    def _delete(self, record: Record, origin: Origin, shape: _Shape, before: msgspec.Raw) -> Item:
         try:
-            return decode(image.get(name))
+            image = self._image.decode(before)
+        except msgspec.MsgspecError:
+            raise _Poisoned("not a Debezium envelope: `before` is no object", origin=origin) from None
+        if image is None:  # whose row it was, nobody can say
+            raise _Poisoned(f"table {shape.name!r}, op d: no row image", scope=Scope.DIRECTORY, origin=origin)
+        owner = image.get(shape.owner)
+        try:
+            user = self._user_of(owner)
+            if owner == 0 and shape.number:
+                raise ValueRefused("empty")  # what a fabricated image has, where ids are numbers
+        except ValueRefused as error:
+            # Line 12: under REPLICA IDENTITY DEFAULT `before` is fabricated but for the key.
+            raise _Poisoned(
+                f"table {shape.name!r}: a delete whose {shape.owner!r} is {error}: "
+                f"set REPLICA IDENTITY FULL on {shape.name!r}",
+                scope=Scope.DIRECTORY,
+                table=shape.number,
+                origin=origin,
+            ) from None
+        if record.key != user.kafka_key:
+            return self._misrouted(record, shape)
+        if len(user.key) > USER_KEY_BYTES_MAX:
+            raise _too_long(shape, user, origin)
+        key = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
+        return Change(record.offset, origin, shape.number, user.kafka_key, user.key, key, None)
+
+    def _user_of(self, owner: object) -> _User:
+        """The user that a row image names. Raises `ValueRefused`."""
+        known = self._users.get(owner) if type(owner) is str else None
+        if known is not None:
+            return known
+        stored = self._user(owner)
+        if stored == "":
+            raise ValueRefused("empty")
+        kafka_key = key_bytes(self._form, self._key_column, str(self._print_user(stored)), self._numeric)
+        user = _User(key_order_bytes(stored), kafka_key)
+        if len(self._users) >= USERS_REMEMBERED:
+            self._users.clear()
+        if type(owner) is str and len(user.key) <= USER_KEY_BYTES_MAX:
+            self._users[owner] = user
+        return user
+
+    def _misrouted(self, record: Record, shape: _Shape) -> Misrouted:
+        return Misrouted(
+            record.offset,
+            f"a change of table {shape.name!r} has {_describe_key(record.key)}, not its {shape.owner!r} in "
+            f"key form {self._form}",
+            "check `[kafka] key`, and message.key.columns and the key transform of the connector "
+            "(`kycache connector` prints them)",
+        )
+
+    def _primary_key(self, shape: _Shape, image: Image, user: bytes, origin: Origin) -> Value:
+        try:
+            return shape.key_decoder(image.get(shape.key_column))
         except ValueRefused as error:
             raise _Poisoned(
-                f"table {shape.name!r}: primary key {name!r}: {error}",
+                f"table {shape.name!r}: primary key {shape.key_column!r}: {error}",
                 user=user,
                 table=shape.number,
                 origin=origin,
             ) from None
 
-    def _beat(self, record: Record, origin: Origin, op: str, image: dict[str, Any] | None) -> Item:
+    def _beat(self, record: Record, origin: Origin, op: str, image: Image | None) -> Item:
         if op == "d" or image is None:
             return Skip(record.offset, "a deleted heartbeat row")
         beat_id = image.get("user_id")
@@ -310,33 +350,13 @@ def _origin(op: str, source: _Source) -> Origin:
     return Origin(kind, commit, lsn, source.ts_ms, source.tx)
 
 
-def _values(
-    shape: _Shape, image: dict[str, Any], user: bytes, key: Value, origin: Origin
-) -> tuple[tuple[Value | Absent, ...], int, bool]:
-    """The stored columns of a row image; how many of its columns the view knows; placeholders among them."""
-    values: list[Value | Absent] = []
-    placeholders = False
-    held = shape.width
-    for name, decode in shape.columns:
-        value = image.get(name, Absent.MISSING)
-        if value is None or value is Absent.MISSING:
-            held -= value is not None
-            values.append(value)
-        elif value == PLACEHOLDER:
-            placeholders = True
-            values.append(Absent.UNAVAILABLE)
-        else:
-            try:
-                values.append(decode(value))
-            except ValueRefused as error:
-                raise _Poisoned(
-                    f"table {shape.name!r}: column {name!r}: {error}",
-                    user=user,
-                    table=shape.number,
-                    key=key,
-                    origin=origin,
-                ) from None
-    return tuple(values), held, placeholders
+def _too_long(shape: _Shape, user: _User, origin: Origin) -> _Poisoned:
+    return _Poisoned(
+        f"table {shape.name!r}: a user id of {len(user.key)} bytes, more than {USER_KEY_BYTES_MAX}",
+        scope=Scope.SHARD,
+        table=shape.number,
+        origin=origin,
+    )
 
 
 def _describe_key(key: bytes | None) -> str:

@@ -15,7 +15,7 @@ class Snapshot(Enum):
     PARTIAL = 2  # incremental or blocking: `op:r` with a last commit in its sequence
 
 
-class Origin(msgspec.Struct, frozen=True):
+class Origin(msgspec.Struct, frozen=True, gc=False):
     """Where in the source's history an event stands."""
 
     snapshot: Snapshot
@@ -27,7 +27,7 @@ class Origin(msgspec.Struct, frozen=True):
     tx: int | None
 
 
-class Change(msgspec.Struct):
+class Change(msgspec.Struct, gc=False):
     """One row written (`values`) or deleted (`values` is None)."""
 
     offset: int
@@ -44,9 +44,11 @@ class Change(msgspec.Struct):
     """A value equals the TOAST placeholder where none can stand (DEBEZIUM 37)."""
     extra: int = 0
     """Columns of the image that the view does not declare."""
+    partial: bool = False
+    """Some of `values` are `Absent`."""
 
 
-class Beat(msgspec.Struct):
+class Beat(msgspec.Struct, gc=False):
     """The shard's heartbeat row: carries freshness, and the tables truncated in its transaction."""
 
     offset: int

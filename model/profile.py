@@ -1,17 +1,23 @@
 """A profile: every row the view holds about one user, with versions and delete markers; and its bytes.
 
 The stored form is msgpack, arrays only: `[schema, root, [children of table 1, …], suspicions]`, a living
-row `[S, commit, lsn, values]`, a delete marker `[S, commit, lsn, ts_ms, key]`. The order of `values` is that
-of the view's stored columns; the view's hash in the store pins it; `schema` says which layout this is.
+row `[version, values]`, a delete marker `[version, nil, ts_ms, key]`. The order of `values` is that of the
+view's stored columns; the view's hash in the store pins it; `schema` says which layout this is. What msgpack
+wrote, a typed decoder reads straight into rows: it is what ingest does most.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgpack
 import msgspec
 
 from .lsn import Version
 from .values import Value
+
+if TYPE_CHECKING:
+    Stored = Value
+else:
+    Stored = Any  # the decoder's types cannot say "bytes or text"; each comes back as it was written
 
 SCHEMA = 1
 ANY_ROW = -1
@@ -24,20 +30,22 @@ SUSPICIONS_MAX = 20
 """Of one profile. Past it they are no longer told apart: only replay, drop or a whole snapshot heals them."""
 
 
-class Row(msgspec.Struct):
-    """One row identity's latest word: its values, or that it is deleted."""
+class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """One row identity's latest word: its values, or that it is deleted. Replaced, never changed."""
 
     version: Version
-    values: tuple[Value, ...] | None
+    values: tuple[Stored, ...] | None
     deleted_ms: int = 0
     """The source's clock at the delete; 0 for a living row."""
+    key: Stored = None
+    """A marker's primary key; a living row's is among its values."""
 
 
-class Suspicion(msgspec.Struct, frozen=True):
+class Suspicion(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Why a profile is not to be trusted, until a full row of (table, key), as new or newer, heals it."""
 
     table: int
-    key: Value
+    key: Stored
     offset: int
     version: Version = UNKNOWN_VERSION
     """Of what could not be applied; nothing is as new as an unknown one."""
@@ -86,22 +94,32 @@ class Profile(msgspec.Struct):
         return found
 
 
+class _Stored(msgspec.Struct, array_like=True):
+    schema: int
+    root: Row | None
+    children: tuple[tuple[Row, ...], ...]
+    suspicions: tuple[Suspicion, ...]
+
+
+_decode = msgspec.msgpack.Decoder(_Stored).decode
+
+
 def pack_profile(profile: Profile) -> bytes:
     """The profile as stored."""
     return msgpack.packb(  # type: ignore[no-any-return]
         (
             SCHEMA,
-            None if profile.root is None else _pack_row(None, profile.root),
-            [[_pack_row(key, row) for key, row in child.items()] for child in profile.children],
+            None if profile.root is None else _pack_row(profile.root),
+            [[_pack_row(row) for row in child.values()] for child in profile.children],
             [(s.table, s.key, s.offset, s.version) for s in profile.suspicions],
         )
     )
 
 
-def _pack_row(key: Value, row: Row) -> tuple[object, ...]:
+def _pack_row(row: Row) -> tuple[object, ...]:
     if row.values is None:
-        return (*row.version, row.deleted_ms, key)
-    return (*row.version, row.values)
+        return (row.version, None, row.deleted_ms, row.key)
+    return (row.version, row.values)
 
 
 def unpack_profile(data: bytes | memoryview, key_columns: tuple[int, ...]) -> Profile:
@@ -110,21 +128,23 @@ def unpack_profile(data: bytes | memoryview, key_columns: tuple[int, ...]) -> Pr
     Args:
         data: the stored bytes.
         key_columns: for each child table, where its primary key stands among its values.
+
+    Raises:
+        ValueError: they are no profile.
     """
-    schema, root, children, suspicions = msgpack.unpackb(data, use_list=False)
-    if schema != SCHEMA:
-        raise ValueError(f"profile of unknown layout {schema}")
+    try:
+        stored = _decode(data)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a profile: {type(error).__name__}") from None
+    if stored.schema != SCHEMA:
+        raise ValueError(f"profile of unknown layout {stored.schema}")
     return Profile(
-        None if root is None else _unpack_row(root),
+        stored.root,
         tuple(
-            {(r[4] if len(r) == 5 else r[3][at]): _unpack_row(r) for r in rows}
-            for at, rows in zip(key_columns, children, strict=True)
+            [
+                {(row.key if row.values is None else row.values[at]): row for row in rows}
+                for at, rows in zip(key_columns, stored.children, strict=True)
+            ]
         ),
-        tuple(Suspicion(*s) for s in suspicions),
+        stored.suspicions,
     )
-
-
-def _unpack_row(packed: tuple[Any, ...]) -> Row:
-    if len(packed) == 5:
-        return Row(packed[:3], None, packed[3])
-    return Row(packed[:3], packed[3])

@@ -5,7 +5,7 @@ positions, the printers, the order of members.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -61,8 +61,14 @@ class Renderer:
         status = self.view.status
         if status is None:
             return ""
-        first = next(iter(self._sorted[self._status_child](profile.children[self._status_child])), None)
-        value = None if first is None else first[self._status_column]
+        return self._status(profile.children[self._status_child].values())
+
+    def _status(self, rows: Iterable[Row]) -> str:
+        status = self.view.status
+        if status is None:
+            return ""
+        ordered = self._sorted[self._status_child](rows)
+        value = ordered[0][self._status_column] if ordered else None
         return status.none if value is None else str(value)
 
     def body(self, profile: Profile) -> bytes:
@@ -71,21 +77,31 @@ class Renderer:
         assert profile.root.values is not None
         made = self._print_root(profile.root.values)
         for number, child in enumerate(self.view.children):
-            rows = self._sorted[number](profile.children[number])
+            rows = self._sorted[number](profile.children[number].values())
             made[child.output] = [self._print_children[number](values) for values in rows]
         if self.view.status is not None:
             made[self.view.status.output] = self.status(profile)
         return _ENCODER.encode({name: made[name] for name in self.view.members})
 
-    def listing(self, profile: Profile) -> "Listing | None":
-        """The stored values behind the user's list entry, None where the user does not exist.
+    def listed_by(self, profile: Profile) -> tuple[Row | None, ...]:
+        """The rows that the user's list entry follows from: the root's, and those of the status.
+
+        Rows are replaced, never changed, so while these are the same, so is the entry.
+        """
+        if self._status_child < 0:
+            return (profile.root,)
+        return (profile.root, *profile.children[self._status_child].values())
+
+    def listing(self, rows: tuple[Row | None, ...]) -> "Listing | None":
+        """The stored values behind a list entry that follows from `rows`, None where the user does not exist.
 
         Equal listings have equal entries, so a change that leaves it alone needs no entry rendered.
         """
-        if profile.root is None or profile.root.values is None:
+        root, *others = rows
+        if root is None or root.values is None:
             return None
-        values = profile.root.values
-        status = self.status(profile)
+        values = root.values
+        status = self._status(row for row in others if row is not None)
         return (
             values[self._order_column],
             tuple(status if at is None else values[at] for at in self._filter_columns),
@@ -127,20 +143,21 @@ def _object_printer(table: Table) -> Callable[[tuple[Value, ...]], dict[str, Any
     return show_flat if flat else show_nested
 
 
-def _sorter(table: Table) -> Callable[[dict[Value, Row]], list[tuple[Value, ...]]]:
+def _sorter(table: Table) -> Callable[[Iterable[Row]], list[tuple[Value, ...]]]:
     """Living rows in the table's order: `column NULLS LAST, key`, both in its direction."""
     at = table.index_of(table.order) if table.order else None
+    key_at = table.index_of(table.key)
     descending = table.descending
 
-    def place(item: tuple[Value, tuple[Value, ...]]) -> tuple[bool, Value, bytes]:
-        value = None if at is None else item[1][at]
+    def place(values: tuple[Value, ...]) -> tuple[bool, Value, bytes]:
+        value = None if at is None else values[at]
         absent = (value is None) != descending
-        return absent, 0 if value is None else value, key_order_bytes(item[0])
+        return absent, 0 if value is None else value, key_order_bytes(values[key_at])
 
-    def order(rows: dict[Value, Row]) -> list[tuple[Value, ...]]:
-        living = [(key, row.values) for key, row in rows.items() if row.values is not None]
+    def order(rows: Iterable[Row]) -> list[tuple[Value, ...]]:
+        living = [row.values for row in rows if row.values is not None]
         if len(living) > 1:
             living.sort(key=place, reverse=descending)
-        return [values for _, values in living]
+        return living
 
     return order

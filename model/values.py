@@ -14,12 +14,13 @@ json        str, the document's own text
 =========== ============================================================================
 
 NULL is None in each. Printing follows DESIGN section 7: as Postgres prints a value, with `T` for the
-blank. Years beyond 9999 and before 1 exist, so no `datetime` is used. Sources of the odd numbers:
+blank. Years beyond 9999 and before 1 exist, so `datetime` is only a short cut. Sources of the odd numbers:
 DEBEZIUM lines 25, 26, 36, 37.
 """
 
 import re
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 
@@ -37,20 +38,24 @@ PLACEHOLDER = "__debezium_unavailable_value"
 
 _TIMESTAMP_INFINITY = 9223372036825200000
 _TIMESTAMP_MINUS_INFINITY = -9223372036832400000
+TIMESTAMP_ODD = frozenset(
+    value // unit for value in (_TIMESTAMP_INFINITY, _TIMESTAMP_MINUS_INFINITY) for unit in (1, 1000)
+)
+"""Numbers that mean an infinity. One converter setting writes them in milliseconds too."""
 _DATE_INFINITY = -2147472692
 _DATE_MINUS_INFINITY = -2147472691
 _DATE_SNAPSHOT_INFINITY = frozenset(range(-622191235, -622191232))
 _DATE_SNAPSHOT_MINUS_INFINITY = frozenset(range(-625821273, -625821270))
 """In a snapshot infinite dates pass through java.sql.Date; a day either way for the JVM's time zone (seen)."""
-_DATE_MAX = 2145042905
+DATE_MAX = 2145042905
 """5874897-12-31, the last day Postgres has."""
-_DATE_MIN = -2440588
+DATE_MIN = -2440588
 """4714-11-24 BC, the first day Postgres has."""
 _TIMESTAMP_MAX = 9224318016000000000
 """294277-01-01, where Postgres's own timestamps end; Debezium saturates well before."""
-_TIMESTAMP_WRAP = 9223371331200000000
+TIMESTAMP_WRAP = 9223371331200000000
 """294247-01-01: from here on Debezium's microseconds may have wrapped (DEBEZIUM 36)."""
-_TIMESTAMP_MIN = -210866803200000000
+TIMESTAMP_MIN = -210866803200000000
 """4714-11-24 BC, Postgres's first instant; less is a wrapped value."""
 USER_KEY_BYTES_MAX = 400
 """A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
@@ -105,12 +110,15 @@ def decoder(kind: ColumnType) -> Decoder:
 
 def uuid_bytes(value: object) -> bytes:
     """The 16 bytes of a hyphenated uuid in any case."""
-    if not isinstance(value, str) or len(value) != 36 or not _UUID.fullmatch(value):
-        raise ValueRefused("not a uuid")
-    return bytes.fromhex(value.replace("-", ""))
-
-
-_UUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+    if isinstance(value, str) and len(value) == 36 and value[8::5][:4] == "----":
+        digits = value.replace("-", "")
+        try:
+            made = bytes.fromhex(digits)
+        except ValueError:
+            made = b""
+        if len(digits) == 32 and len(made) == 16:  # or there was a fifth hyphen, or a blank
+            return made
+    raise ValueRefused("not a uuid")
 
 
 def _text(value: object) -> str:
@@ -152,23 +160,25 @@ def _date(value: object) -> int:
         return INFINITY
     if days == _DATE_MINUS_INFINITY or days in _DATE_SNAPSHOT_MINUS_INFINITY:
         return MINUS_INFINITY
-    if not _DATE_MIN <= days <= _DATE_MAX:
+    if not DATE_MIN <= days <= DATE_MAX:
         raise ValueRefused("not a date of Postgres in days since 1970")
     return days
 
 
 def _timestamp(unit_us: int, value: object) -> int:
     count = _int(value)
-    # One converter setting writes infinities in milliseconds too; the constants are in microseconds.
-    if count in (_TIMESTAMP_INFINITY, _TIMESTAMP_INFINITY // 1000):
-        return INFINITY
-    if count in (_TIMESTAMP_MINUS_INFINITY, _TIMESTAMP_MINUS_INFINITY // 1000):
-        return MINUS_INFINITY
+    if count in TIMESTAMP_ODD:
+        return INFINITY if count > 0 else MINUS_INFINITY
     micros = count * unit_us
-    if not _TIMESTAMP_MIN <= micros < _TIMESTAMP_WRAP:
+    if not TIMESTAMP_MIN <= micros < TIMESTAMP_WRAP:
         raise ValueRefused("timestamp out of Debezium's range: the true value is lost")
     return micros
 
+
+_ISO_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
+"""What Debezium sends of every time that Python's clock knows too."""
+_EPOCH = datetime(1970, 1, 1)
+_MICROSECOND = timedelta(microseconds=1)
 
 _ISO = re.compile(
     r"([+-]?\d{4,6})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+-]\d\d):?(\d\d)?)",
@@ -181,7 +191,14 @@ def _timestamptz(value: object) -> int:
         return INFINITY
     if value == "-infinity":
         return MINUS_INFINITY
-    match = _ISO.fullmatch(value) if isinstance(value, str) else None
+    if not isinstance(value, str):
+        raise ValueRefused("not an ISO time with zone")
+    if _ISO_USUAL.fullmatch(value):
+        try:
+            return (datetime.fromisoformat(value[:-1]) - _EPOCH) // _MICROSECOND
+        except ValueError:
+            pass  # no time of the calendar, or none of Python's
+    match = _ISO.fullmatch(value)
     if match is None:
         raise ValueRefused("not an ISO time with zone")
     year, month, day, hour, minute = (int(match[i]) for i in range(1, 6))
@@ -192,7 +209,7 @@ def _timestamptz(value: object) -> int:
     if match[8]:
         offset = int(match[8]) * 60 + int(match[8][0] + (match[9] or "0"))
         micros -= offset * 60_000_000
-    if not _TIMESTAMP_MIN <= micros < _TIMESTAMP_MAX:
+    if not TIMESTAMP_MIN <= micros < _TIMESTAMP_MAX:
         raise ValueRefused("not a time of Postgres")
     return micros
 

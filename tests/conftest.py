@@ -11,20 +11,22 @@ settings.load_profile("kycache")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs a module's tests on one stack, in order: each process starts the stacks its tests need.
+    """One process runs all tests on one of the session's stacks; the others stay together by module and stack.
 
-    Those come first, for they mostly wait, while the others keep the processors busy.
+    Those on stacks come first, for they mostly wait, while the others keep the processors busy.
     """
-    kinds = {item: _stack(item) for item in items}
-    items.sort(key=lambda item: not kinds[item])
+    groups = {item: _group(item) for item in items}
+    items.sort(key=lambda item: not groups[item][0])
     for item in items:
-        module = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(f"{module} {kinds[item]}"))
+        item.add_marker(pytest.mark.xdist_group(" ".join(groups[item])))
 
 
-def _stack(item: pytest.Item) -> str:
-    """Which of the demo's stacks a test needs; empty for none."""
+def _group(item: pytest.Item) -> tuple[str, str]:
+    """The kind of stack that a test needs, empty for none; and whose it is: the session's, or the module's own."""
     parameters = getattr(item, "callspec", None)
+    fixtures: list[str] = getattr(item, "fixturenames", [])
     named = [str(value) for value in parameters.params.values()] if parameters is not None else []
-    named += [name.removesuffix("_stack") for name in getattr(item, "fixturenames", ())]
-    return next((kind for kind in ("apache", "embedded") if kind in named), "")
+    named += [name.removesuffix("_stack") for name in fixtures]
+    kind = next((kind for kind in ("apache", "embedded") if kind in named), "")
+    shared = kind and {"apache_stack", "embedded_stack", "pipeline"}.intersection(fixtures)
+    return kind, "session" if shared else item.nodeid.partition("::")[0]

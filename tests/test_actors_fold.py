@@ -51,7 +51,8 @@ class Desk:
         return Origin(Snapshot.STREAMED, commit, lsn, ts or lsn, tx)
 
     def put(self, origin: Origin, *values: Value | Absent, table: int = 0, key: Value = None) -> Outcome:
-        return self.apply(Change(0, origin, table, b"k", USER, key, values)).outcome
+        partial = any(isinstance(v, Absent) for v in values)
+        return self.apply(Change(0, origin, table, b"k", USER, key, values, partial=partial)).outcome
 
     def delete(self, origin: Origin, table: int = 0, key: Value = None) -> Outcome:
         return self.apply(Change(0, origin, table, b"k", USER, key, None)).outcome
