@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 from array import array
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import compress, repeat
 from typing import TYPE_CHECKING
 
 from . import order
@@ -24,6 +26,12 @@ STAMP_BYTES = 8
 KNOWN_MAX = 8_192
 """Combinations of values remembered: all tagged ones and as many that carry their values."""
 
+STEPS_MAX = 8_192
+"""Pairs of combinations remembered, with what a row that goes from one to the other changes."""
+
+COUNT_BYTES = 80
+"""Memory of a column's counts in a node, nearly; its rows per node are 8 bytes a node."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Known:
@@ -32,6 +40,10 @@ class Known:
     prefix: bytes  # what stands before the list row
     columns: tuple[int, ...]  # those the row is counted in
     carried: bool  # the row carries its values
+
+
+Step = tuple[Known | None, Known | None]
+"""What a row is before and after; None is no row."""
 
 
 class Mirror:
@@ -48,11 +60,12 @@ class Mirror:
         self.fences = root.fences
         self.order = parse_u32(root.nodes)
         self._next_node = root.next_node
-        self._counts = {ALL: dict(zip(self.order, parse_u32(root.rows), strict=True))}
+        self._counts = {ALL: parse_u32(root.rows)}  # rows per node, in the order of nodes
         self._stale: set[int] = set()  # columns whose record is older than self._counts
         self._nodes: dict[int, Node] = {}
         self._known: dict[tuple[bytes | None, ...], Known] = {}
         self._tags: dict[bytes, Known] = {}
+        self._steps: dict[Step, list[tuple[int, int]]] = {}
         if not self.order:
             self._add(0, Node(self.take_number(), [b""], {}))
 
@@ -141,41 +154,68 @@ class Mirror:
             return fences[bucket + 1]
         return self.fences[at + 1] if at + 1 < len(self.fences) else None
 
-    def count(self, column: int) -> dict[int, int]:
-        """Rows per node, to be changed; see `_stale`."""
+    def count(self, column: int) -> list[int]:
+        """Rows per node of a column, to be changed; see `_stale`."""
         self._stale.add(column)
         counts = self._counts.get(column)
-        if counts is None:
-            raw = self.get(order.column_key(column)) or b""
-            numbers = parse_u32(raw)
-            half = len(numbers) // 2
-            counts = self._counts[column] = dict(zip(numbers[:half], numbers[half:], strict=True))
+        return counts if counts is not None else self._load(column)
+
+    def _load(self, column: int) -> list[int]:
+        raw = self.get(order.column_key(column)) or b""
+        half = parse_u32(raw)
+        numbers, held = half[: len(half) // 2], half[len(half) // 2 :]
+        if numbers == self.order:
+            counts = held
+        else:
+            counts = list(map(dict(zip(numbers, held, strict=True)).get, self.order, repeat(0)))
+        self._counts[column] = counts
         return counts
 
-    def add(self, node: Node, bucket: int, gained: dict[Known, int]) -> None:
-        """Count rows that came to a bucket, or (negative) went."""
-        deltas: dict[int, int] = {}
-        for known, delta in gained.items():
-            if known.carried:
-                self.overflowing += delta
-            for column in known.columns:
-                deltas[column] = deltas.get(column, 0) + delta
-        number, buckets, columns = node.number, len(node.fences), node.columns
-        for column, delta in deltas.items():
-            if not delta:
-                continue
+    def add(self, at: int, bucket: int, gained: dict[Step, int]) -> None:
+        """Count the rows that came to a bucket, went, or became something else: so many made each step."""
+        node = self.node(at)
+        buckets, columns, stale, loaded = len(node.fences), node.columns, self._stale, self._counts
+        for column, delta in self._deltas(gained):
             before = columns.get(column)
             try:
                 after = bumped(before, buckets, bucket, delta)
             except ValueError as error:
-                raise IndexDiffers(f"bucket {bucket} of node {number} counts too few rows") from error
+                raise IndexDiffers(f"bucket {bucket} of node {node.number} counts too few rows") from error
             if not after:
                 del columns[column]
             elif after is not before:
                 columns[column] = after
-            counts = self.count(column)
-            counts[number] = counts.get(number, 0) + delta
+            stale.add(column)
+            counts = loaded.get(column)
+            (counts if counts is not None else self._load(column))[at] += delta
         node.changed = True
+
+    def _deltas(self, gained: dict[Step, int]) -> Iterable[tuple[int, int]]:
+        """How many rows each column gains."""
+        for (before, after), times in gained.items():
+            self.overflowing += times * (
+                (after is not None and after.carried) - (before is not None and before.carried)
+            )
+        if len(gained) == 1:
+            [(step, times)] = gained.items()
+            deltas = self._step(step)
+            return deltas if times == 1 else [(column, times * delta) for column, delta in deltas]
+        total: dict[int, int] = {}
+        for step, times in gained.items():
+            for column, delta in self._step(step):
+                total[column] = total.get(column, 0) + times * delta
+        return [item for item in total.items() if item[1]]
+
+    def _step(self, step: Step) -> list[tuple[int, int]]:
+        """The columns that a row leaves (-1) and enters (+1) by a step; those it stays in are not touched."""
+        deltas = self._steps.get(step)
+        if deltas is None:
+            left, entered = (frozenset(known.columns if known is not None else ()) for known in step)
+            deltas = [(column, -1) for column in left - entered] + [(column, 1) for column in entered - left]
+            if len(self._steps) >= STEPS_MAX:
+                self._steps.clear()
+            self._steps[step] = deltas
+        return deltas
 
     def split_node(self, at: int) -> None:
         """Half of the buckets leave; of the last node only the last bucket, so that full nodes stay behind."""
@@ -183,18 +223,22 @@ class Mirror:
         buckets = len(node.fences)
         cut = buckets - 1 if at + 1 == len(self.order) else buckets // 2
         right = node.split(cut, self.take_number())
+        for column in right.columns:
+            self.count(column)
         self._add(at + 1, right)
         for column, counts in right.columns.items():
             moved = sum(dense(counts, len(right.fences)))
-            held = self.count(column)
-            held[right.number] = moved
-            held[node.number] -= moved
+            held = self._counts[column]
+            held[at + 1] = moved
+            held[at] -= moved
 
     def _add(self, at: int, node: Node) -> None:
+        """A node without rows yet; every column in memory makes room for it."""
         self.order.insert(at, node.number)
         self.fences.insert(at, node.fences[0])
         self._nodes[node.number] = node
-        self.count(ALL).setdefault(node.number, 0)
+        for counts in self._counts.values():
+            counts.insert(at, 0)
         node.changed = True
 
     def merge(self) -> None:
@@ -214,6 +258,8 @@ class Mirror:
         large = buckets > order.NODE_BUCKETS_MERGE or size > order.NODE_BYTES_MAX
         if large and left.columns and right.columns:
             return
+        for column in (*left.columns, *right.columns):
+            self.count(column)
         if not left.columns:
             # Its range goes to the next node, which keeps its own rows: no larger node comes of an empty one.
             left, right = right, left
@@ -222,11 +268,9 @@ class Mirror:
         elif right.columns:
             left.absorb(right)
             left.merge_buckets()
-        for column, counts in right.columns.items():
-            held = self.count(column)
-            held.pop(right.number, None)
-            held[left.number] = held.get(left.number, 0) + sum(dense(counts, len(right.fences)))
-        self.count(ALL).pop(right.number, None)
+        # Every column in memory loses a place; the record of one with no rows in either node stays as it is.
+        for counts in self._counts.values():
+            counts[at] += counts.pop(at + 1)
         del self.order[at + 1], self.fences[at + 1], self._nodes[right.number]
         self.order[at] = left.number
         assert self.txn is not None
@@ -240,39 +284,40 @@ class Mirror:
             if node.changed:
                 self.put(order.node_key(node.number), node.record())
                 node.changed = False
-        position = dict(zip(self.order, range(len(self.order)), strict=True))
         for column in self._stale - {ALL}:
-            self._write_column(column, position)
+            self._write_column(column)
         self._stale.clear()
-        rows = self._counts[ALL]
+        nodes = array("I", self.order).tobytes()
         root = order.Root(
             format=order.FORMAT,
             stamp=os.urandom(STAMP_BYTES),
             next_node=self._next_node,
             used=self.used,
             overflowing=self.overflowing,
-            nodes=array("I", self.order).tobytes(),
-            rows=array("I", [rows[number] for number in self.order]).tobytes(),
+            nodes=nodes,
+            rows=array("I", self._counts[ALL]).tobytes(),
             fences=self.fences,
         )
         self.raw = order.encode(root)
         self.put(order.ROOT_KEY, self.raw)
 
-    def _write_column(self, column: int, position: dict[int, int]) -> None:
-        counts = {number: count for number, count in self._counts[column].items() if count}
-        key = order.column_key(column)
-        if counts:
-            numbers = sorted(counts, key=position.__getitem__)
-            self._counts[column] = counts
-            self.put(key, column_record(numbers, [counts[number] for number in numbers]))
+    def _write_column(self, column: int) -> None:
+        counts = self._counts[column]
+        if 0 not in counts:
+            self.put(order.column_key(column), column_record(self.order, counts))
+            return
+        nodes = list(compress(self.order, counts))
+        if nodes:
+            self.put(order.column_key(column), column_record(nodes, list(filter(None, counts))))
         else:
             assert self.txn is not None
             del self._counts[column]
-            self.txn.delete(key, db=self._database)
+            self.txn.delete(order.column_key(column), db=self._database)
 
     def total(self) -> int:
-        return sum(self._counts[ALL].values())
+        return sum(self._counts[ALL])
 
-    def held(self) -> int:
-        """Counts in memory."""
-        return sum(len(node.columns) for node in self._nodes.values()) + sum(map(len, self._counts.values()))
+    def held_bytes(self) -> int:
+        """Memory of the counts, nearly."""
+        counts = sum([len(node.columns) for node in self._nodes.values()])
+        return COUNT_BYTES * counts + 8 * len(self.order) * len(self._counts)

@@ -103,10 +103,9 @@ class Node:
 
     def record(self) -> bytes:
         columns = sorted(self.columns)
-        counts = [self.columns[column] for column in columns]
-        return encode(
-            NodeRecord(self.fences, array("H", columns).tobytes(), bytes(map(len, counts)), b"".join(counts))
-        )
+        counts = list(map(self.columns.__getitem__, columns))
+        sizes = bytes(map(len, counts))
+        return encode(NodeRecord(self.fences, array("H", columns).tobytes(), sizes, b"".join(counts)))
 
     def size(self) -> int:
         """Bytes of the record, nearly."""

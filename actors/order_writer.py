@@ -15,17 +15,15 @@ from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from . import order
-from .order import BUCKET_ROWS_MAX, NODE_BUCKETS_MAX, Entry, IndexDiffers
-from .order_mirror import Known, Mirror
-from .order_nodes import Node
+from .order import BUCKET_ROWS_MAX, BUCKET_ROWS_MERGE, NODE_BUCKETS_MAX, Entry, IndexDiffers
+from .order_mirror import Known, Mirror, Step
 
 if TYPE_CHECKING:
     import lmdb
 
-COUNTS_HELD_MAX = 400_000
-"""Counts kept in the mirror after a batch, of about 80 bytes each: 32 MB; a larger one starts anew each time.
-A shard of 250,000 users has 5,000 with twenty combinations of values, 270,000 with 1,250 (measured)."""
-
+MIRROR_BYTES_MAX = 32 << 20
+"""Of a mirror kept from batch to batch; a larger one starts anew each time. A shard of 250,000 users takes 0.4 MB
+with twenty combinations of values, 25 MB with 1,250."""
 
 _Move = tuple[bytes, Known | None, bytes | None, Known | None, bytes | None]
 """What happens to one key: (key, known before, stored before, known after, value after); None is no row."""
@@ -72,7 +70,7 @@ class OrderWriter:
                 self._clear(txn)
                 return
         directory.txn = None
-        if directory.held() <= COUNTS_HELD_MAX:
+        if directory.held_bytes() <= MIRROR_BYTES_MAX:
             self._mirror = directory
 
     def _open(self, txn: lmdb.Transaction[bytes]) -> Mirror:
@@ -122,39 +120,39 @@ class _Pass:
         self._directory = directory
 
     def run(self, planned: list[_Move]) -> None:
+        directory, fences = self._directory, self._directory.fences
         at = bucket = rows = 0
-        node = self._directory.node(0)
         end: bytes | None = b""  # behind the current bucket; b"" is behind no key
-        gained: dict[Known, int] = {}  # by the current bucket
+        gained: dict[Step, int] = {}  # by the current bucket
         for key, before, stored, after, value in planned:
             self._store(key, stored, value)
             if before is after:
                 continue
             if end is not None and key >= end:
-                self._count(node, bucket, rows, gained)
-                at = bisect_right(self._directory.fences, key) - 1
-                node = self._directory.node(at)
+                self._count(at, bucket, rows, gained)
+                at = bisect_right(fences, key) - 1
+                node = directory.node(at)
                 bucket = bisect_right(node.fences, key) - 1
                 rows = node.rows_in(bucket)
-                end = self._directory.end(at, bucket)
-            if before is not None:
-                gained[before] = gained.get(before, 0) - 1
-                rows -= 1
-            if after is not None:
-                gained[after] = gained.get(after, 0) + 1
+                end = directory.end(at, bucket)
+            step = (before, after)
+            gained[step] = gained.get(step, 0) + 1
+            if before is None:
                 rows += 1
                 if rows > BUCKET_ROWS_MAX:
-                    self._count(node, bucket, rows, gained)
+                    self._count(at, bucket, rows, gained)
                     self._split_bucket(at, bucket, rows)
                     end = b""
-        self._count(node, bucket, rows, gained)
+            elif after is None:
+                rows -= 1
+        self._count(at, bucket, rows, gained)
 
-    def _count(self, node: Node, bucket: int, rows: int, gained: dict[Known, int]) -> None:
+    def _count(self, at: int, bucket: int, rows: int, gained: dict[Step, int]) -> None:
         if gained:
-            self._directory.add(node, bucket, gained)
+            self._directory.add(at, bucket, gained)
             gained.clear()
-            if rows <= order.BUCKET_ROWS_MERGE // 2:
-                node.shrunk = True
+            if rows <= BUCKET_ROWS_MERGE // 2:
+                self._directory.node(at).shrunk = True
 
     def _store(self, key: bytes, stored: bytes | None, value: bytes | None) -> None:
         if value is None:
