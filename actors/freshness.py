@@ -106,6 +106,8 @@ def status(
         standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
     else:
         standing, reason = Standing.READY, ""
+    if report is not None and report.state == "open" and report.reason:
+        reason = "; ".join(filter(None, (reason, report.reason, report.remedy)))
     holder = report.holder if report is not None and report.holder else None
     return ShardStatus(shard, standing, reason, stale, state, holder)
 

@@ -15,6 +15,7 @@ import trio
 
 from kycache.model.change import Beat, Change, Item
 
+from .open_reads import LONG_READ_S, Reader, ReadHeldOpen
 from .state import Position, ShardState
 from .store import Applied, Fence, Store
 
@@ -35,7 +36,7 @@ BATCH_ITEMS_MAX = 10 * BATCH_ITEMS
 """A batch does not end inside a source transaction whose rest is in hand, up to this many items."""
 
 NO_ROOM_RETRY_S = 1.0
-"""How often a full disk is tried again."""
+"""How often a full disk is tried again, or a file that must not grow further."""
 
 _NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO})
 
@@ -65,9 +66,16 @@ class Opened(NamedTuple):
 class ShardActor:
     """Applies batches to one open store."""
 
-    def __init__(self, opened: Opened, fence: Fence, on_room: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        opened: Opened,
+        fence: Fence,
+        on_room: Callable[[], None],
+        on_blocked: Callable[[str, str], None] = lambda _problem, _remedy: None,
+    ) -> None:
         """Args:
         on_room: called when the mailbox has room again after `offer` said it had not.
+        on_blocked: called with the reason and the remedy when nothing can be committed, and empty when it can.
         """
         self.store = opened.store
         self.state: ShardState = opened.store.opened_at
@@ -77,6 +85,8 @@ class ShardActor:
         self._topic_id = opened.topic_id
         self._next = opened.offset
         self._on_room = on_room
+        self._on_blocked = on_blocked
+        self._long_read: Reader | None = None
         self._mailbox: deque[Batch] = deque()
         self._waiting = 0
         self._waiting_bytes = 0
@@ -151,20 +161,37 @@ class ShardActor:
             except (lmdb.Error, OSError) as error:
                 if _errno(error) not in _NO_ROOM:
                     raise
-                self._blocked_by(error)
+                self._blocked_by(error, "free some space; the shard goes on by itself")
+                await trio.sleep(NO_ROOM_RETRY_S)
+            except ReadHeldOpen as error:
+                self._blocked_by(error, "end that process, or wait for its read; the shard goes on by itself")
                 await trio.sleep(NO_ROOM_RETRY_S)
             else:
-                self.blocked = ""
+                self._unblocked()
                 return applied
 
-    def _blocked_by(self, error: Exception) -> None:
+    def _blocked_by(self, error: Exception, remedy: str) -> None:
         if not self.blocked:
-            log.error(
-                "no room to commit: free some space; the shard goes on by itself",
-                shard=self.store.shard,
-                error=str(error),
-            )
+            log.error("nothing can be committed", shard=self.store.shard, problem=str(error), remedy=remedy)
+            self._on_blocked(str(error), remedy)
         self.blocked = str(error)
+
+    def _unblocked(self) -> None:
+        if self.blocked:
+            log.info("commits go on", shard=self.store.shard)
+            self._on_blocked("", "")
+        self.blocked = ""
+        read = self.store.oldest_read
+        if read is not None and read.age_s > LONG_READ_S and read.reader != self._long_read:
+            self._long_read = read.reader
+            log.warning(
+                "a read has been open for long; the file grows under it",
+                shard=self.store.shard,
+                pid=read.reader.pid,
+                age_s=round(read.age_s),
+                commits_behind=read.behind,
+                grown_mib=read.grown_bytes >> 20,
+            )
 
 
 def _errno(error: Exception) -> int | None:

@@ -25,6 +25,7 @@ from kycache.model.view import View
 from .environment import Databases, Environments, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard
+from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
 from .state import Position, ShardState
@@ -170,6 +171,9 @@ class Store:
         except BaseException:
             environments.release(generation)
             raise
+        self._reads = OpenReads(self._environment)
+        self.oldest_read: OpenRead | None = None
+        """The read that commits have left furthest behind, as of the last batch."""
         self._order = OrderWriter(len(view.filters), self._databases.rows, self._databases.order)
 
     def state(self) -> ShardState:
@@ -195,7 +199,11 @@ class Store:
 
         Raises:
             lmdb.Error: nothing was committed (disk or map full, I/O); the batch can be tried again.
+            ReadHeldOpen: nothing was committed, or the file would grow without end; the batch can be tried again.
         """
+        self.oldest_read = self._reads.look()
+        if self.oldest_read is not None and self.oldest_read.excessive:
+            raise ReadHeldOpen(self.oldest_read)
         grow_ahead(self._environment)
         txn: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         try:

@@ -194,7 +194,7 @@ class ShardHolder:
     async def _attempt_once(self) -> None:
         opened = await trio.to_thread.run_sync(self._open_store)
         try:
-            self.actor = ShardActor(opened, self.fence, self._resume)
+            self.actor = ShardActor(opened, self.fence, self._resume, self._report_blocked)
             self._report(Report("open", holder=holder_name()))
             self._read_from(opened.offset)
             await self.actor.run()
@@ -202,6 +202,10 @@ class ShardHolder:
             self._pause()
             self.actor = None
             opened.store.close()
+
+    def _report_blocked(self, problem: str, remedy: str) -> None:
+        """An open shard that cannot commit says why; with nothing to say it can again."""
+        self._report(Report("open", problem, remedy, holder_name()))
 
     async def _stay_halted(self, error: HaltShard) -> None:
         """Report, and wait for a remedy or the end of the assignment."""

@@ -1,0 +1,175 @@
+"""FAULTS 2 and 11: readers that die, stop or hang must not make a shard's file grow without end."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+
+import pytest
+import trio
+from fake_source import FakeSource
+from shards import ShardUnderTest
+
+from kycache.actors import open_reads, shard
+from kycache.actors.freshness import Limits, status
+from kycache.actors.open_reads import OpenReads, Reader, readers_in
+from kycache.actors.shard import Batch, Opened
+from kycache.actors.supervisor import ShardHolder
+from kycache.ingest.decode import RecordDecoder
+from kycache.model.change import Item
+from kycache.model.view import default_view
+
+VIEW = default_view()
+WAIT_S = 20.0
+PAGE_BYTES = 4096
+CHANGES_PER_BATCH = 24
+
+READ_AND_STAY = """
+import sys, time
+from pathlib import Path
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory
+from kycache.actors.reader import ShardReader
+from kycache.model.view import default_view
+reads = Environments(readonly=True, map_size=1 << 30)
+reader = ShardReader(reads, DataDirectory(Path(sys.argv[1])).shard(0), default_view(), 1)
+with reader.snapshot() as snapshot:
+    print("reading", flush=True)
+    time.sleep(300)
+"""
+
+
+@contextmanager
+def reading(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process in the middle of a read, as `kycache web` reads."""
+    command = [sys.executable, "-c", READ_AND_STAY, str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"reading\n"
+            yield child
+        finally:
+            child.kill()
+
+
+class Written:
+    """A shard, and changes of few users for it, so that its file has no reason to grow."""
+
+    def __init__(self, folder: Path, transactions: int) -> None:
+        source = FakeSource(Random(11), 1)
+        source.snapshot()
+        for _ in range(transactions):
+            source.transactions(2)
+            source.beat()
+        decoder = RecordDecoder(VIEW)
+        self.items: list[Item] = [decoder.decode(record) for record in source.records()[0]]
+        self.shard = ShardUnderTest(folder, VIEW)
+        self.next = 0
+
+    def write(self, batches: int) -> None:
+        for _ in range(batches):
+            end = min(self.next + CHANGES_PER_BATCH, len(self.items))
+            assert self.next < end, "the test needs more changes"
+            self.shard.apply(self.items[self.next : end])
+            self.next = end
+
+    def pages(self) -> int:
+        lease = self.shard.environments.lease(self.shard.store.generation, 0)
+        try:
+            return lease.environment.info()["last_pgno"]
+        finally:
+            self.shard.environments.release(self.shard.store.generation)
+
+
+def test_the_table_of_readers_is_understood() -> None:
+    table = "    pid     thread     txnid\n     30085 7f54773f0b80 0\n     30085 7f5476a3f6c0 -\n  7 1 812\n"
+    assert list(readers_in(table)) == [Reader(30085, "7f54773f0b80", 0), Reader(7, "1", 812)]
+    assert list(readers_in("(no active readers)\n")) == []
+
+
+def test_a_reader_killed_in_mid_read_is_freed_by_the_running_writer(tmp_path: Path) -> None:
+    """FAULTS 2, the slot and the file: the same writer, never restarted, stops growing."""
+    written = Written(tmp_path, 420)
+    written.write(10)
+    with reading(tmp_path) as child:
+        began = written.pages()
+        written.write(12)
+        assert written.shard.store.oldest_read is not None
+        assert written.shard.store.oldest_read.reader.pid == child.pid
+        held = written.pages() - began
+        assert held > 12  # a living one keeps every page from being used again
+    written.write(open_reads.DEAD_LOOK_TRANSACTIONS)
+    assert written.shard.store.oldest_read is None
+    freed = written.pages()
+    written.write(24)
+    assert written.pages() - freed <= held // 2
+    written.shard.close()
+
+
+async def until(what: str, condition: Callable[[], bool]) -> None:
+    with trio.move_on_after(WAIT_S):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+        return
+    raise AssertionError(f"not within {WAIT_S} s: {what}")
+
+
+async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 11: bounded while the reader stands still; reads go on; nothing is lost; it goes on by itself."""
+    monkeypatch.setattr(open_reads, "GROWTH_MIN_BYTES", 64 * PAGE_BYTES)
+    monkeypatch.setattr(open_reads, "GROWTH_SHARE", 0.0)
+    monkeypatch.setattr(shard, "NO_ROOM_RETRY_S", 0.01)
+    monkeypatch.setattr(shard, "BATCH_ITEMS", CHANGES_PER_BATCH)
+    monkeypatch.setattr(shard, "BATCH_ITEMS_MAX", CHANGES_PER_BATCH)
+    looks: list[object] = []
+    look = OpenReads.look
+    monkeypatch.setattr(OpenReads, "look", lambda reads: looks.append(reads) or look(reads))
+    written = Written(tmp_path, 300)
+    written.write(4)
+    items, folder = written.items, written.shard.folder
+    began = written.pages()
+    written.shard.store.close()
+
+    def opened() -> Opened:
+        written.shard.store = written.shard._open()
+        return Opened(written.shard.store, "id", written.next)
+
+    ready = trio.Event()
+    holder = ShardHolder(folder, opened, lambda _offset: ready.set(), lambda: None, lambda: None)
+
+    def position() -> int:
+        return written.shard.state.position.offset
+
+    def reason() -> str:
+        report = folder.report()
+        return status(0, written.shard.state, report, (), 0.0, Limits()).reason
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(holder.run)
+        await ready.wait()
+        with reading(tmp_path) as child:
+            child.send_signal(signal.SIGSTOP)
+            for first in range(written.next, len(items), CHANGES_PER_BATCH):
+                end = min(first + CHANGES_PER_BATCH, len(items))
+                holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
+            await until("it is blocked", lambda: str(child.pid) in reason())
+            actor = holder.actor
+            assert actor is not None
+            stood, blocked_at = position(), written.pages()
+            assert stood < len(items)
+            assert blocked_at - began < 2 * 64 + 64  # the limit, and what one batch may take beyond it
+            tried = len(looks)
+            await until("it is tried again", lambda: len(looks) >= tried + 10)
+            assert (position(), written.pages()) == (stood, blocked_at)
+        await until("all is applied", lambda: position() == len(items))
+        assert holder.actor is actor  # the same run, no restart
+        assert str(child.pid) not in reason()
+        assert actor.blocked == ""
+        await holder.release()
+    written.shard.store = written.shard._open()
+    written.shard.close()
