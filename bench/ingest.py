@@ -1,0 +1,288 @@
+"""Measures ingest: changes a second and core, from a real Apache Kafka, beside Quix Streams and a Redis writer.
+
+    python bench/ingest.py [--users 50000] [--changes 300000] [--dir FOLDER] [--no-results]
+
+Every contender first reads a whole snapshot and ends. Then it is started with nothing to read, which is what
+starting costs, and again with the changes to read: the difference of both is theirs. CPU is the process's own,
+user and system, taken by wait4; for Redis the server's is added. Needs redis-server, and the extra `bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import report
+from kafka import KafkaAdminClient, KafkaProducer
+from kafka.admin import NewTopic
+from traffic import Sent, Traffic
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory
+from kycache.actors.freshness import Limits
+from kycache.actors.router import Router
+from kycache.demo import apache
+from kycache.demo.layout import Layout, Ports
+from kycache.demo.ports import free_ports
+from kycache.demo.postgres import new_password
+from kycache.model.view import default_view
+
+PARTITIONS = 4
+HERE = Path(__file__).parent
+TOPIC = "kyc.changes"
+LOOK_S = 0.05
+WAIT_S = 900.0
+MAP_BYTES = 1 << 34
+
+
+@dataclass
+class Spent:
+    """Seconds of one run."""
+
+    cpu: float
+    wall: float
+
+
+@dataclass
+class Contender:
+    """Reads the topic from where it was to the end."""
+
+    name: str
+    run: Callable[[], Spent]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=50_000)
+    parser.add_argument("--changes", type=int, default=300_000)
+    parser.add_argument("--dir", type=Path)
+    parser.add_argument("--no-results", action="store_true")
+    chosen = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="kycache-bench-", dir=chosen.dir))
+    try:
+        with broker(folder) as bootstrap, redis_server(folder) as redis:
+            measured = measure(folder, bootstrap, redis, chosen.users, chosen.changes)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    text = explain(measured)
+    print(text)
+    if not chosen.no_results:
+        report.write("ingest", "Ingest, beside its peers", text, measured)
+
+
+def measure(folder: Path, bootstrap: str, redis: RedisServer, users: int, changes: int) -> dict[str, object]:
+    """The figures of one run of all contenders, in turn, on the same records."""
+    traffic = Traffic(users, PARTITIONS)
+    snapshot_rows, _ = produce(bootstrap, traffic.snapshot())
+    produce(bootstrap, traffic.beat())
+    contenders = [
+        Contender("kycache", lambda: kycache(folder, bootstrap)),
+        Contender("Quix Streams (RocksDB)", lambda: peer("quix", bootstrap, str(folder / "quix"))),
+        Contender(
+            "kafka-python to Redis",
+            lambda: redis.with_server(lambda: peer("redis_hash", bootstrap, str(redis.port))),
+        ),
+    ]
+    first = {c.name: c.run() for c in contenders}
+    idle = {c.name: c.run() for c in contenders}
+    sent, mean_bytes = produce(bootstrap, traffic.changes(changes))
+    produce(bootstrap, traffic.beat())
+    full = {c.name: c.run() for c in contenders}
+    rates = {name: rate(sent, full[name], idle[name]) for name in full}
+    return {
+        "users": users,
+        "partitions": PARTITIONS,
+        "snapshot_rows": snapshot_rows,
+        "changes": sent,
+        "change_bytes_mean": round(mean_bytes),
+        "contenders": {
+            name: {
+                **rates[name],
+                "snapshot_rows_per_cpu_s": round(snapshot_rows / max(0.01, first[name].cpu - idle[name].cpu)),
+                "start_cpu_s": round(idle[name].cpu, 2),
+            }
+            for name in rates
+        },
+        "times_quix": round(
+            rates["kycache"]["changes_per_cpu_s"] / rates["Quix Streams (RocksDB)"]["changes_per_cpu_s"], 2
+        ),
+    }
+
+
+def rate(sent: int, full: Spent, idle: Spent) -> dict[str, float]:
+    cpu, wall = full.cpu - idle.cpu, full.wall - idle.wall
+    return {
+        "changes_per_cpu_s": round(sent / cpu),
+        "cpu_us_per_change": round(cpu / sent * 1e6, 1),
+        "changes_per_s": round(sent / wall),
+    }
+
+
+def explain(measured: dict[str, object]) -> str:
+    contenders = measured["contenders"]
+    assert isinstance(contenders, dict)
+    rows = [
+        (name, f"{c['changes_per_cpu_s']:,}", c["cpu_us_per_change"], f"{c['snapshot_rows_per_cpu_s']:,}")
+        for name, c in contenders.items()
+    ]
+    head = ("", "changes a CPU second", "CPU µs a change", "snapshot rows a CPU second")
+    return "\n\n".join(
+        [
+            f"{measured['changes']:,} changes of {measured['change_bytes_mean']} bytes on average: balances, "
+            f"statuses, contact data, rows that come and go; a fifth of {measured['users']:,} users draws "
+            f"four fifths. They are read from {measured['partitions']} partitions of Apache Kafka, behind a whole "
+            f"snapshot of {measured['snapshot_rows']:,} rows. kycache has all its semantics on; the peers join "
+            "rows per user and do no more: no versions, no delete markers, no list, no counts.",
+            report.table(head, rows),
+            f"kycache is {measured['times_quix']} times as fast as Quix Streams per core.",
+        ]
+    )
+
+
+@contextmanager
+def broker(folder: Path) -> Iterator[str]:
+    """An Apache Kafka of its own."""
+    layout = Layout(folder, Ports(*free_ports(4)), new_password(), PARTITIONS)
+    layout.logs.mkdir(parents=True, exist_ok=True)
+    child = apache.broker(layout)
+    child.start()
+    try:
+        admin = connected(layout.bootstrap)
+        admin.create_topics([NewTopic(name=TOPIC, num_partitions=PARTITIONS, replication_factor=1)])
+        admin.close()
+        yield layout.bootstrap
+    finally:
+        child.stop()
+
+
+def connected(bootstrap: str) -> KafkaAdminClient:
+    """An admin client, as soon as the broker answers."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return KafkaAdminClient(bootstrap_servers=bootstrap)
+        except Exception:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_S)
+
+
+def produce(bootstrap: str, records: Iterable[Sent]) -> tuple[int, float]:
+    """Send them all; how many, and their values' mean size in bytes."""
+    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, batch_size=1 << 18)
+    count = size = 0
+    for record in records:
+        producer.send(TOPIC, record.value, record.key, partition=record.partition)
+        count += 1
+        size += len(record.value or b"")
+    producer.close()
+    return count, size / max(1, count)
+
+
+def kycache(folder: Path, bootstrap: str) -> Spent:
+    """`kycache ingest` until its shards have read everything; ended by SIGTERM."""
+    configuration = folder / "kycache.toml"
+    configuration.write_text(
+        f'[data]\ndir = "data"\n\n[kafka]\nbootstrap = "{bootstrap}"\ntopic = "{TOPIC}"\n', encoding="utf-8"
+    )
+    ends = end_offsets(bootstrap)
+    command = [sys.executable, "-m", "kycache.cli.main", "--config", str(configuration), "ingest"]
+    begin = time.monotonic()
+    with (folder / "ingest.log").open("ab") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    deadline = begin + WAIT_S
+    while positions(folder / "data") != ends:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(
+                f"kycache ingest did not read to the end: {(folder / 'ingest.log').read_text()[-2000:]}"
+            )
+        time.sleep(LOOK_S)
+    wall = time.monotonic() - begin
+    process.send_signal(signal.SIGTERM)
+    return Spent(cpu_of(process), wall)
+
+
+def positions(data: Path) -> dict[int, int]:
+    """What each shard has read."""
+    router = Router(DataDirectory(data), Environments(readonly=True, map_size=MAP_BYTES), default_view(), Limits())
+    try:
+        states = {n: router.state(n) for n in range(router.shard_count or 0)}
+    finally:
+        router.close()
+    return {n: state.position.offset for n, state in states.items() if state is not None}
+
+
+def end_offsets(bootstrap: str) -> dict[int, int]:
+    from kafka import KafkaConsumer, TopicPartition
+
+    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
+    ends = consumer.end_offsets([TopicPartition(TOPIC, n) for n in range(PARTITIONS)])
+    consumer.close()
+    return {tp.partition: end for tp, end in ends.items()}
+
+
+def peer(name: str, bootstrap: str, *options: str) -> Spent:
+    """One of `bench/peers/`, to its end."""
+    command = [sys.executable, str(HERE / "peers" / f"{name}.py"), bootstrap, TOPIC, *options]
+    begin = time.monotonic()
+    process = subprocess.Popen(command)
+    cpu = cpu_of(process)
+    if process.returncode != 0:
+        raise SystemExit(f"the peer {name} ended with {process.returncode}")
+    return Spent(cpu, time.monotonic() - begin)
+
+
+def cpu_of(process: subprocess.Popen[bytes]) -> float:
+    """Wait for a process; its CPU seconds."""
+    _, status, used = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    return used.ru_utime + used.ru_stime
+
+
+@dataclass
+class RedisServer:
+    """A running redis-server."""
+
+    port: int
+    pid: int
+
+    def with_server(self, run: Callable[[], Spent]) -> Spent:
+        """A run, with what the server spent meanwhile."""
+        before = self._cpu()
+        spent = run()
+        return Spent(spent.cpu + self._cpu() - before, spent.wall)
+
+    def _cpu(self) -> float:
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@contextmanager
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """Redis in memory alone: what it costs at its cheapest."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise SystemExit("redis-server is missing: apt-get install redis-server")
+    (port,) = free_ports(1)
+    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
+    with (folder / "redis.log").open("wb") as log:
+        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+    try:
+        yield RedisServer(port, server.pid)
+    finally:
+        server.terminate()
+        server.wait()
+
+
+if __name__ == "__main__":
+    main()
