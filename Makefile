@@ -9,6 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 FOR_DEMO := $(VENV)/.for-demo
 FOR_DEV := $(VENV)/.for-dev
+FOR_BENCH := $(VENV)/.for-bench
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test check bench
@@ -27,6 +28,10 @@ $(FOR_DEV): pyproject.toml
 	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,dev]'
 	@touch $(FOR_DEMO) $@
 
+$(FOR_BENCH): $(FOR_DEV)
+	$(VENV)/bin/python -m pip install --quiet --editable '.[demo,dev,bench]'
+	@touch $@
+
 demo: $(FOR_DEMO)
 	$(VENV)/bin/kycache demo $(ARGS)
 
@@ -41,7 +46,7 @@ check: $(FOR_DEV)
 	$(VENV)/bin/pyright
 
 # What is run is a script; the others are modules of theirs.
-bench: $(FOR_DEV)
+bench: $(FOR_BENCH)
 	@set -e; for script in $$(grep -l '^if __name__ ==' bench/*.py); do \
 		echo "== $$script"; $(VENV)/bin/python "$$script" $(ARGS); \
 	done
