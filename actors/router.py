@@ -138,6 +138,15 @@ class Router:
         """
         return self._readers[shard].commit_id()
 
+    def commit_ids(self) -> tuple[tuple[str, int], ...]:
+        """The commit ids of all shards.
+
+        Raises:
+            NoStore: one was never ingested.
+            Refused: the file of one is damaged, or another's.
+        """
+        return tuple(reader.commit_id() for reader in self._readers)
+
     def doubts(self) -> tuple[Doubt, ...]:
         """What puts every shard here in doubt; read again only when the file changes."""
         stamp = self._directory.doubts_stamp()

@@ -69,6 +69,8 @@ def http_settings(settings: Settings) -> HttpSettings:
         port=http.port,
         workers=http.workers,
         freshness_wait_s=http.freshness_wait,
+        list_ttl_s=http.list_ttl,
+        exports=http.exports,
         drain_s=http.drain,
         grace_s=http.grace,
         cursor_keys=tuple(key.get_secret_value() for key in http.cursor_keys),

@@ -33,6 +33,12 @@ PARTITIONS_MAX = 10_000
 FRESHNESS_WAIT_S_MAX = 60.0
 """A request that may wait longer than a client's own time limit waits for nobody."""
 
+LIST_TTL_S_MAX = 60.0
+"""The list is promised to be seconds old, not minutes."""
+
+EXPORTS_MAX = 100
+"""With so many, another request may wait for the half second that any request is promised."""
+
 GRACE_S_MAX = 600.0
 """Process managers kill long before."""
 
@@ -220,6 +226,20 @@ class Http(Section):
         ge=0,
         le=FRESHNESS_WAIT_S_MAX,
         description="Seconds to wait for the freshness a request asks for.",
+    )
+    list_ttl: float = Field(
+        default=1.0,
+        ge=0,
+        le=LIST_TTL_S_MAX,
+        description="Seconds for which a page of the list is answered again to requests that demand no freshness. "
+        "0: each is read.",
+    )
+    exports: int = Field(
+        default=4,
+        ge=0,
+        le=EXPORTS_MAX,
+        description="Exports (`GET /users/export`) that run at once in each process; one more gets 503. "
+        "Each makes every other request wait for up to 5 ms more.",
     )
     drain: float = Field(
         default=0.5,

@@ -9,38 +9,49 @@ import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import lmdb
 
+from kycache.actors import order_reader
 from kycache.actors.freshness import Freshness, freshness
 from kycache.actors.reader import NoStore, ShardSnapshot
 from kycache.actors.router import Router
 from kycache.model.errors import Refused
 from kycache.model.render import Renderer, etag
 
+from .codings import CODINGS, choose
 from .cursors import Cursor, CursorCodec
+from .exports import CHUNK_ROWS, Chunk, Export, Walk
+from .page_cache import Key, Page, PageCache
 from .pages import link_header, list_body, read_window
 from .problems import Answer, Kind, Problem
-from .query import SIZE_DEFAULT, ListQuery, parse_list, parse_parameters
+from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
+from .tally import Counts
 from .truth import (
     NOTHING_KNOWN,
     VARY,
     Demand,
     Header,
     Wait,
+    met,
     parse_demand,
     truth_headers,
     unmet,
 )
 
 Outcome = Answer | Wait
+Found = TypeVar("Found")
 
 JSON = ("Content-Type", "application/json")
+NDJSON = ("Content-Type", "application/x-ndjson")
 DETAIL_CACHING = ("Cache-Control", "private, no-cache")
 LIST_CACHING = ("Cache-Control", "private, max-age=1")
 LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
 """Of a list that was asked with a demand: a second later the kept answer may no longer meet it."""
+
+EXPORT_CACHING = ("Cache-Control", "no-store")
+EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
 
 class Request(NamedTuple):
@@ -54,9 +65,11 @@ class Request(NamedTuple):
 class Answers:
     """The answer functions of one view."""
 
-    def __init__(self, router: Router, cursors: CursorCodec) -> None:
+    def __init__(self, router: Router, cursors: CursorCodec, pages: PageCache, counts: Counts) -> None:
         self._router = router
         self._cursors = cursors
+        self._pages = pages
+        self._counts = counts
         self._renderer = Renderer(router.view)
         self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
 
@@ -67,6 +80,10 @@ class Answers:
     def users(self, request: Request) -> Outcome:
         """`GET /users`."""
         return _outcome(self._users, request)
+
+    def export(self, request: Request) -> Outcome | Export:
+        """`GET /users/export`."""
+        return _outcome(self._export, request)
 
     def _user(self, request: Request) -> Outcome:
         parse_parameters(request.query, ())
@@ -84,6 +101,7 @@ class Answers:
         wait = self._unmet(demand, fresh, (shard,))
         if wait is not None:
             return wait
+        self._granted(demand)
         truth = truth_headers(fresh)
         if profile is None or not profile.exists:
             raise Problem(Kind.NO_SUCH_USER, "There is no such user.", headers=truth)
@@ -97,21 +115,97 @@ class Answers:
     def _users(self, request: Request) -> Outcome:
         query = parse_list(request.query, self._router.view)
         demand = parse_demand(request.header)
-        place = self._place(query)
-        where = tuple(None if value is None else value.encode() for value in place.filters)
+        key = (self._place(query), query.page)
+        page = self._kept(key, demand)
+        if page is None:
+            read = self._read_page(key, demand)
+            if isinstance(read, Wait):
+                return read
+            page = read
+            self._pages.put(key, page)
+        caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
+        self._granted(demand)
+        return Answer(200, (JSON, caching, VARY, *page.links, *truth_headers(page.fresh)), page.body)
+
+    def _kept(self, key: Key, demand: Demand) -> Page | None:
+        """A page from the cache that may be the answer."""
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        page, young = found
+        asked = self._counts.tally.asked()
+        if page.fresh.watermark < asked or not met(demand, page.fresh, time.time(), self._router.limits):
+            return None
+        try:
+            if page.doubts != self._router.doubts():
+                return None
+            if young:
+                self._counts.count("list_pages", "cached")
+                return page
+            if page.commits != self._router.commit_ids():
+                return None
+        except (Refused, lmdb.Error):
+            return None  # a read says what is wrong
+        self._pages.unchanged(key)
+        self._counts.count("list_pages", "unchanged")
+        return page
+
+    def _read_page(self, key: Key, demand: Demand) -> Page | Wait:
+        place, number = key
+        doubts = self._router.doubts()
+        with _reading():
+            commits = self._router.commit_ids() if self._pages.on else ()
+            with self._router.all_snapshots() as snapshots:
+                fresh = self._freshness(snapshots)
+                wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
+                if wait is not None:
+                    return wait
+                window = read_window([s.order for s in snapshots], place.where, place, number)
+        self._counts.count("list_pages", "read")
+        links = {
+            "next": None if window.next is None else self._cursors.encode(window.next),
+            "prev": None if window.prev is None else self._cursors.encode(window.prev),
+        }
+        body = list_body(window, place.size, number, links, fresh.as_of_ms)
+        return Page(body, link_header(links), fresh, commits, doubts)
+
+    def _export(self, request: Request) -> Outcome | Export:
+        query = parse_export(request.query, self._router.view)
+        demand = parse_demand(request.header)
+        place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
+        if place.back:
+            raise Problem(Kind.INVALID_CURSOR, "The cursor leads back; an export goes on only.", "cursor")
+        first = self._read_chunk(place, demand)
+        if isinstance(first, Wait):
+            return first
+        self._granted(demand)
+        coding = choose(request.header("Accept-Encoding"))
+        headers = [NDJSON, EXPORT_CACHING, EXPORT_VARY, *truth_headers(first.fresh)]
+        if coding != "identity":
+            headers.append(("Content-Encoding", coding))
+        walk = Walk(self._read_on, self._cursors.encode)
+        return Export(walk, place, first, tuple(headers), CODINGS[coding]())
+
+    def _read_on(self, place: Cursor) -> Chunk:
+        """The chunk behind a place, whatever was demanded at the start."""
+        chunk = self._read_chunk(place, Demand(None, None, False))
+        assert isinstance(chunk, Chunk)
+        return chunk
+
+    def _read_chunk(self, place: Cursor, demand: Demand) -> Chunk | Wait:
         with _reading(), self._router.all_snapshots() as snapshots:
             fresh = self._freshness(snapshots)
             wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
             if wait is not None:
                 return wait
-            window = read_window([s.order for s in snapshots], where, place, query.page)
-        links = {
-            "next": None if window.next is None else self._cursors.encode(window.next),
-            "prev": None if window.prev is None else self._cursors.encode(window.prev),
-        }
-        body = list_body(window, place.size, query.page, links, fresh.as_of_ms)
-        caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
-        return Answer(200, (JSON, caching, VARY, *link_header(links), *truth_headers(fresh)), body)
+            orders = [s.order for s in snapshots]
+            rows = order_reader.walk(orders, place.where, newest=place.newest, after=place.edge, size=CHUNK_ROWS)
+            return Chunk(rows, fresh)
+
+    def _granted(self, demand: Demand) -> None:
+        """A demand was met: who saw a write once must see it in every later answer."""
+        if demand.min_lsn is not None:
+            self._counts.asked(demand.min_lsn)
 
     def _place(self, query: ListQuery) -> Cursor:
         """Where the page begins, and all that it depends on."""
@@ -141,7 +235,7 @@ class Answers:
         return unmet(demand, fresh, shards, time.time(), self._router.limits) if demand.any else None
 
 
-def _outcome(answer: Callable[[Request], Outcome], request: Request) -> Outcome:
+def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | Answer:
     try:
         return answer(request)
     except Problem as problem:

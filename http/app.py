@@ -7,11 +7,13 @@ answer, a traceback in the log with the request's values) is switched off.
 import logging
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import msgspec
+import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
@@ -21,13 +23,15 @@ from kycache.model.view import View
 
 from .answers import Answers, Outcome, Request
 from .docs_page import docs_answer
-from .gate import Gate
+from .exports import Export, Exports
+from .gate import AT_END, Gate
 from .health import Health
 from .metrics import Exposition
 from .openapi import build_openapi
 from .problems import Answer, Kind, Problem
 from .query import parse_parameters
 from .tally import Counts
+from .truth import Wait
 from .watch import Watch, settle
 
 BODY_BYTES_MAX = 16 * 1024
@@ -40,6 +44,7 @@ class Parts(NamedTuple):
     """What the application is put together from."""
 
     answers: Answers
+    exports: Exports
     watch: Watch
     health: Health
     exposition: Exposition
@@ -73,9 +78,42 @@ def _add_reads(app: QuartTrio, parts: Parts) -> None:
     async def users() -> Response:
         return await settled(parts.answers.users)
 
+    @app.get("/users/export")
+    async def export() -> Response:
+        asked = Request(request.query_string, request.headers.getlist)
+        ask: Callable[[], Answer | Wait | Export] = partial(parts.answers.export, asked)
+        found: Answer | Export = await settle(ask, parts.watch, parts.freshness_wait_s)
+        if isinstance(found, Answer):
+            return _respond(found)
+        headers = Headers(list(found.headers))
+        if request.method == "HEAD":
+            return Response(_Pieces(iter(())), 200, headers)
+        at_end = cast("ExitStack", request.scope["extensions"][AT_END])
+        at_end.enter_context(parts.exports.running(found))
+        response = Response(_Pieces(parts.exports.counted(found)), 200, headers)
+        response.timeout = None  # it may take as long as the client reads
+        return response
+
     @app.get("/users/<user_id>")
     async def user(user_id: str) -> Response:
         return await settled(parts.answers.user, user_id)
+
+
+class _Pieces:
+    """A stream's pieces, each made when the one before it was taken."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+
+    def __aiter__(self) -> "_Pieces":
+        return self
+
+    async def __anext__(self) -> bytes:
+        await trio.lowlevel.checkpoint()  # the other requests' turn
+        piece = next(self._pieces, None)
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
 
 
 def _add_operations(app: QuartTrio, parts: Parts) -> None:

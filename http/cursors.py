@@ -37,6 +37,11 @@ class Cursor(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields
     edge: bytes | None
     back: bool = False
 
+    @property
+    def where(self) -> tuple[bytes | None, ...]:
+        """The filters as the order index knows them."""
+        return tuple(None if value is None else value.encode() for value in self.filters)
+
 
 class CursorCodec:
     """Writes and reads the cursors of one view.

@@ -5,15 +5,21 @@ A request with both Content-Length and Transfer-Encoding may smuggle a second on
 """
 
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 from typing import Any
 
 import trio
 
+from .exports import CutOff
 from .problems import Answer, Kind, Problem
 from .tally import Counts
 
 BODY_S_MAX = 1.0
 """How long the body of a refused request is waited for."""
+
+AT_END = "kycache.at_end"
+"""The extension of a request's scope that holds an `ExitStack`. What a stream holds is given back by it: the
+client may leave between the route's return and the stream's first byte, when no code of either runs."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -34,13 +40,27 @@ class Gate:
         if problem is None:
             exchange = _Exchange(receive, send)
             if scope["type"] == "http":
-                # Nobody reads the host, and Werkzeug raises on what IDNA refuses before any handler can answer.
-                scope = {**scope, "headers": [h for h in scope["headers"] if h[0].lower() != b"host"]}
-            await self._application(scope, exchange.receive, exchange.send)
+                await self._answer(scope, exchange)
+            else:
+                await self._application(scope, exchange.receive, exchange.send)
         else:
             self._counts.request("other", problem.kind.status, 0.0)
             await _read_whole(receive)
             await _send(problem.answer(), send)
+
+    async def _answer(self, scope: Any, exchange: "_Exchange") -> None:
+        """Let the application answer; what it left to be done at the end is done, however it ends."""
+        # Nobody reads the host, and Werkzeug raises on what IDNA refuses before any handler can answer.
+        headers = [h for h in scope["headers"] if h[0].lower() != b"host"]
+        with ExitStack() as at_end:
+            scope = {**scope, "headers": headers, "extensions": {**scope["extensions"], AT_END: at_end}}
+            try:
+                await self._application(scope, exchange.receive, exchange.send)
+            except* CutOff:
+                # Returning without an end makes Hypercorn close an HTTP/1 connection: the last chunk is missing.
+                # An HTTP/2 stream it would leave open for ever; there only the last line is missing.
+                if scope["http_version"] == "2":
+                    await exchange.send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class _Exchange:

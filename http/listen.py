@@ -15,6 +15,10 @@ UNACKNOWLEDGED_MS_MAX = 120_000
 without an end, and shielded from cancellation: only the kernel can end it. Longer than a reader at 1 KB/s on
 loopback needs until its window opens again (64 KB)."""
 
+UNSENT_BYTES_MAX = 128 * 1024
+"""What the kernel holds of an answer beyond what is on its way: two chunks of an export. Its own limit is
+megabytes a connection; with this one, whoever sends to a slow reader waits."""
+
 _WHY = {
     errno.EADDRINUSE: ("is in use", "stop the process that holds it, or set `[http] port`"),
     errno.EACCES: ("needs more rights", "set `[http] port` to one above 1023"),
@@ -40,8 +44,10 @@ def bind(settings: HttpSettings) -> socket.socket:
     listener = socket.socket(family, kind, protocol)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit it
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # accepted sockets inherit them
             listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS_MAX)
+        if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_BYTES_MAX)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:

@@ -24,6 +24,7 @@ def build_openapi(view: View) -> dict[str, Any]:
         },
         "paths": {
             "/users": {"get": _list(view)},
+            "/users/export": {"get": _export(view)},
             f"/users/{{{id_name(view)}}}": {"get": _detail(view)},
             "/livez": {
                 "get": _plain("live", "Is the process alive?", {"200": _json("It is.", {"type": "object"})})
@@ -40,6 +41,7 @@ def build_openapi(view: View) -> dict[str, Any]:
                 "Profile": profile_schema(view),
                 "ListRow": row_schema(view),
                 "List": _list_schema(),
+                "ExportLine": _export_line_schema(),
                 "Problem": _problem_schema(),
                 "Readiness": _readiness_schema(),
             },
@@ -76,6 +78,48 @@ def _list(view: View) -> dict[str, Any]:
             "200": _json("A page.", _reference("List"), seen),
             "400": _problem("A parameter or header is wrong; `parameter` names it."),
             "503": _unavailable(),
+        },
+    }
+
+
+def _export(view: View) -> dict[str, Any]:
+    """NDJSON has no schema of its own in OpenAPI 3.1: the schema is that of each line."""
+    order = {"enum": ["newest", "oldest"], "default": "newest"}
+    row = ", ".join(f'"{name}": "…"' for name in view.list_fields)
+    lines = (
+        f"{{{row}}}",
+        '{"cursor": "…"}',
+        '{"end": true, "rows": 1, "watermark": {"from": "0/3168A10", "to": "0/3168A98"}}',
+    )
+    body = {"schema": _reference("ExportLine"), "examples": {"small": {"value": "\n".join(lines) + "\n"}}}
+    seen = _header_references("Cache-Control", "Vary", "Content-Encoding", *_TRUTH)
+    return {
+        "operationId": "exportUsers",
+        "summary": "All users of a list, as a stream of lines",
+        "parameters": [
+            _query("cursor", _TEXT, "Go on behind this place: from a line of an earlier export."),
+            _query("order", order, f"By `{view.list_order}`, ties by `{id_name(view)}`."),
+            *(_query(f.name, _filter_schema(f), "Only these.") for f in view.filters),
+            {
+                "name": "Accept-Encoding",
+                "in": "header",
+                "schema": _TEXT,
+                "description": "`zstd` and `gzip` are known.",
+            },
+            *_demand_references(),
+        ],
+        "responses": {
+            "200": {
+                "description": "A row a line, and behind each chunk of rows a cursor. "
+                "Without the line `end` it is not whole.",
+                "headers": seen,
+                "content": {"application/x-ndjson": body},
+            },
+            "400": _problem("A parameter or header is wrong; `parameter` names it."),
+            "503": _problem(
+                "Not ready, not as fresh as was asked, or too many exports run.",
+                _header_references("Retry-After", *_TRUTH),
+            ),
         },
     }
 
@@ -171,6 +215,28 @@ def _list_schema() -> Schema:
     }
 
 
+def _export_line_schema() -> Schema:
+    cursor = {"cursor": {"type": "string", "description": "The place behind the rows so far."}}
+    marks = {"from": _TEXT, "to": _TEXT}
+    end = {
+        "end": {"const": True},
+        "rows": {"type": "integer", "description": "Rows of this answer."},
+        "watermark": {
+            "type": "object",
+            "description": "LSNs: of the first chunk read, and of the last.",
+            "required": list(marks),
+            "properties": marks,
+        },
+    }
+    return {
+        "oneOf": [
+            _reference("ListRow"),
+            {"type": "object", "required": list(cursor), "properties": cursor},
+            {"type": "object", "required": list(end), "properties": end},
+        ]
+    }
+
+
 def _problem_schema() -> Schema:
     return {
         "type": "object",
@@ -206,6 +272,7 @@ _TRUTH = ("Kycache-As-Of", "Kycache-Watermark", "Kycache-Served-By", "Kycache-Su
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Cache-Control": ("How long a private cache may keep it.", _TEXT),
     "Vary": ("The request headers the answer depends on.", _TEXT),
+    "Content-Encoding": ("`zstd` or `gzip`, where asked for.", _TEXT),
     "ETag": ("A strong tag of the body's bytes.", _TEXT),
     "Link": ("The pages beside this one (RFC 8288).", _TEXT),
     "Retry-After": ("Seconds.", {"type": "integer"}),

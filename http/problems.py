@@ -48,6 +48,7 @@ class Kind(Enum):
     NOT_FRESH = ("not-fresh-enough", 503, "The data is older than was asked for")
     FRESHNESS_UNKNOWN = ("freshness-unknown", 503, "How old the data is cannot be known")
     NO_SOURCE = ("source-not-configured", 503, "Strong reads are not available")
+    TOO_MANY_EXPORTS = ("too-many-exports", 503, "As many exports run as are allowed")
 
     def __init__(self, slug: str, status: int, title: str) -> None:
         self.slug = slug

@@ -90,26 +90,42 @@ def parse_list(query: bytes, view: View) -> ListQuery:
     Raises:
         Problem: a parameter is wrong by itself, or page and cursor are both given.
     """
-    names = [f.name for f in view.filters]
-    given = parse_parameters(query, {"cursor", "page", "size", "order", *names})
-    cursor = given.get("cursor")
-    if cursor is not None and "page" in given:
+    given = parse_parameters(query, {"cursor", "page", "size", "order", *(f.name for f in view.filters)})
+    if "cursor" in given and "page" in given:
         raise Problem(Kind.CONFLICTING_PARAMETERS, "A cursor says where it goes on; leave out page.", "page")
-    if cursor is not None and len(cursor) > CURSOR_CHARS_MAX:
-        raise Problem(Kind.INVALID_CURSOR, "The cursor is longer than any of this service.", "cursor")
+    cursor = _cursor(given)
     page = _number(given, "page", 10**PAGE_DIGITS_MAX - 1)
     if page is None and cursor is None:
         page = 1
+    return ListQuery(cursor, page, _number(given, "size", SIZE_MAX), _newest(given), _filters(given, view))
+
+
+def parse_export(query: bytes, view: View) -> ListQuery:
+    """The query of `GET /users/export`: that of the list without pages.
+
+    Raises:
+        Problem: a parameter is wrong by itself.
+    """
+    given = parse_parameters(query, {"cursor", "order", *(f.name for f in view.filters)})
+    return ListQuery(_cursor(given), None, None, _newest(given), _filters(given, view))
+
+
+def _cursor(given: dict[str, str]) -> str | None:
+    cursor = given.get("cursor")
+    if cursor is not None and len(cursor) > CURSOR_CHARS_MAX:
+        raise Problem(Kind.INVALID_CURSOR, "The cursor is longer than any of this service.", "cursor")
+    return cursor
+
+
+def _newest(given: dict[str, str]) -> bool | None:
     order = given.get("order")
     if order not in (None, "newest", "oldest"):
         raise Problem(Kind.INVALID_PARAMETER, "order is newest or oldest.", "order")
-    return ListQuery(
-        cursor,
-        page,
-        _number(given, "size", SIZE_MAX),
-        None if order is None else order == "newest",
-        tuple(_filter(f, given.get(f.name)) for f in view.filters),
-    )
+    return None if order is None else order == "newest"
+
+
+def _filters(given: dict[str, str], view: View) -> tuple[str | None, ...]:
+    return tuple(_filter(f, given.get(f.name)) for f in view.filters)
 
 
 def _number(given: dict[str, str], name: str, most: int) -> int | None:

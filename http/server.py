@@ -5,23 +5,25 @@ lets what is in flight finish within `grace_s`, and only then ends the tasks tho
 """
 
 import logging
-import os
 import socket
 from functools import partial
 
 import trio
 from hypercorn.config import Config
-from hypercorn.trio import serve as hypercorn_serve
+from hypercorn.typing import ASGIFramework
 
 from kycache.actors.files import DataDirectory
 from kycache.actors.router import Router
 
 from .answers import Answers
 from .app import Parts, create_app
+from .connections import Connections
 from .cursors import CursorCodec, cursor_keys
+from .exports import Exports
 from .health import Health
-from .listen import BACKLOG, bind, check_listener, url_of
+from .listen import bind, check_listener, url_of
 from .metrics import Exposition
+from .page_cache import PageCache
 from .settings import HttpSettings
 from .tally import Counts, Tally
 from .watch import Watch
@@ -75,8 +77,10 @@ async def serve(
         watch = Watch(router, counts)
         health = Health(router)
         codec = CursorCodec(cursor_keys(directory, settings.cursor_keys), router.view.hash)
+        pages = PageCache(settings.list_ttl_s, partial(counts.gauge, "list_cache_bytes"))
         parts = Parts(
-            Answers(router, codec),
+            Answers(router, codec, pages, counts),
+            Exports(settings.exports, counts),
             watch,
             health,
             Exposition(router, counts.tally),
@@ -87,8 +91,7 @@ async def serve(
         async with trio.open_nursery() as nursery:
             server = _Server(settings, health, watch)
             url = url_of(bound)
-            await nursery.start(partial(server.run, app, bound))
-            bound.close()  # Hypercorn has its own: a second one open would go on taking connections at the end
+            await nursery.start(server.run, app, trio.SocketListener(trio.socket.from_stdlib_socket(bound)))
             task_status.started(url)
             try:
                 await trio.sleep_forever()
@@ -105,17 +108,15 @@ class _Server:
         self._health = health
         self._watch = watch
 
-    async def run(self, app: object, listener: socket.socket, task_status: "trio.TaskStatus[object]") -> None:
+    async def run(
+        self, app: ASGIFramework, listener: trio.SocketListener, task_status: "trio.TaskStatus[None]"
+    ) -> None:
         with trio.CancelScope(shield=True) as scope:
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._watch.run)
                 tasks.start_soon(self._end, scope)
-                await hypercorn_serve(
-                    app,  # type: ignore[arg-type]
-                    _config(listener, self._settings),
-                    shutdown_trigger=self._drained,
-                    task_status=task_status,
-                )
+                connections = Connections(app, _config(self._settings), self._settings.grace_s)
+                await connections.serve(listener, self._drained, task_status=task_status)
                 tasks.cancel_scope.cancel()
 
     async def _drained(self) -> None:
@@ -128,17 +129,14 @@ class _Server:
         scope.deadline = trio.current_time() + self._settings.drain_s + self._settings.grace_s + _UNWIND_S
 
 
-def _config(listener: socket.socket, settings: HttpSettings) -> Config:
+def _config(settings: HttpSettings) -> Config:
     config = Config()
-    config.bind = [f"fd://{os.dup(listener.fileno())}"]
-    config.backlog = BACKLOG
     config.h11_max_incomplete_size = HEAD_BYTES_MAX
     config.h2_max_header_list_size = HEAD_BYTES_MAX
     config.h2_max_concurrent_streams = H2_STREAMS_MAX
     config.keep_alive_timeout = IDLE_S_MAX
     config.keep_alive_max_requests = REQUESTS_PER_CONNECTION_MAX
     config.max_app_queue_size = BODY_EVENTS_MAX
-    config.graceful_timeout = settings.grace_s
     config.shutdown_timeout = settings.grace_s
     # read_timeout stays unset: it leaves idle keep-alive connections open and deaf (seen).
     config.include_server_header = False

@@ -17,6 +17,10 @@ class HttpSettings:
     """Processes that share the port."""
     freshness_wait_s: float = 3.0
     """How long a request may wait for the freshness it demands."""
+    list_ttl_s: float = 1.0
+    """How old a page of the list may be answered to a request that demands nothing; 0 reads each."""
+    exports: int = 4
+    """Exports that run at once in each process."""
     drain_s: float = 0.5
     """How long `/readyz` says 503 before no more connections are taken; a load balancer's check interval."""
     grace_s: float = 10.0
@@ -36,7 +40,9 @@ class HttpSettings:
             raise ConfigurationError(f"`[http] port` is {self.port}", "set it to 0 to 65535")
         if self.workers < 1:
             raise ConfigurationError(f"`[http] workers` is {self.workers}", "set it to 1 or more")
-        for name in ("freshness_wait_s", "drain_s", "grace_s"):
+        if self.exports < 0:
+            raise ConfigurationError(f"`[http] exports` is {self.exports}", "set it to 0 or more")
+        for name in ("freshness_wait_s", "list_ttl_s", "drain_s", "grace_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigurationError(f"`[http] {name.removesuffix('_s')}` is negative", "set it to 0 or more")
         check_exposure(self.host, allowed=self.allow_unauthenticated)

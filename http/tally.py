@@ -10,11 +10,22 @@ import mmap
 from bisect import bisect_left
 from collections.abc import Iterator
 from itertools import accumulate
+from typing import NamedTuple
 
 from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 
-ROUTES = ("/users", "/users/<user_id>", "/livez", "/readyz", "/metrics", "/openapi.json", "/docs", "other")
+ROUTES = (
+    "/users",
+    "/users/export",
+    "/users/<user_id>",
+    "/livez",
+    "/readyz",
+    "/metrics",
+    "/openapi.json",
+    "/docs",
+    "other",
+)
 """Route labels; `other` is what no route matched. Ids never become labels."""
 
 STATUSES = (200, 304, 400, 404, 405, 500, 503, 0)
@@ -23,10 +34,48 @@ STATUSES = (200, 304, 400, 404, 405, 500, 503, 0)
 BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 5.0)
 """Upper bounds of the latency histogram; 0.2, 0.3 and 0.5 s are the goals for list, detail and any request."""
 
-_WAITS = ("reached", "refused")
+
+class _Counter(NamedTuple):
+    """A counter beside those of requests; without outcomes it has the one value `""`."""
+
+    text: str
+    outcomes: tuple[str, ...] = ("",)
+
+
+COUNTERS = {
+    "freshness_waits": _Counter("Requests that waited for freshness.", ("reached", "refused")),
+    "list_pages": _Counter(
+        "Pages of the list: read, taken from the cache, or from it after a look that nothing changed.",
+        ("read", "cached", "unchanged"),
+    ),
+    "exports": _Counter("Exports, by how they ended.", ("whole", "left", "cut_off", "refused")),
+    "export_rows": _Counter("Rows exported."),
+    "export_bytes": _Counter("Bytes exported, as sent."),
+}
+
+GAUGES = {
+    "freshness_waiting": "Requests that wait now.",
+    "exports_running": "Exports that run now.",
+    "list_cache_bytes": "What the cached pages of the list take up.",
+}
+
 _PER_ROUTE = len(STATUSES) + len(BUCKETS_S) + 2  # statuses; buckets, one above all, the sum of seconds
-_WAIT_CELLS = len(ROUTES) * _PER_ROUTE
-_CELLS = _WAIT_CELLS + len(_WAITS) + 1  # the last: requests that wait now
+_PREFIX = "kycache_http_"
+
+
+def _places() -> tuple[dict[tuple[str, str], int], dict[str, int], int]:
+    """Which cell each counter and each gauge has, and the one behind them all."""
+    at = len(ROUTES) * _PER_ROUTE
+    counters = {}
+    for name, counter in COUNTERS.items():
+        for outcome in counter.outcomes:
+            counters[name, outcome] = at
+            at += 1
+    return counters, {name: at + i for i, name in enumerate(GAUGES)}, at + len(GAUGES)
+
+
+_COUNTER_CELLS, _GAUGE_CELLS, _ASKED_CELL = _places()
+_CELLS = _ASKED_CELL + 1
 
 
 class Tally:
@@ -43,17 +92,33 @@ class Tally:
     def row(self, worker: int) -> "Counts":
         """The row of one worker, for it alone to write."""
         row = self._cells[worker * _CELLS : (worker + 1) * _CELLS]
-        row[_CELLS - 1] = 0  # whoever waited at a predecessor is gone
+        for cell in _GAUGE_CELLS.values():  # what was under way at a predecessor is gone
+            row[cell] = 0
         return Counts(self, row)
+
+    def asked(self) -> int:
+        """The greatest LSN that any worker was asked for and had."""
+        return int(max(self._cells[worker * _CELLS + _ASKED_CELL] for worker in range(self._workers)))
 
     def _sum(self, cell: int) -> float:
         return sum(self._cells[worker * _CELLS + cell] for worker in range(self._workers))
 
     def collect(self) -> Iterator[Metric]:
         """The sums, for a prometheus registry."""
-        requests = CounterMetricFamily("kycache_http_requests", "Requests answered.", labels=["route", "status"])
+        yield from self._requests()
+        for name, counter in COUNTERS.items():
+            labels = ["outcome"] if counter.outcomes != ("",) else []
+            family = CounterMetricFamily(_PREFIX + name, counter.text, labels=labels)
+            for outcome in counter.outcomes:
+                family.add_metric([outcome] if labels else [], self._sum(_COUNTER_CELLS[name, outcome]))
+            yield family
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(_PREFIX + name, text, self._sum(_GAUGE_CELLS[name]))
+
+    def _requests(self) -> Iterator[Metric]:
+        requests = CounterMetricFamily(f"{_PREFIX}requests", "Requests answered.", labels=["route", "status"])
         seconds = HistogramMetricFamily(
-            "kycache_http_request_seconds", "Time from a request's head to its whole answer.", labels=["route"]
+            f"{_PREFIX}request_seconds", "Time from a request's head to its whole answer.", labels=["route"]
         )
         for number, route in enumerate(ROUTES):
             at = number * _PER_ROUTE
@@ -67,13 +132,6 @@ class Tally:
             seconds.add_metric([route], list(zip(bounds, accumulate(counts), strict=True)), sum_s)
         yield requests
         yield seconds
-        waits = CounterMetricFamily(
-            "kycache_http_freshness_waits", "Requests that waited for freshness.", labels=["outcome"]
-        )
-        for number, outcome in enumerate(_WAITS):
-            waits.add_metric([outcome], self._sum(_WAIT_CELLS + number))
-        yield waits
-        yield GaugeMetricFamily("kycache_http_freshness_waiting", "Requests that wait now.", self._sum(_CELLS - 1))
 
 
 class Counts:
@@ -86,17 +144,21 @@ class Counts:
         self._statuses = {status: number for number, status in enumerate(STATUSES)}
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        """A request was answered."""
+        """A request was answered; an export: its head and first chunk are ready."""
         at = self._routes.get(route, self._routes["other"])
         self._row[at + self._statuses.get(status, len(STATUSES) - 1)] += 1
         at += len(STATUSES)
         self._row[at + bisect_left(BUCKETS_S, seconds)] += 1
         self._row[at + len(BUCKETS_S) + 1] += seconds
 
-    def waits(self, change: int) -> None:
-        """So many more requests wait now."""
-        self._row[_CELLS - 1] += change
+    def count(self, counter: str, outcome: str = "", more: int = 1) -> None:
+        """So many more of one of `COUNTERS`."""
+        self._row[_COUNTER_CELLS[counter, outcome]] += more
 
-    def waited(self, *, reached: bool) -> None:
-        """A request that waited has its answer."""
-        self._row[_WAIT_CELLS + (0 if reached else 1)] += 1
+    def gauge(self, gauge: str, change: int) -> None:
+        """So many more, or fewer, of one of `GAUGES`."""
+        self._row[_GAUGE_CELLS[gauge]] += change
+
+    def asked(self, lsn: int) -> None:
+        """A request asked for this LSN, and the view had it. (Whole up to 2^53: nine petabytes of log.)"""
+        self._row[_ASKED_CELL] = max(self._row[_ASKED_CELL], lsn)

@@ -138,6 +138,14 @@ def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: floa
     return Wait(shards, demand.min_lsn or 0, demand.max_staleness_s, refusal.answer())
 
 
+def met(demand: Demand, fresh: Freshness, now_s: float, limits: Limits) -> bool:
+    """Whether data of this freshness meets the demand."""
+    try:
+        return not demand.any or unmet(demand, fresh, (), now_s, limits) is None
+    except Problem:
+        return False
+
+
 def format_instant(ms: int) -> str:
     """Milliseconds since 1970 as `2026-11-22T08:09:17.829Z`."""
     days, rest = divmod(ms, 86_400_000)

@@ -6,6 +6,7 @@ wait for it. While nobody waits nothing is looked at.
 
 import time
 from collections.abc import Callable
+from typing import TypeVar
 
 import lmdb
 import trio
@@ -15,10 +16,11 @@ from kycache.actors.reader import NoStore
 from kycache.actors.router import LOOK_INTERVAL_S, Router
 from kycache.model.errors import Refused
 
-from .answers import Outcome
 from .problems import Answer
 from .tally import Counts
 from .truth import Wait
+
+Found = TypeVar("Found")
 
 WAITERS_MAX = 10_000
 """Requests that wait at once: as many as connections are planned for. One more is refused without a wait."""
@@ -70,12 +72,12 @@ class Watch:
         waiter = _Waiter(wait)
         self._waiters.add(waiter)
         self._someone.set()
-        self.counts.waits(+1)
+        self.counts.gauge("freshness_waiting", +1)
         try:
             with trio.move_on_at(deadline):
                 await waiter.met.wait()
         finally:
-            self.counts.waits(-1)
+            self.counts.gauge("freshness_waiting", -1)
             self._waiters.discard(waiter)
         return waiter.met.is_set()
 
@@ -115,17 +117,17 @@ class Watch:
         return all(s is None or s <= wait.max_staleness_s for s in stale)
 
 
-async def settle(ask: Callable[[], Outcome], watch: Watch, wait_s: float) -> Answer:
+async def settle(ask: Callable[[], Wait | Found], watch: Watch, wait_s: float) -> Found | Answer:
     """Ask until there is an answer; after `wait_s` seconds of waiting, what the last asking left."""
     outcome = ask()
-    if isinstance(outcome, Answer):
+    if not isinstance(outcome, Wait):
         return outcome
     deadline = trio.current_time() + wait_s
     while isinstance(outcome, Wait):
         in_time = await watch.reached(outcome, deadline)
         outcome = ask()
         if not in_time and isinstance(outcome, Wait):
-            watch.counts.waited(reached=False)
+            watch.counts.count("freshness_waits", "refused")
             return outcome.otherwise
-    watch.counts.waited(reached=True)
+    watch.counts.count("freshness_waits", "reached")
     return outcome

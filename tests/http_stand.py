@@ -31,7 +31,8 @@ TOPIC = "kyc.changes"
 TOPIC_ID = "00000000-0000-0000-0000-000000000001"
 MAP_BYTES = 1 << 28
 SNAPSHOT_LSN = 1000
-ENDS_AT_ONCE = HttpSettings(port=0, drain_s=0.0, grace_s=2.0, freshness_wait_s=0.05)
+ENDS_AT_ONCE = HttpSettings(port=0, drain_s=0.0, grace_s=2.0, freshness_wait_s=0.05, list_ttl_s=0.0)
+"""Without a cache of pages: what was just written is seen, whatever a test asked before."""
 WAITS_LONG = replace(ENDS_AT_ONCE, freshness_wait_s=10.0)
 
 

@@ -14,9 +14,11 @@ from kycache.http.answers import Answers
 from kycache.http.app import Parts, create_app
 from kycache.http.cursors import CursorCodec
 from kycache.http.docs_page import docs_answer
+from kycache.http.exports import Exports
 from kycache.http.health import Health
 from kycache.http.metrics import Exposition
 from kycache.http.openapi import build_openapi
+from kycache.http.page_cache import PageCache
 from kycache.http.problems import Kind
 from kycache.http.tally import ROUTES, Tally
 from kycache.http.watch import Watch
@@ -107,7 +109,7 @@ class TestOperations:
         tally.row(0).request("/users", 200, 0.003)
         tally.row(1).request("/users", 418, 9.0)
         dead = tally.row(1)
-        dead.waits(+1)
+        dead.gauge("freshness_waiting", +1)
         tally.row(1).request("/users", 200, 0.003)
         samples = {(s.name, *s.labels.values()): s.value for m in tally.collect() for s in m.samples}
         assert samples["kycache_http_requests_total", "/users", "200"] == 2
@@ -123,7 +125,8 @@ def application(stand: Stand, view: View) -> QuartTrio:
     router = Router(stand.directory, stand.environments, view, stand.limits)
     counts = Tally().row(0)
     parts = Parts(
-        Answers(router, CursorCodec(["k" * 32], view.hash)),
+        Answers(router, CursorCodec(["k" * 32], view.hash), PageCache(0.0), counts),
+        Exports(1, counts),
         Watch(router, counts),
         Health(router),
         Exposition(router, counts.tally),

@@ -1,0 +1,77 @@
+"""Connections: accepted here, each handled by Hypercorn's own handler, ended together.
+
+Hypercorn's `serve` does the same but for the end: its handler sends within a shield, so that a client that does
+not read keeps a cancelled connection, and with it the process, for as long as it likes (seen). Here the sockets
+are shut down when the grace is over, which ends any send.
+"""
+
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from functools import partial
+
+import trio
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.config import Config
+from hypercorn.trio.lifespan import Lifespan
+from hypercorn.trio.tcp_server import TCPServer
+from hypercorn.trio.worker_context import WorkerContext
+from hypercorn.typing import ASGIFramework, ConnectionState
+
+
+class Connections:
+    """The connections of one application."""
+
+    def __init__(self, app: ASGIFramework, config: Config, grace_s: float) -> None:
+        self._app = ASGIWrapper(app)
+        self._config = config
+        self._grace_s = grace_s
+        self._context = WorkerContext(None)
+        self._open: set[trio.SocketStream] = set()
+        self._none_open = trio.Event()
+
+    async def serve(
+        self,
+        listener: trio.SocketListener,
+        until: Callable[[], Awaitable[None]],
+        *,
+        task_status: "trio.TaskStatus[None]" = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Take connections until `until` returns, give those that are open the grace, then end them."""
+        lifespan = Lifespan(self._app, self._config, {})
+        async with trio.open_nursery() as application:
+            await application.start(lifespan.handle_lifespan)
+            await lifespan.wait_for_startup()
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    await accepting.start(
+                        partial(trio.serve_listeners, self._handle, [listener], handler_nursery=connections)
+                    )
+                    task_status.started()
+                    await until()
+                    accepting.cancel_scope.cancel()
+                await self._end()
+                connections.cancel_scope.cancel()
+            await lifespan.wait_for_shutdown()
+            application.cancel_scope.cancel()
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        self._open.add(stream)
+        try:
+            # It takes a bare stream too, whatever its annotation says.
+            await TCPServer(self._app, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        finally:
+            self._open.discard(stream)
+            if not self._open:
+                self._none_open.set()
+
+    async def _end(self) -> None:
+        """Idle connections close at once, the others when they have answered; what is left then is shut down."""
+        await self._context.terminated.set()
+        with trio.move_on_after(self._grace_s):
+            while self._open:
+                self._none_open = trio.Event()
+                await self._none_open.wait()
+        for stream in self._open:
+            with suppress(OSError):
+                stream.socket.shutdown(socket.SHUT_RDWR)
