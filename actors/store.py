@@ -110,6 +110,14 @@ def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardSta
     return _decode_state(data)
 
 
+def read_identity(txn: "lmdb.Transaction[bytes]", databases: Databases) -> Identity:
+    """Which shard of which view a file holds."""
+    data = txn.get(_IDENTITY, db=databases.meta)
+    if data is None:
+        raise Refused("the store holds no identity: its creation was cut off", "run `kycache rebuild`")
+    return _decode_identity(data)
+
+
 def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> None:
     """Refuse a file of another shard, view or format."""
     data = txn.get(_IDENTITY, db=databases.meta)

@@ -11,6 +11,7 @@ from kycache.ingest.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
+from kycache.snapshots.settings import MIB, SnapshotSettings
 
 from .sections import parts_of
 from .settings import Settings
@@ -75,6 +76,33 @@ def http_settings(settings: Settings) -> HttpSettings:
         grace_s=http.grace,
         cursor_keys=tuple(key.get_secret_value() for key in http.cursor_keys),
         allow_unauthenticated=http.allow_unauthenticated,
+    )
+
+
+def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotSettings:
+    """Where snapshots are kept, and how they are taken.
+
+    Args:
+        store: another store's URL than the configured one.
+
+    Raises:
+        ConfigurationError: none is named.
+    """
+    snapshots = settings.snapshots
+    url = store or snapshots.store
+    if url is None:
+        raise ConfigurationError("there is no snapshot store", "set `[snapshots] store`, or give --store")
+    return SnapshotSettings(
+        store=url,
+        key=_revealed(snapshots.key),
+        recipients=snapshots.recipients,
+        identity=snapshots.identity,
+        allow_unencrypted=snapshots.allow_unencrypted,
+        level=snapshots.level,
+        rate_bytes_s=snapshots.rate * MIB,
+        growth=snapshots.growth,
+        time_limit_s=snapshots.time_limit,
+        part_bytes=snapshots.part_mib * MIB,
     )
 
 

@@ -21,6 +21,7 @@ from .quarantine import app as quarantine
 from .rebuild import rebuild
 from .service import ingest, node, web
 from .settings import CONFIG_VARIABLE
+from .snapshot import app as snapshot
 from .status import status
 
 app = typer.Typer(
@@ -61,6 +62,7 @@ def options(
 for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
     app.command()(_command)
 app.add_typer(quarantine, name="quarantine")
+app.add_typer(snapshot, name="snapshot")
 
 
 def main(arguments: list[str] | None = None) -> None:

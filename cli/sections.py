@@ -17,7 +17,10 @@ from pydantic import (
     model_validator,
 )
 
+from kycache.actors.open_reads import GROWTH_SHARE
 from kycache.model.partition import KeyForm
+
+from .durations import seconds
 
 REDACTED = "********"
 
@@ -45,6 +48,9 @@ GRACE_S_MAX = 600.0
 CURSOR_KEY_CHARACTERS_MIN = 32
 """Cursors are signed with it; shorter keys can be guessed."""
 
+SNAPSHOTS_EVERY_S_MIN = 60.0
+"""Snapshots that follow one another without a pause are a load, not a safety."""
+
 
 class Section(BaseModel):
     """A table of the file. Unknown keys are errors: a misspelt setting must not be silently the default."""
@@ -55,6 +61,11 @@ class Section(BaseModel):
 def _split(value: object) -> object:
     """A list may be written `a,b` where only text can stand: in an environment variable."""
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+def _duration(value: object) -> object:
+    """Seconds, or how long that is in the words of people: `6h`."""
+    return seconds(value) if isinstance(value, str) else value
 
 
 def _connection_string(value: SecretStr) -> SecretStr:
@@ -271,7 +282,54 @@ class Http(Section):
 
 
 class Snapshots(Section):
-    """Where shard files are copied to. Accepted, and not used by any command yet."""
+    """Copies of shard files: where they are kept, who may read them, and what taking one may cost."""
 
-    store: str | None = Field(default=None, description="The store's URL, `file://…` or `s3://…`. Not used yet.")
-    key: SecretStr | None = Field(default=None, description="The key for the store's files. Not used yet.")
+    store: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9]+://",
+        description="The store's URL: `file:///folder`, `s3://bucket/prefix`, `gs://…`, `az://…`. "
+        "What a bucket needs beside it stands in its own variables (`AWS_REGION`, `AWS_ACCESS_KEY_ID`, …).",
+    )
+    key: SecretStr | None = Field(
+        default=None,
+        description="Authenticates manifests: long, random (`openssl rand -hex 32`), the same on every node. "
+        "Unset: a folder keeps one of its own (`store.key`); a bucket is refused.",
+    )
+    recipients: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+        default=(), description="age recipients (`age1…`, or SSH public keys) that the files are encrypted for."
+    )
+    identity: Path | None = Field(
+        default=None, description="The file with the age identity that reads them: for `verify` and `restore`."
+    )
+    allow_unencrypted: bool = Field(
+        default=False,
+        description="Write to a bucket although there are no recipients: whoever reads it reads all.",
+    )
+    every: Annotated[float | None, BeforeValidator(_duration)] = Field(
+        default=None,
+        ge=SNAPSHOTS_EVERY_S_MIN,
+        description="How often `ingest` takes a snapshot by itself: `6h`, `1d`. Unset: never.",
+    )
+    keep: int | None = Field(
+        default=None, ge=1, description="How many of them are kept of each shard. Unset: all, until `prune`."
+    )
+    level: int = Field(default=1, ge=1, le=19, description="How hard zstd compresses: 1 keeps up with a disk.")
+    rate: float = Field(
+        default=0.0, ge=0, description="MiB per second that are read from a shard's file at most; 0: no limit."
+    )
+    growth: float = Field(
+        default=0.4,
+        gt=0,
+        lt=GROWTH_SHARE,
+        description="How much of its size a shard's file may grow while it is copied, before that is given up. "
+        "What is being copied cannot be used again; from 0.5 on ingest would wait for the copy.",
+    )
+    time_limit: Annotated[float, BeforeValidator(_duration)] = Field(
+        default=3600.0, gt=0, description="Seconds that the copy of one shard may take."
+    )
+    part_mib: int = Field(
+        default=16,
+        ge=5,
+        le=1024,
+        description="MiB of a part of an upload. S3 takes 10,000 of a file: 160 GB with the default.",
+    )

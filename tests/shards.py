@@ -26,13 +26,20 @@ class ShardUnderTest:
     """One shard of a view in a data directory of its own."""
 
     def __init__(
-        self, root: Path, view: View, *, shard: int = 0, shards: int = 1, map_bytes: int = MAP_BYTES
+        self,
+        root: Path,
+        view: View,
+        *,
+        shard: int = 0,
+        shards: int = 1,
+        map_bytes: int = MAP_BYTES,
+        environments: Environments | None = None,
     ) -> None:
         self.view = view
         self.renderer = Renderer(view)
         self.directory = DataDirectory(root)
         self.directory.found(view.hash, TOPIC, TOPIC_ID, shards)
-        self.environments = Environments(readonly=False, map_size=map_bytes)
+        self.environments = environments or Environments(readonly=False, map_size=map_bytes)
         self.identity = Identity(FORMAT, shard, shards, view.hash)
         self.folder = self.directory.shard(shard)
         self.folder.prepare()

@@ -1,0 +1,60 @@
+"""Progress of files on their way: a bar for each shard on a terminal, a line for each finished one elsewhere."""
+
+from types import TracebackType
+from typing import Self
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+class TransferBars:
+    """Bars while it is entered. Everything goes to stderr: stdout has the facts."""
+
+    def __init__(self, what: str, quiet: bool) -> None:
+        """Args:
+        what: what becomes of a shard, for the label: `copied`.
+        quiet: no lines where there is no terminal.
+        """
+        console = Console(stderr=True)
+        self._what = what
+        self._shown = console.is_terminal
+        self._quiet = quiet
+        columns = (DownloadColumn(binary_units=True), TransferSpeedColumn(), TimeRemainingColumn())
+        self._bars = Progress(TextColumn("{task.description}"), BarColumn(), *columns, console=console)
+        self._tasks: dict[int, TaskID] = {}
+
+    def __enter__(self) -> Self:
+        if self._shown:
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._shown:
+            self._bars.stop()
+
+    def begin(self, shard: int, total: int) -> None:
+        """A shard's file, of about so many bytes."""
+        self._tasks[shard] = self._bars.add_task(f"shard {shard}", total=total)
+
+    def advance(self, shard: int, count: int) -> None:
+        """So many more of them."""
+        self._bars.advance(self._tasks[shard], count)
+
+    def done(self, shard: int, line: str) -> None:
+        """A shard is finished: what to say of it."""
+        if shard in self._tasks:
+            task = self._bars.tasks[self._tasks[shard]]
+            self._bars.update(self._tasks[shard], total=task.completed)
+        if not (self._shown or self._quiet):
+            typer.echo(line, err=True)

@@ -1,0 +1,30 @@
+"""What snapshots are told: where they are kept, who may read them, and what taking one may cost."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotSettings:
+    """The store and its keys, and the limits."""
+
+    store: str
+    """The store's URL."""
+    key: str | None = None
+    """What manifests are authenticated with; None: a key in the store itself, where it is a folder."""
+    recipients: tuple[str, ...] = ()
+    """age recipients whose identities can read the files; none: the files are not encrypted."""
+    identity: Path | None = None
+    """The file with the age identities that read them."""
+    allow_unencrypted: bool = False
+    """Write to a remote store although nobody encrypts."""
+
+    level: int = 1
+    """zstd's. The copy must keep up with the disk: 1 costs a third of 3, for a tenth more bytes."""
+    rate_bytes_s: float = 0.0
+    growth: float = 0.4
+    time_limit_s: float = 3600.0
+    part_bytes: int = 16 * MIB
+    """Of a multipart upload; 10,000 of them are the most that S3 takes: 160 GB a shard."""

@@ -1,0 +1,247 @@
+"""Where snapshots are kept: a folder, or a bucket that obstore can reach. Blocking; called in threads.
+
+A file appears whole or not at all: multipart uploads show up when they are completed, and a folder's files are
+written beside their names and renamed. In a folder they are fsynced too, before anything relies on them.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+import obstore
+from obstore.exceptions import BaseError
+from obstore.store import from_url
+
+from kycache.actors.files import PRIVATE, sync_folder
+from kycache.model.errors import ConfigurationError, Refused, Unreachable
+
+from .settings import MIB
+
+if TYPE_CHECKING:
+    from obstore import WritableFile
+    from obstore.store import ClientConfig, RetryConfig
+
+READ_BYTES = 8 * MIB
+"""Of one request: large enough for a bucket's latency to disappear, and little to lose and ask for again."""
+
+UPLOADS_AT_ONCE = 4
+"""Parts in flight; with those being filled, what an upload holds in memory."""
+
+CONNECT_WAIT = timedelta(seconds=10)
+
+REQUEST_WAIT = timedelta(seconds=120)
+"""For one part or range, over a slow line."""
+
+_RETRY: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(minutes=2)}
+
+_STAGED = re.compile(r".*#\d+")
+"""How obstore names a file that is not whole yet."""
+
+
+class Missing(Refused):
+    """The store holds no such file."""
+
+
+class Stored(NamedTuple):
+    """A file of a store."""
+
+    path: str
+    size: int
+    modified: datetime
+
+
+class Writer:
+    """A file that is being written; it is there once `close` has returned."""
+
+    def __init__(self, store: "Store", path: str, file: "WritableFile") -> None:
+        self._store = store
+        self._path = path
+        self._file = file
+
+    def write(self, data: bytes) -> int:
+        """Append; returns how many bytes that was."""
+        with self._store.told("write", self._path):
+            return self._file.write(data)
+
+    def flush(self) -> None:
+        """Nothing: what is not closed is not there."""
+
+    def close(self) -> None:
+        """Make the file appear, durably."""
+        with self._store.told("write", self._path):
+            self._file.close()
+        self._store.settle(self._path)
+
+
+class Store:
+    """The files of one store, by their path below its URL."""
+
+    def __init__(self, url: str, *, part_bytes: int = 16 * MIB) -> None:
+        """Args:
+        url: `file:///folder`, `s3://bucket/prefix`, `gs://…`, `az://…`.
+
+        Raises:
+            ConfigurationError: it is none of these, or the bucket's settings (`AWS_…` variables) are wrong.
+        """
+        parts = urlsplit(url)
+        self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+        """As messages name it: without what may be a password."""
+        self.remote = parts.scheme != "file"
+        self._part_bytes = part_bytes
+        self.root: Path | None = None
+        """The folder of a store that is one."""
+        if self.remote:
+            if parts.scheme not in ("s3", "s3a", "gs", "az", "azure", "abfs", "abfss"):
+                raise ConfigurationError(
+                    f"{self.url} is no snapshot store",
+                    "give `[snapshots] store` as file:///…, s3://…, gs://… or az://…",
+                )
+            try:
+                self._store = from_url(url, client_options=_client(), retry_config=_RETRY)
+            except (BaseError, ValueError) as error:
+                raise ConfigurationError(
+                    f"{self.url} cannot be used as a snapshot store: {_first_line(error)}",
+                    "set `[snapshots] store`, and the bucket's own variables (AWS_REGION, AWS_ENDPOINT_URL, …)",
+                ) from None
+        else:
+            self.root = Path(unquote(parts.path))
+            if parts.netloc not in ("", "localhost") or not self.root.is_absolute():
+                raise ConfigurationError(f"{self.url} names no folder", "write file:// and an absolute path")
+            with self.told("open", "the folder"):
+                self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            self._store = from_url(self.root.as_uri(), mkdir=True)
+
+    @contextmanager
+    def told(self, what: str, path: str) -> Iterator[None]:
+        """Turns the library's errors into ours: what could not be done, and where."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise Missing(f"{path} is not in {self.url}", "run `kycache snapshot list`") from None
+        except (PermissionError, obstore.exceptions.PermissionDeniedError) as error:
+            raise Refused(
+                f"{self.url}: cannot {what} {path}: {_first_line(error)}", "grant access to it"
+            ) from None
+        except obstore.exceptions.UnauthenticatedError as error:
+            raise ConfigurationError(
+                f"{self.url} does not know who asks: {_first_line(error)}", "set the bucket's credentials"
+            ) from None
+        except (BaseError, OSError) as error:
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            remedy = (
+                "make room there, then run the command again" if full else "see that it can be reached; then again"
+            )
+            raise Unreachable(f"{self.url}: cannot {what} {path}: {_first_line(error)}", remedy) from None
+
+    def writer(self, path: str) -> Writer:
+        """Write a large file, in parts."""
+        with self.told("write", path):
+            file = obstore.open_writer(
+                self._store, path, buffer_size=self._part_bytes, max_concurrency=UPLOADS_AT_ONCE
+            )
+        return Writer(self, path, file)
+
+    def put(self, path: str, data: bytes) -> None:
+        """Write a small file at once, atomically."""
+        with self.told("write", path):
+            obstore.put(self._store, path, data, use_multipart=False)
+        self.settle(path)
+
+    def settle(self, path: str) -> None:
+        """Make a folder's file durable and its owner's alone; a bucket's is, when it was accepted."""
+        if self.root is None:
+            return
+        file = self.root / path
+        with self.told("write", path):
+            file.chmod(0o600)
+            descriptor = os.open(file, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            for folder in file.parents:
+                sync_folder(folder)
+                if folder == self.root:
+                    break
+
+    def get(self, path: str, bytes_max: int) -> bytes:
+        """A small file whole.
+
+        Raises:
+            Missing: there is none.
+            Refused: it is larger than it can be.
+        """
+        with self.told("read", path):
+            result = obstore.get(self._store, path)
+            if result.meta["size"] > bytes_max:
+                raise Refused(f"{path} in {self.url} is damaged: it has {result.meta['size']} bytes", "")
+            return bytes(result.bytes())
+
+    def size(self, path: str) -> int:
+        """How many bytes a file has.
+
+        Raises:
+            Missing: there is none.
+        """
+        with self.told("read", path):
+            return obstore.head(self._store, path)["size"]
+
+    def read(self, path: str, size: int) -> Iterator[bytes]:
+        """A large file of `size` bytes in pieces: each is a request of its own, asked again where it fails."""
+        for start in range(0, size, READ_BYTES):
+            with self.told("read", path):
+                yield bytes(obstore.get_range(self._store, path, start=start, end=min(size, start + READ_BYTES)))
+
+    def files(self, folder: str | None = None) -> list[Stored]:
+        """Every file of the store, or below a folder of it."""
+        with self.told("list", folder or "it"):
+            return [
+                Stored(found["path"], found["size"], found["last_modified"])
+                for chunk in obstore.list(self._store, folder)
+                for found in chunk
+            ]
+
+    def delete(self, paths: Sequence[str]) -> None:
+        """Remove files, one after the other; one that is gone already is no error."""
+        for path in paths:
+            try:
+                with self.told("delete", path):
+                    obstore.delete(self._store, path)
+            except Missing:
+                continue
+
+    def tidy(self, older_than: datetime) -> list[str]:
+        """Remove what killed uploads left in a folder, and folders left empty; returns the names.
+
+        A bucket's parts are not listed by it: let its lifecycle rule abort incomplete uploads.
+        """
+        if self.root is None:
+            return []
+        gone: list[str] = []
+        for folder in [path for path in self.root.iterdir() if path.is_dir()]:
+            for path in folder.iterdir():
+                if _STAGED.fullmatch(path.name) and _modified(path) < older_than:
+                    path.unlink(missing_ok=True)
+                    gone.append(str(path.relative_to(self.root)))
+            if not any(folder.iterdir()) and _modified(folder) < older_than:
+                folder.rmdir()
+        return gone
+
+
+def _modified(path: Path) -> datetime:
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _client() -> "ClientConfig":
+    plain = any(os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
+    return {"connect_timeout": CONNECT_WAIT, "timeout": REQUEST_WAIT, "allow_http": plain}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

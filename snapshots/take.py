@@ -1,0 +1,259 @@
+"""Takes a snapshot: each shard copied from a pinned read transaction, compressed, encrypted, hashed on the way.
+
+    <id>/shard-0003.mdb.zst(.age)   a shard's file
+    <id>/shard-0003.json            a note that it is finished, while others are not
+    <id>/manifest.json              last: before it is there, there is no snapshot
+
+Nothing is held in memory but some blocks, and nothing on disk but what the store itself is. A run that was killed
+is gone on with by the next one, where the shards that it finished are recent enough.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version
+
+import pyrage
+from backports.zstd import CompressionParameter, ZstdCompressor
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory, Node
+from kycache.actors.hot_copy import CopyLimits, copied_pages
+from kycache.actors.store import read_identity, read_state
+from kycache.model.errors import Refused
+
+from . import manifest as manifests
+from .keys import Keys
+from .manifest import Manifest, Note, ShardEntry
+from .settings import MIB, SnapshotSettings
+from .stores import Store, Writer
+
+RESUMED_AFTER_MAX = timedelta(hours=6)
+"""Shards copied longer ago are copied again: their copies would only be replayed for longer."""
+
+COMPRESSORS = 1
+"""Threads that compress, beside the one that hashes: more would take what ingest and web need."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a run tells while it works."""
+
+    begin: Callable[[int, int], None] = field(default=lambda _shard, _bytes: None)
+    """A shard, and about how many bytes its file has."""
+    advance: Callable[[int, int], None] = field(default=lambda _shard, _bytes: None)
+    """So many more of them are read."""
+    done: Callable[[ShardEntry, bool], None] = field(default=lambda _entry, _resumed: None)
+    """It is finished; True: an earlier run had done so."""
+
+
+class Taker:
+    """Takes snapshots of one data directory into one store. Blocking."""
+
+    def __init__(
+        self,
+        directory: DataDirectory,
+        environments: Environments,
+        store: Store,
+        keys: Keys,
+        settings: SnapshotSettings,
+        progress: Progress = Progress(),
+    ) -> None:
+        self._directory = directory
+        self._environments = environments
+        self._store = store
+        self._keys = keys
+        self._settings = settings
+        self._progress = progress
+
+    def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
+        """A snapshot of these shards, or of all. The caller sees to it that there is one run at a time.
+
+        Raises:
+            Refused: a shard has no file or a damaged one, or its copy costs too much. What is finished is kept
+                for the next run.
+            Unreachable: the store does not answer.
+        """
+        node = self._directory.node()
+        if node is None:
+            raise Refused(f"nothing was ingested into {self._directory.root}", "start `kycache ingest`")
+        wanted = sorted(set(shards)) if shards is not None else list(range(node.shards))
+        if not wanted or wanted[-1] >= node.shards:
+            raise Refused(
+                f"there is no shard {wanted[-1] if wanted else ''} in {self._directory.root}",
+                f"name shards from 0 to {node.shards - 1}",
+            )
+        began = now or datetime.now(UTC)
+        run = self._resumed(node, wanted, began) or _Run(manifests.new_id(began), node, {})
+        entries = [self._finished(run, shard) or self._copy(run, shard) for shard in wanted]
+        whole = Manifest(
+            format=manifests.FORMAT,
+            id=run.id,
+            tool=f"kycache {version('kycache')}",
+            created_at=manifests.instant(datetime.now(UTC)),
+            node=node.id,
+            view=node.view,
+            shard_count=node.shards,
+            shards=tuple(entries),
+        )
+        self._store.put(f"{run.id}/{manifests.MANIFEST}", manifests.sealed(whole, self._keys.mac))
+        self._store.delete([f"{run.id}/{manifests.note_file(shard)}" for shard in run.noted])
+        return whole
+
+    def _resumed(self, node: Node, wanted: Sequence[int], now: datetime) -> "_Run | None":
+        """The newest run of this node that did not come to its end, with what it finished of `wanted`."""
+        files = self._store.files()
+        whole = {file.path.partition("/")[0] for file in files if file.path.endswith("/" + manifests.MANIFEST)}
+        runs: dict[str, _Run] = {}
+        for file in files:
+            snapshot, _, name = file.path.partition("/")
+            if not manifests.is_id(snapshot) or snapshot in whole or not name.endswith(".json"):
+                continue
+            note = self._note(file.path)
+            if note is None or not self._continues(note, snapshot, node, now):
+                continue
+            run = runs.setdefault(snapshot, _Run(snapshot, node, {}))
+            run.noted.append(note.entry.shard)
+            if note.entry.shard in wanted:
+                run.finished[note.entry.shard] = note.entry
+        return runs[max(runs)] if runs else None
+
+    def _note(self, path: str) -> Note | None:
+        try:
+            data = self._store.get(path, manifests.MANIFEST_BYTES_MAX)
+            return manifests.unsealed(data, Note, self._keys.mac, path)
+        except Refused:
+            return None  # of another key or version: not ours to go on with
+
+    def _continues(self, note: Note, snapshot: str, node: Node, now: datetime) -> bool:
+        recent = now - datetime.fromisoformat(note.entry.copied_at) <= RESUMED_AFTER_MAX
+        mine = (note.id, note.node, note.view, note.shard_count) == (snapshot, node.id, node.view, node.shards)
+        return recent and mine and note.recipients == self._keys.recipients_digest
+
+    def _finished(self, run: "_Run", shard: int) -> ShardEntry | None:
+        entry = run.finished.get(shard)
+        if entry is not None:
+            self._progress.done(entry, True)
+        return entry
+
+    def _copy(self, run: "_Run", shard: int) -> ShardEntry:
+        generation = self._directory.shard(shard).current()
+        if generation is None:
+            raise Refused(f"shard {shard} has no file yet", f"start `kycache ingest`, or leave shard {shard} out")
+        environment, databases = self._environments.lease(generation, shard)
+        try:
+            with environment.begin() as txn:
+                identity, state = read_identity(txn, databases), read_state(txn, databases)
+                if (identity.view, identity.shard, identity.shards) != (run.node.view, shard, run.node.shards):
+                    raise Refused(
+                        f"shard {shard}: the file holds {identity}", f"run `kycache rebuild --shard {shard}`"
+                    )
+                self._progress.begin(shard, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
+                copied_at = manifests.instant(datetime.now(UTC))
+                limits = CopyLimits(
+                    growth=self._settings.growth,
+                    pinned_s=self._settings.time_limit_s,
+                    rate_bytes_s=self._settings.rate_bytes_s,
+                )
+                with closing(copied_pages(shard, environment, txn, limits, self._directory.run)) as pages:
+                    copied = self._store_pages(run.id, shard, pages)
+        finally:
+            self._environments.release(generation)
+        entry = manifests.entry_of(shard, identity.epoch, state, copied_at, copied)
+        note = Note(
+            format=manifests.FORMAT,
+            id=run.id,
+            node=run.node.id,
+            view=run.node.view,
+            shard_count=run.node.shards,
+            recipients=self._keys.recipients_digest,
+            entry=entry,
+        )
+        self._store.put(f"{run.id}/{manifests.note_file(shard)}", manifests.sealed(note, self._keys.mac))
+        run.noted.append(shard)
+        self._progress.done(entry, False)
+        return entry
+
+    def _store_pages(self, snapshot: str, shard: int, pages: Iterator[bytes | bytearray]) -> manifests.CopiedFile:
+        """Compress, encrypt and write the pages; what came of it."""
+        encrypted = bool(self._keys.recipients)
+        name = manifests.shard_file(shard, encrypted=encrypted)
+        packed = _Packed(pages, self._settings.level, lambda count: self._progress.advance(shard, count))
+        file = _Hashed(self._store.writer(f"{snapshot}/{name}"))
+        if encrypted:
+            pyrage.encrypt_io(packed, file, list(self._keys.recipients))
+        else:
+            while piece := packed.read(MIB):
+                file.write(piece)
+        file.writer.close()
+        return manifests.CopiedFile(
+            file=name,
+            encrypted=encrypted,
+            raw_bytes=packed.size,
+            raw_sha256=packed.digest.hexdigest(),
+            stored_bytes=file.size,
+            stored_sha256=file.digest.hexdigest(),
+        )
+
+
+@dataclass
+class _Run:
+    id: str
+    node: Node
+    finished: dict[int, ShardEntry]
+    noted: list[int] = field(default_factory=list)
+
+
+class _Packed:
+    """The pages as a compressed file to read; hashed before that."""
+
+    def __init__(self, pages: Iterator[bytes | bytearray], level: int, advance: Callable[[int], None]) -> None:
+        self.digest = hashlib.sha256()
+        self.size = 0
+        self._pages = pages
+        self._advance = advance
+        options: dict[int, int] = {
+            CompressionParameter.compression_level: level,
+            CompressionParameter.nb_workers: COMPRESSORS,
+        }
+        self._pack = ZstdCompressor(options=options)
+        self._ready = b""
+        self._at = 0
+        self._ended = False
+
+    def read(self, size: int = -1, /) -> bytes:
+        while self._at == len(self._ready) and not self._ended:
+            self._ready, self._at = self._more(), 0
+        end = len(self._ready) if size < 0 else self._at + size
+        data = self._ready[self._at : end]
+        self._at += len(data)
+        return data
+
+    def _more(self) -> bytes:
+        pages = next(self._pages, None)
+        if pages is None:
+            self._ended = True
+            return self._pack.flush()
+        self.digest.update(pages)
+        self.size += len(pages)
+        self._advance(len(pages))
+        return self._pack.compress(pages)
+
+
+class _Hashed:
+    """A file in the store, hashed as it is written."""
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        self.digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes, /) -> int:
+        self.digest.update(data)
+        self.size += len(data)
+        return self.writer.write(data)
+
+    def flush(self) -> None:
+        """age's library asks for it."""

@@ -1,0 +1,90 @@
+"""A shard with a history, a store beside it, and what a command needs to take and read snapshots of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from fake_source import FakeSource
+from shards import MAP_BYTES, ShardUnderTest
+
+from kycache.actors.environment import Environments
+from kycache.ingest.decode import RecordDecoder
+from kycache.model.change import Item
+from kycache.model.view import default_view
+from kycache.snapshots.fetch import fetch
+from kycache.snapshots.keys import Keys, keys_of
+from kycache.snapshots.manifest import Manifest
+from kycache.snapshots.settings import SnapshotSettings
+from kycache.snapshots.stores import Store
+from kycache.snapshots.take import Progress, Taker
+
+VIEW = default_view()
+KEY = "a key of at least thirty-two characters"
+
+
+@dataclass
+class Stand:
+    """Shards of one data directory, and a store."""
+
+    root: Path
+    source: FakeSource
+    shards: list[ShardUnderTest]
+    settings: SnapshotSettings
+
+    @classmethod
+    def make(cls, root: Path, shards: int = 1, *, seed: int = 5, rounds: int = 30) -> "Stand":
+        source = FakeSource(Random(seed), shards)
+        source.snapshot()
+        opened = Environments(readonly=False, map_size=MAP_BYTES)
+        made = [
+            ShardUnderTest(root / "data", VIEW, shard=n, shards=shards, environments=opened) for n in range(shards)
+        ]
+        stand = cls(root, source, made, SnapshotSettings((root / "store").as_uri()))
+        stand.go_on(rounds)
+        return stand
+
+    def go_on(self, rounds: int) -> None:
+        """The source goes on, and the shards follow."""
+        for _ in range(rounds):
+            self.source.transactions(3)
+        self.source.beat()
+        for shard in self.shards:
+            self.follow(shard)
+
+    def follow(self, shard: ShardUnderTest) -> None:
+        """Bring one shard up to date with its partition."""
+        decoder = RecordDecoder(VIEW)
+        position = shard.store.state().position
+        records = self.source.records()[position.partition][position.offset :]
+        items: list[Item] = [decoder.decode(record) for record in records]
+        shard.apply(items)
+
+    def set(self, **settings: object) -> None:
+        """Change settings."""
+        self.settings = replace(self.settings, **settings)  # type: ignore[arg-type]
+
+    def store(self) -> Store:
+        return Store(self.settings.store, part_bytes=self.settings.part_bytes)
+
+    def keys(self, *, writing: bool = False) -> Keys:
+        return keys_of(self.settings, self.store(), writing=writing)
+
+    def take(self, shards: list[int] | None = None, progress: Progress | None = None) -> Manifest:
+        """As `snapshot create` does, but in this process, which has the shards open already."""
+        opened = self.shards[0].environments
+        directory = self.shards[0].directory
+        taker = Taker(
+            directory, opened, self.store(), self.keys(writing=True), self.settings, progress or Progress()
+        )
+        return taker.take(shards)
+
+    def fetched(self, manifest: Manifest, shard: int = 0) -> Path:
+        """A shard's file out of the store, in a folder of its own."""
+        generation = self.root / f"fetched-{manifest.id}-{shard}"
+        generation.mkdir(exist_ok=True)
+        fetch(self.store(), self.keys(), manifest, manifest.entry(shard), generation)
+        return generation
+
+    def close(self) -> None:
+        for shard in self.shards:
+            shard.close()

@@ -1,0 +1,208 @@
+"""Snapshots: what is taken is what comes back, while the writer goes on, and what was killed is gone on with."""
+
+import json
+import stat
+from pathlib import Path
+
+import pyrage
+import pytest
+from snapshot_stand import KEY, Stand
+
+from kycache.actors import hot_copy
+from kycache.actors.environment import Environments
+from kycache.actors.hot_copy import CopyLimits, copied_pages
+from kycache.model.errors import ConfigurationError, Refused
+from kycache.snapshots import keys
+from kycache.snapshots.listing import Condition, survey
+from kycache.snapshots.manifest import Manifest
+from kycache.snapshots.take import Progress
+
+Contents = dict[str, list[tuple[bytes, bytes]]]
+
+
+def contents(environments: Environments, generation: Path, shard: int) -> Contents:
+    """Every record of every database of a file."""
+    environment, databases = environments.lease(generation, shard)
+    with environment.begin() as txn:
+        found = {name: list(txn.cursor(db).iternext()) for name, db in databases._asdict().items()}
+    environments.release(generation)
+    return found
+
+
+def live(stand: Stand, shard: int) -> Contents:
+    generation = stand.shards[shard].folder.current()
+    assert generation is not None
+    return contents(stand.shards[shard].environments, generation, shard)
+
+
+def fetched(stand: Stand, manifest: Manifest, shard: int) -> Contents:
+    generation = stand.fetched(manifest, shard)
+    return contents(Environments(readonly=True, map_size=1 << 30), generation, shard)
+
+
+def encrypt(stand: Stand) -> None:
+    identity = pyrage.x25519.Identity.generate()
+    path = stand.root / "identity"
+    path.write_text(f"# made for a test\n{identity}\n")
+    stand.set(recipients=(str(identity.to_public()),), identity=path)
+
+
+@pytest.mark.parametrize("encrypted", [False, True])
+def test_what_is_taken_comes_back(tmp_path: Path, encrypted: bool) -> None:
+    stand = Stand.make(tmp_path, 2)
+    if encrypted:
+        encrypt(stand)
+    manifest = stand.take()
+    assert [entry.shard for entry in manifest.shards] == [0, 1]
+    for number, entry in enumerate(manifest.shards):
+        state = stand.shards[number].state
+        assert (entry.users, entry.position.offset) == (state.users, state.position.offset)
+        assert (entry.watermark_lsn, entry.as_of_ms) == (state.watermark, state.as_of_ms)
+        assert fetched(stand, manifest, number) == live(stand, number)
+        mode = (stand.root / f"fetched-{manifest.id}-{number}" / "data.mdb").stat().st_mode
+        assert stat.S_IMODE(mode) == 0o600
+    (found,) = survey(stand.store(), stand.keys())
+    assert (found.condition, found.manifest) == (Condition.WHOLE, manifest)
+    assert [file.path for file in found.files if "json" in file.path] == [f"{manifest.id}/manifest.json"]
+    assert "mac" in json.loads((tmp_path / "store" / manifest.id / "manifest.json").read_text())
+    stand.close()
+
+
+def test_a_snapshot_is_of_one_moment_while_the_writer_goes_on(tmp_path: Path) -> None:
+    """The writer commits while the pages stream: facts and file stay those of the pinned transaction."""
+    stand = Stand.make(tmp_path)
+    before = live(stand, 0)
+    began = stand.shards[0].state
+    commits = 0
+
+    def write(_shard: int, _bytes: int) -> None:
+        nonlocal commits
+        if commits < 10:
+            commits += 1
+            stand.go_on(1)
+
+    manifest = stand.take(progress=Progress(begin=write, advance=write))
+    assert stand.shards[0].state.position.offset > began.position.offset
+    assert manifest.entry(0).position.offset == began.position.offset
+    assert fetched(stand, manifest, 0) == before
+    stand.close()
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, 3)
+
+    class Killed(BaseException):
+        pass
+
+    def die(shard: int, _bytes: int) -> None:
+        if shard == 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        stand.take(progress=Progress(begin=die))
+    (unfinished,) = survey(stand.store(), stand.keys())
+    assert unfinished.condition is Condition.UNFINISHED
+    resumed: list[tuple[int, bool]] = []
+    manifest = stand.take(progress=Progress(done=lambda entry, earlier: resumed.append((entry.shard, earlier))))
+    assert resumed == [(0, True), (1, True), (2, False)]
+    assert manifest.id == unfinished.id
+    assert [found.condition for found in survey(stand.store(), stand.keys())] == [Condition.WHOLE]
+    assert sorted(p.suffix for p in (tmp_path / "store" / manifest.id).iterdir()) == [".json", *[".zst"] * 3]
+    assert fetched(stand, manifest, 1) == live(stand, 1)
+    stand.close()
+
+
+def test_no_run_is_gone_on_with_for_other_readers(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, 2)
+    whole = stand.take()
+    note = tmp_path / "store" / whole.id / "manifest.json"
+    note.unlink()  # its notes are gone with it
+    encrypt(stand)
+    assert stand.take().id != whole.id
+    stand.close()
+
+
+def test_a_file_that_grows_too_much_ends_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand.make(tmp_path, rounds=150)
+    monkeypatch.setattr(hot_copy, "GROWTH_BYTES_MIN", 0)
+    monkeypatch.setattr(hot_copy, "LOOK_BYTES", 0)
+    monkeypatch.setattr(hot_copy, "PIPE_BYTES", 1 << 12)
+    generation = stand.shards[0].folder.current()
+    assert generation is not None
+    environment, _ = stand.shards[0].environments.lease(generation, 0)
+    with environment.begin() as txn:
+        pages = copied_pages(0, environment, txn, CopyLimits(growth=0.0))
+        next(pages)
+        for _ in range(20):
+            stand.go_on(2)
+        with pytest.raises(Refused, match="grew by"):
+            list(pages)
+    with environment.begin() as txn, pytest.raises(Refused, match="longer than"):
+        list(copied_pages(0, environment, txn, CopyLimits(pinned_s=0.0)))
+    stand.shards[0].environments.release(generation)
+    stand.close()
+
+
+def test_only_shards_that_exist(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path)
+    with pytest.raises(Refused, match="there is no shard 1"):
+        stand.take([1])
+    assert [entry.shard for entry in stand.take([0, 0]).shards] == [0]
+    stand.close()
+
+
+def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand = Stand.make(tmp_path)
+    with pytest.raises(Refused, match=r"no store\.key"):
+        stand.keys()
+    manifest = stand.take()
+    assert stat.S_IMODE((tmp_path / "store" / "store.key").stat().st_mode) == 0o600
+    assert stand.keys().mac == stand.keys(writing=True).mac
+    stand.set(key=KEY)
+    (found,) = survey(stand.store(), stand.keys())
+    assert found.condition is Condition.DAMAGED
+    assert "another key" in found.reason
+    assert KEY not in repr(stand.keys())
+    stand.set(key=None, recipients=("age1nobody",))
+    with pytest.raises(ConfigurationError, match="no age recipient"):
+        stand.keys()
+    (tmp_path / "identity").write_text("nothing")
+    stand.set(recipients=(), identity=tmp_path / "identity")
+    with pytest.raises(ConfigurationError, match="no age identity"):
+        stand.keys()
+    # A remote store says what is missing before anything is sent.
+    monkeypatch.setenv("AWS_REGION", "eu-west-1")
+    stand.set(store="s3://bucket/prefix", identity=None)
+    with pytest.raises(ConfigurationError, match="unencrypted"):
+        stand.keys(writing=True)
+    stand.set(allow_unencrypted=True)
+    with pytest.raises(ConfigurationError, match="has no key"):
+        stand.keys(writing=True)
+    assert manifest.entry(0)
+    stand.close()
+
+
+def test_two_processes_make_one_key(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path)
+    stand.store()
+    path = tmp_path / "store" / keys.KEY_FILE
+    keys._make_key(path)
+    first = path.read_bytes()
+    keys._make_key(path)
+    assert path.read_bytes() == first
+    assert [p.name for p in path.parent.iterdir()] == [keys.KEY_FILE]
+    stand.close()
+
+
+def test_encrypted_files_need_their_identity(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path)
+    encrypt(stand)
+    manifest = stand.take()
+    stand.set(identity=None)
+    with pytest.raises(Refused, match="is encrypted"):
+        stand.fetched(manifest)
+    (tmp_path / "other").write_text(str(pyrage.x25519.Identity.generate()))
+    stand.set(identity=tmp_path / "other")
+    with pytest.raises(Refused, match="not encrypted for this identity"):
+        stand.fetched(manifest)
+    stand.close()
