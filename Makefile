@@ -3,6 +3,9 @@
 #   make demo ARGS="--users 1000"      kycache demo, with its options
 #   make test ARGS="tests/test_x.py"   pytest, with its options
 #   make check                         lint, format, types
+#   make simulate SEEDS=0-9999 JOBS=2  histories of faults in one process; SEEDS=123 replays one
+#   make mutants                       bugs that the simulation must find
+#   make faults SEEDS=200              the tests that cause faults at random, with so many seeds each
 #   make bench                         every script in bench/
 
 PYTHON ?= python3
@@ -12,7 +15,7 @@ FOR_DEV := $(VENV)/.for-dev
 FOR_BENCH := $(VENV)/.for-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench
+.PHONY: help demo test check simulate mutants faults bench
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -44,6 +47,18 @@ check: $(FOR_DEV)
 	$(VENV)/bin/ruff format --check
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pyright
+
+SEEDS ?=
+JOBS ?= 1
+
+simulate: $(FOR_DEV)
+	PYTHONPATH=tests $(VENV)/bin/python -m simulation $(or $(SEEDS),0-999) --jobs $(JOBS)
+
+mutants: $(FOR_DEV)
+	PYTHONPATH=tests $(VENV)/bin/python -m simulation.mutants --jobs $(JOBS) $(ARGS)
+
+faults: $(FOR_DEV)
+	KYCACHE_SEEDS=$(or $(SEEDS),200) $(VENV)/bin/python -m pytest -n 0 tests/test_faults_*.py $(ARGS)
 
 # What is run is a script; the others are modules of theirs.
 bench: $(FOR_BENCH)

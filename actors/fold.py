@@ -12,6 +12,7 @@ change's lsn lies below its own commit, so everything committed at or below it c
 
 from collections.abc import Callable
 from enum import Enum
+from functools import partial
 from typing import NamedTuple, Protocol, cast
 
 from kycache.model.change import (
@@ -153,9 +154,10 @@ class Fold:
         """
         match item:
             case Change():
-                if item.origin.snapshot is Snapshot.WHOLE and item.origin.lsn != state.generation:
-                    return Outcome.STALE  # of a snapshot that a later one has replaced
-                return self._change(state, item, profiles)
+                whole = item.origin.snapshot is Snapshot.WHOLE
+                outdated = item.origin.lsn != state.generation if whole else item.offset < state.generation_offset
+                # A whole snapshot that came since holds the outcome.
+                return Outcome.STALE if outdated else self._change(state, item, profiles)
             case Misrouted():
                 raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
             case _:
@@ -180,15 +182,16 @@ class Fold:
         truncated: tuple[int, ...] = (),
     ) -> tuple[Notice, ...]:
         """What an event's place in history means for the shard, before its row is looked at."""
-        if origin.snapshot is Snapshot.WHOLE:
-            self._enter_whole_snapshot(state, offset, origin.lsn)
-            return ()
-        if origin.snapshot is Snapshot.PARTIAL:
+        if origin.snapshot is not Snapshot.STREAMED:
+            if origin.snapshot is Snapshot.WHOLE:
+                self._enter_whole_snapshot(state, offset, origin.lsn)
+            state.placed_offset = offset + 1
             return ()
         if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.as_of_ms:
             # Redelivery keeps its old time, interleaving keeps the last commit monotone: only a source
             # that moved back has a lower last commit at a later time (DESIGN 6.9).
             raise self._moved_back(f"a change behind {format_lsn(origin.commit)} is younger", state.commit_seen)
+        state.placed_offset = offset + 1
         if state.generation is not None and not state.streamed and not precedes_snapshot(state, origin):
             self._sweep(state, profiles)
             state.streamed = True
@@ -209,6 +212,7 @@ class Fold:
             raise self._moved_back(f"a whole snapshot at {format_lsn(lsn)} came", highest)
         state.generation = lsn
         state.generation_offset = offset
+        state.unplaced_offset = state.placed_offset
         state.before_commit = state.commit_seen if state.as_of_ms else -1
         state.before_ms = state.as_of_ms
         state.streamed = False
@@ -238,27 +242,9 @@ class Fold:
 
     def _sweep(self, state: ShardState, profiles: Profiles) -> None:
         """Drop rows of an older generation: the whole snapshot did not send them, so they are gone."""
-        generation = state.generation
-        assert generation is not None
         if not state.unswept:
             return
-
-        def drop(profile: Profile) -> int:
-            suspicions = tuple(s for s in profile.suspicions if s.offset >= state.generation_offset)
-            # A row that the snapshot did send, but that could not be applied, is not gone.
-            spared = {(s.table, s.key) for s in suspicions}
-            whole = (ANY_ROW, None) in spared
-            old = [
-                (t, k, r)
-                for t, k, r in profile.rows()
-                if r.version[0] < generation and (t, k) not in spared and not whole
-            ]
-            for table, key, _ in old:
-                profile.put(table, key, None)
-            profile.suspicions = suspicions
-            return sum(row.values is not None for _, _, row in old)
-
-        state.counters.swept += profiles.every(drop)
+        state.counters.swept += profiles.every(partial(_sweep_profile, state))
         state.unswept = False
 
     def _change(self, state: ShardState, change: Change, profiles: Profiles) -> Outcome:
@@ -357,6 +343,29 @@ class Fold:
             return Verdict(Outcome.QUARANTINED, overdue)
         lsn = 0 if poison.origin is None else poison.origin.lsn
         return Verdict(Outcome.QUARANTINED, (*overdue, Notice(Mark.SUSPECT, poison.reason, lsn)))
+
+
+def sweep_spared(state: ShardState, profile: Profile) -> None:
+    """Sweep a profile again: rows that a record in quarantine spared go when it has been understood."""
+    if state.streamed:
+        state.counters.swept += _sweep_profile(state, profile)
+
+
+def _sweep_profile(state: ShardState, profile: Profile) -> int:
+    """Take out of a profile what the latest whole snapshot did not send; returns how many rows."""
+    generation = state.generation or 0
+    # One whose place is unknown, just before the first row that was understood, may have been of the snapshot.
+    suspicions = tuple(s for s in profile.suspicions if s.offset >= state.unplaced_offset)
+    # A row that the snapshot did send, but that could not be applied, is not gone.
+    spared = {(s.table, s.key) for s in suspicions}
+    if (ANY_ROW, None) in spared:
+        old = []
+    else:
+        old = [(t, k, r) for t, k, r in profile.rows() if r.version[0] < generation and (t, k) not in spared]
+    for table, key, _ in old:
+        profile.put(table, key, None)
+    profile.suspicions = suspicions
+    return sum(row.values is not None for _, _, row in old)
 
 
 def version_of(state: ShardState, origin: Origin) -> Version:

@@ -76,3 +76,7 @@ class ShardState(msgspec.Struct, array_like=True):
     doubts: int = 0
     """Records in quarantine that name no user, and so put the whole shard in doubt."""
     counters: Counters = msgspec.field(default_factory=Counters)
+    placed_offset: int = 0
+    """Behind the last record whose place in the source's history could be told."""
+    unplaced_offset: int = 0
+    """The same when the latest whole snapshot began: what lies between may have been of it, or before it."""

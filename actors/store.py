@@ -24,7 +24,7 @@ from kycache.model.view import View
 
 from .environment import Databases, Environments, grow_ahead
 from .files import Doubt
-from .fold import Fold, HaltShard
+from .fold import Fold, HaltShard, sweep_spared
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
@@ -220,7 +220,8 @@ class Store:
             halt, doubts = self._fold_items(work, state, items)
             if halt is not None:
                 position = msgspec.structs.replace(position, offset=halt.offset)
-            work.drop_due_markers(state.as_of_ms - MARKERS_KEPT_MS)
+            if not state.quarantined:  # a replay may be of anything deleted since the record came
+                work.drop_due_markers(state.as_of_ms - MARKERS_KEPT_MS)
             work.finish(state)
             state.position = position
             state.high_water = max(high_water, position.offset)
@@ -298,6 +299,8 @@ class Store:
             if isinstance(item, Change) and item.values is None:
                 work.note_marker(item)
         work.release(record)
+        if redecode is not None and record.user is not None:
+            sweep_spared(state, work.get(record.user))
         state.quarantined -= 1
         state.doubts -= record.scope != Scope.PROFILE.value
         return Settled(offset, gone=True, outcome=outcome)

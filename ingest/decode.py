@@ -183,7 +183,8 @@ class RecordDecoder:
                 return Skip(record.offset, "truncate of the heartbeat table")
             return Truncate(record.offset, origin, shape.number)
         if op not in ("c", "r", "u", "d"):
-            raise _Poisoned(f"table {source.table!r}: unknown operation", origin=origin)
+            # Streamed or of a snapshot, nobody can say: it must neither move the watermark nor end a snapshot.
+            raise _Poisoned(f"table {source.table!r}: unknown operation")
         if shape is None:
             return self._beat(record, origin, op, envelope.after)
         if op == "d":

@@ -2,6 +2,9 @@
 
 from collections.abc import Sequence
 
+import lmdb
+import trio
+
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.quarantine import Quarantined
@@ -40,9 +43,22 @@ def settle(
     identity = Identity(FORMAT, shard, node.shards, view.hash)
     store = Store(environments, generation, view, identity, directory.add_doubts)
     try:
-        settled = store.settle(offsets, None if drop else redecode)
+        while True:
+            try:
+                settled = store.settle(offsets, None if drop else redecode)
+                break
+            except lmdb.MapFullError:
+                _grow_map(store)
         if not store.state().doubts:
             directory.clear_doubt("suspect", shard)
     finally:
         store.close()
     return settled
+
+
+def _grow_map(store: Store) -> None:
+    """Where this process also reads, on the thread that does: none of its transactions is open meanwhile."""
+    try:
+        trio.from_thread.run_sync(store.grow_map)
+    except RuntimeError:  # a command, without an event loop
+        store.grow_map()

@@ -3,22 +3,39 @@
 It is the oracle: `profile` and `listing` say what SQL would. Transactions interleave (their changes' LSNs mix,
 their commits come in order), rows move between users, keys change, tables are truncated, snapshots are taken
 again and the last changes are delivered twice. Everything follows from the `random.Random` it is given.
+
+What it sends says beside its bytes what no consumer can know: where it stands in the source's history.
 """
 
 import json
 import random
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from kycache.ingest.decode import Record
 from kycache.model.partition import partition_of
 
 STATUSES = ("PENDING", "VERIFIED", "REJECTED", "EXPIRED")
 REGIONS = ("EMEA", "APAC", "AMER", None)
+TABLES = ("users", "kyc_records", "accounts")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START_MS = 1_795_000_000_000
 
 Row = dict[str, Any]
+
+
+class Sent(NamedTuple):
+    """One record as Debezium sends it, and what the source knows of it."""
+
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    kind: str
+    """`streamed`, or which snapshot's: `whole`, `partial`."""
+    order: int
+    """Its place in the history: of two images of a row, the one with the greater order is the later truth."""
+    commit: int
+    """The end of its transaction, as an LSN."""
 
 
 def printed(micros: int | None, zone: str = "") -> str | None:
@@ -40,8 +57,11 @@ class FakeSource:
         self.users: dict[str, Row] = {}
         self.kyc_records: dict[str, Row] = {}
         self.accounts: dict[str, Row] = {}
-        self.log: list[tuple[int, bytes | None, bytes | None]] = []
-        """(partition, key, value) in the order of Debezium's sending."""
+        self.log: list[Sent] = []
+        """In the order of Debezium's sending."""
+        self.lost: list[Sent] = []
+        """Streamed by nobody: a whole snapshot, which came later, holds the outcome."""
+        self._order = 0
         self._lsn = 0x1000000
         self._last_commit: int | None = None
         self._clock_ms = START_MS
@@ -159,38 +179,71 @@ class FakeSource:
             ]
         self._commit(events)
 
-    def snapshot(self, *, lose: float = 0.0) -> None:
+    def snapshot(self, *, lose: float = 0.0, cut: float | None = None) -> None:
         """A whole snapshot, as after a restart with `snapshot.mode=always`: rows only, no deletes.
 
         Args:
             lose: how likely a change committed just before comes only as its snapshot row.
+            cut: what part of it comes before Debezium is interrupted; it must then take another.
         """
         if self.rng.random() < lose:
             sent = len(self.log)
             self.transactions()
+            self.lost += self.log[sent:]
             del self.log[sent:]
         self._lsn += 1000
         self._last_commit = None
         self._clock_ms += 50
+        self._order += 1
         source = self._source("true", f'[null,"{self._lsn}"]', self._lsn)
-        for table, key in (("users", "user_id"), ("kyc_records", "kyc_id"), ("accounts", "account_id")):
-            assert key
-            for row in getattr(self, table).values():
-                self._send(row["user_id"], "r", {**source, "table": table}, None, row)
-        for beat in self._beats:
-            self._send(beat, "r", {**source, "table": "kycache_heartbeat"}, None, self._beat_row(beat))
+        rows = [(table, row) for table in TABLES for row in getattr(self, table).values()]
+        rows += [("kycache_heartbeat", self._beat_row(beat)) for beat in self._beats]
+        for table, row in rows[: None if cut is None else int(cut * len(rows))]:
+            self._send(row["user_id"], "r", {**source, "table": table}, None, row, kind="whole")
 
-    def redeliver(self, count: int) -> None:
-        """Debezium restarts from an older offset: what it streamed comes again in its order, snapshots do not."""
-        since = len(self.log) - count
-        self.log += [e for e in self.log[max(0, since) :] if e[2] is None or b'"op": "r"' not in e[2]]
+    def incremental(self, *, ahead: bool = False) -> None:
+        """An incremental snapshot of some tables, or a blocking one: its rows stand at the signal's own change.
+
+        Args:
+            ahead: transactions commit before the rows are read, and are streamed after them (blocking ones).
+        """
+        self._lsn += 50
+        commit = "null" if self._last_commit is None else f'"{self._last_commit}"'
+        source = self._source(
+            "true" if ahead and self._last_commit else "incremental", f'[{commit},"{self._lsn}"]', 0
+        )
+        del source["lsn"], source["txId"]
+        self._lsn = self._last_commit = self._lsn + 100
+        order, sent = self._order, len(self.log)
+        if ahead:
+            self.transactions()
+        held = self.log[sent:]
+        del self.log[sent:]
+        for table in self.rng.sample(TABLES, self.rng.randint(1, len(TABLES))):
+            for row in getattr(self, table).values():
+                self._send(row["user_id"], "r", {**source, "table": table}, None, row, kind="partial", order=order)
+        self.log += held
+
+    def redeliver(self, count: int, *, after: int = 0) -> None:
+        """Debezium restarts from an older offset: what it streamed comes again in its order, snapshots do not.
+
+        Args:
+            count: of the last records sent.
+            after: none of the records before this one.
+        """
+        since = max(after, len(self.log) - count)
+        self.log += [sent for sent in self.log[since:] if sent.kind == "streamed"]
+
+    def wait(self, days: float) -> None:
+        """Nothing happens for so long."""
+        self._clock_ms += int(days * 24 * 3600 * 1000)
 
     def records(self, since: int = 0) -> list[list[Record]]:
         """The partitions' records."""
         partitions: list[list[Record]] = [[] for _ in range(self.partitions)]
-        for partition, key, value in self.log:
-            records = partitions[partition]
-            records.append(Record(len(records), self._clock_ms, key, value))
+        for sent in self.log:
+            records = partitions[sent.partition]
+            records.append(Record(len(records), self._clock_ms, sent.key, sent.value))
         return [records[since:] for records in partitions]
 
     def new_id(self) -> str:
@@ -307,18 +360,19 @@ class FakeSource:
     def _commit(self, events: list[tuple[Any, ...]]) -> None:
         self._tx += 1
         self._clock_ms += self.rng.randint(1, 30)
+        end = self._lsn + 100
         for lsn, op, table, _key, before, after in events:
             commit = "null" if self._last_commit is None else f'"{self._last_commit}"'
             source = {**self._source("false", f'[{commit},"{lsn}"]', lsn), "table": table}
+            self._order += 1
             if op == "t":
-                self._send(None, op, source, None, None)
+                self._send(None, op, source, None, None, commit=end)
                 continue
             user_id = (after or before)["user_id"]
-            self._send(user_id, op, source, before, after)
+            self._send(user_id, op, source, before, after, commit=end)
             if op == "d":
-                self.log.append((self._partition(user_id), user_id.encode(), None))
-        self._lsn += 100
-        self._last_commit = self._lsn
+                self._log(user_id, None, "streamed", self._order, end)
+        self._lsn = self._last_commit = end
 
     def _source(self, snapshot: str, sequence: str, lsn: int) -> Row:
         return {
@@ -329,10 +383,24 @@ class FakeSource:
             "txId": self._tx,
         }
 
-    def _send(self, user_id: str | None, op: str, source: Row, before: Row | None, after: Row | None) -> None:
+    def _send(
+        self,
+        user_id: str | None,
+        op: str,
+        source: Row,
+        before: Row | None,
+        after: Row | None,
+        *,
+        kind: str = "streamed",
+        order: int | None = None,
+        commit: int = 0,
+    ) -> None:
         value = json.dumps({"before": before, "after": after, "source": source, "op": op, "ts_ms": 1})
+        self._log(user_id, value.encode(), kind, self._order if order is None else order, commit)
+
+    def _log(self, user_id: str | None, value: bytes | None, kind: str, order: int, commit: int) -> None:
         partition = self.rng.randrange(self.partitions) if user_id is None else self._partition(user_id)
-        self.log.append((partition, None if user_id is None else user_id.encode(), value.encode()))
+        self.log.append(Sent(partition, None if user_id is None else user_id.encode(), value, kind, order, commit))
 
     def _partition(self, user_id: str) -> int:
         return partition_of(user_id.encode(), self.partitions)

@@ -134,8 +134,8 @@ class Feed:
 
     def send(self) -> None:
         """Send what is new in the source's log."""
-        for partition, key, value in self.source.log[self._sent :]:
-            self._producer.send(self._topic, key=key, value=value, partition=partition)
+        for sent in self.source.log[self._sent :]:
+            self._producer.send(self._topic, key=sent.key, value=sent.value, partition=sent.partition)
         self._sent = len(self.source.log)
         self._producer.flush()
 

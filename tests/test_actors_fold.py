@@ -1,10 +1,10 @@
-"""What a shard decides, line by line of DEBEZIUM.md where `test_view_converges` does not show it alone."""
+"""What a shard decides, line by line of DEBEZIUM.md where `test_simulation` does not show it alone."""
 
 from collections.abc import Callable
 
 import pytest
 
-from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict
+from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict, sweep_spared
 from kycache.actors.state import Position, ShardState
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Snapshot, Truncate
 from kycache.model.profile import SUSPICIONS_MAX, Profile
@@ -317,6 +317,42 @@ def test_replay_enters_no_history() -> None:
     replaced = Change(9, Origin(Snapshot.WHOLE, None, S // 2, 1, None), 2, b"k", USER, "acc", ("y",))
     assert desk.fold.replay(desk.state, replaced, desk.profiles) is Outcome.STALE
     assert (desk.state.watermark, desk.state.generation) == before
+
+
+def test_what_stood_before_a_whole_snapshot_is_replayed_into_nothing() -> None:
+    """Also a row of an incremental one: the user may have been erased since."""
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.apply(Beat(0, desk.streamed(1100, 1120), ()))
+    partial = Origin(Snapshot.PARTIAL, 1200, 1220, 5, None)
+    desk.apply(poison(Scope.PROFILE, 2, "acc", partial))
+    at = desk.offset - 1
+    desk.apply(Beat(0, Origin(Snapshot.WHOLE, None, 2 * S, 6, None), ()))
+    desk.apply(Beat(0, desk.streamed(2100, 2120), ()))
+    assert desk.root() is None
+    late = Change(at, partial, 2, b"k", USER, "acc", ("x",))
+    assert desk.fold.replay(desk.state, late, desk.profiles) is Outcome.STALE
+    assert desk.profiles.get(USER).row(2, "acc") is None
+
+
+def test_what_a_poison_spared_from_the_sweep_goes_once_it_is_understood() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.snapshot_row(S, "gone", table=2, key="acc")
+    desk.apply(Beat(0, desk.streamed(1100, 1120), ()))
+    desk.apply(poison(Scope.PROFILE))  # of the snapshot, but nobody can say: the first row that tells comes next
+    spoilt = desk.offset - 1
+    desk.snapshot_row(2 * S, "b", table=1, key="kyc")
+    desk.apply(Beat(0, desk.streamed(2100, 2120), ()))
+    profile = desk.profiles.get(USER)
+    assert profile.suspicions
+    assert profile.row(2, "acc") is not None
+    row = Change(spoilt, Origin(Snapshot.WHOLE, None, 2 * S, 5, None), 0, b"k", USER, None, ("a2",))
+    assert desk.fold.replay(desk.state, row, desk.profiles) is Outcome.APPLIED
+    profile.suspicions = ()
+    sweep_spared(desk.state, profile)
+    assert desk.root() == ("a2",)
+    assert profile.row(2, "acc") is None
 
 
 def test_suspicions_of_a_profile_are_bounded() -> None:

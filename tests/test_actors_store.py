@@ -16,7 +16,7 @@ from kycache.actors import environment, store
 from kycache.actors.environment import DamagedFile, Environments, check_before_mapping
 from kycache.actors.reader import NoStore, ShardReader
 from kycache.ingest.decode import RecordDecoder
-from kycache.model.change import Change, Item, Origin, Snapshot
+from kycache.model.change import Change, Item, Origin, Poison, Scope, Snapshot
 from kycache.model.errors import Refused
 from kycache.model.view import default_view
 
@@ -90,6 +90,28 @@ def test_markers_fall_due_by_the_sources_clock(tmp_path: Path) -> None:
     shard.apply([other])
     with shard.snapshot() as snapshot:
         assert snapshot.profile(user) is None
+    shard.close()
+
+
+def test_markers_stay_while_something_is_in_quarantine(tmp_path: Path) -> None:
+    """Replayed later than a marker is kept, it would resurrect whoever was deleted in between."""
+    shard = ShardUnderTest(tmp_path, VIEW)
+    user = b"u" * 16
+
+    def root(offset: int, lsn: int, ts_ms: int, owner: bytes, *, delete: bool = False) -> Change:
+        values = None if delete else tuple(owner if n == 0 else None for n in range(14))
+        return Change(offset, Origin(Snapshot.STREAMED, lsn - 1, lsn, ts_ms, 1), 0, owner, owner, None, values)
+
+    start, later = 1_000_000, 1_000_000 + store.MARKERS_KEPT_MS + 2
+    spoilt = Poison(0, 0, user, b"?", "why", Scope.PROFILE, user)
+    shard.apply([spoilt, root(1, 20, start, user, delete=True), root(2, 30, later, b"v" * 16)])
+    assert shard.detail(user) is None
+    settled = shard.store.settle([0], lambda record: root(record.offset, 10, start - 1, user))
+    assert [one.outcome for one in settled] == ["stale"]
+    assert shard.detail(user) is None
+    shard.apply([root(3, 40, later, b"v" * 16)])
+    with shard.snapshot() as snapshot:
+        assert snapshot.profile(user) is None  # nothing is waiting any more: the marker falls due
     shard.close()
 
 

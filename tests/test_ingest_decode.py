@@ -204,6 +204,13 @@ def test_a_huge_value_is_not_read() -> None:
     assert "bytes, more than" in item.reason
 
 
+def test_an_unknown_operation_moves_nothing() -> None:
+    """It may be of a snapshot: its LSN promises nothing, and it does not end one."""
+    poison = decode(envelope("x", "users", USERS_ROW, snapshot="true", sequence='[null,"120"]'))
+    assert isinstance(poison, Poison)
+    assert poison.origin is None
+
+
 def test_unknown_columns_are_counted() -> None:
     item = decode(envelope("c", "users", {**USERS_ROW, "nickname": "A", "shoe_size": 38}))
     assert isinstance(item, Change)

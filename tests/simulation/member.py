@@ -1,0 +1,128 @@
+"""One ingest process: the product's own `Ingest` and consumer thread, driven step by step instead of by Kafka."""
+
+import random
+from typing import Any, Protocol
+
+import trio
+from kafka import TopicPartition
+from shards import TOPIC
+
+from kycache.actors.environment import Environments
+from kycache.actors.files import DataDirectory, Node
+from kycache.actors.shard import Opened
+from kycache.ingest.consumer import _Listener, _Session
+from kycache.ingest.service import Ingest
+from kycache.ingest.settings import KafkaSettings
+from kycache.model.view import View
+
+from .log import Log, LogConsumer
+from .seams import Died, Fate, WatchedFence
+
+SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
+POLL_RECORDS = (1, 2, 5, 20, 100)
+LULL_S = 0.1
+"""The most that passes between a poll and the delivery of what it brought."""
+
+
+class Disk(Protocol):
+    """The world, as a member's commits see it."""
+
+    directory: DataDirectory
+    node: Node
+    view: View
+    log: Log
+    map_bytes: int
+
+    def fate(self, shard: int) -> Fate | None: ...
+    def about_to_commit(self, shard: int) -> None: ...
+    def committed(self, member: "Member", shard: int) -> None: ...
+    def opened(self, shard: int, offset: int) -> None: ...
+    def freeze(self, shards: list[int]) -> None: ...
+    def thaw(self, shard: int) -> None: ...
+    def broken(self, what: str) -> None: ...
+
+
+class Member(Ingest):
+    """An ingest process."""
+
+    def __init__(self, disk: Disk, name: str, nursery: trio.Nursery) -> None:
+        self.environments = Environments(readonly=False, map_size=disk.map_bytes)
+        super().__init__(SETTINGS, disk.directory, self.environments, disk.view, disk.node, nursery, name)
+        self.dead = False
+        self.scope = nursery.cancel_scope
+        self._disk = disk
+        self._consumer = LogConsumer(disk.log)
+        self._session = _Session(self._consumer, set(), {})
+        self._listener = _Listener(self.thread, self._session, self)
+
+    # In place of the consumer thread's loop.
+
+    def assign(self, shard: int) -> None:
+        """A rebalance brings the partition."""
+        self._consumer.assign(shard)
+        self._listener.on_partitions_assigned([TopicPartition(TOPIC, shard)])
+
+    async def revoke(self, shard: int) -> None:
+        """A rebalance takes the partition away, or the process learns that it did."""
+        await self._revoked([shard])
+        self._consumer.unassign(shard)
+
+    async def poll(self, rng: random.Random) -> None:
+        """One round of the loop: orders, then whatever came of some of the partitions."""
+        self.thread._obey(self._session)
+        polled = [
+            (tp.partition, self._consumer.poll_one(tp, rng.choice(POLL_RECORDS)))
+            for tp in self._consumer.assignment()
+            if rng.random() < 0.7
+        ]
+        for shard, records in polled:
+            if rng.random() < 0.2:
+                await trio.sleep(rng.random() * LULL_S)
+            if not self.dead:
+                self.thread._deliver(self._session, shard, records)
+
+    def describe(self) -> list[str]:
+        """How each shard here is, for a message."""
+        return [
+            f"shard {shard}: halted: {holder.halted.problem}"
+            if holder.halted
+            else f"shard {shard}: {'not open' if holder.actor is None else holder.actor.blocked or 'open'}"
+            for shard, holder in self.holders.items()
+        ]
+
+    # In place of crossing from one thread to another.
+
+    def _on_trio(self, run: Any, *args: object) -> Any:
+        return run(*args)
+
+    def _assigned(self, partition: int) -> None:
+        super()._assigned(partition)
+        self.holders[partition].fence = WatchedFence(self, partition)
+
+    def _open(self, shard: int) -> Opened:
+        if self.dead:
+            raise Died
+        self._disk.thaw(shard)
+        opened = super()._open(shard)
+        self._disk.opened(shard, opened.offset)
+        return opened
+
+    # What its commits ask (`seams.Commits`).
+
+    def fate(self, shard: int) -> Fate | None:
+        return self._disk.fate(shard)
+
+    def about_to_commit(self, shard: int) -> None:
+        self._disk.about_to_commit(shard)
+
+    def committed(self, shard: int, *, behind_fence: bool) -> None:
+        if behind_fence:
+            self._disk.broken(f"shard {shard}: a batch was committed behind a closed fence")
+        self._disk.committed(self, shard)
+
+    def die(self) -> None:
+        """Killed: nothing it still does reaches the disk."""
+        if not self.dead:
+            self.dead = True
+            self._disk.freeze([shard for shard, holder in self.holders.items() if holder.actor is not None])
+            self.scope.cancel()

@@ -1,0 +1,139 @@
+"""Bugs put into the product by hand, to see that the simulation finds them: `python -m simulation.mutants`.
+
+Each is a piece of text that replaces another in a copy of the package; the simulation runs on the copy.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDERS = ("actors", "cli", "demo", "http", "ingest", "model", "snapshots")
+SEEDS = 1_000
+"""In which a bug must be found."""
+
+
+class Mutant(NamedTuple):
+    """A bug."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+    def source(self) -> str:
+        """The file as it is."""
+        return (ROOT / self.file).read_text(encoding="utf-8")
+
+
+MUTANTS = (
+    Mutant("equal-is-dropped", "actors/fold.py", "version < stored.version)", "version <= stored.version)"),
+    Mutant(
+        "lsn-is-not-compared",
+        "actors/fold.py",
+        "(stored is not None and version < stored.version)",
+        "(stored is not None and version[:2] < stored.version[:2])",
+    ),
+    Mutant(
+        "delete-leaves-no-marker",
+        "actors/fold.py",
+        "Row(version, None, change.origin.ts_ms, change.key)",
+        "None",
+    ),
+    Mutant(
+        "snapshot-moves-the-watermark",
+        "actors/fold.py",
+        "                self._enter_whole_snapshot(state, offset, origin.lsn)\n",
+        "                self._enter_whole_snapshot(state, offset, origin.lsn)\n"
+        "                state.watermark = max(state.watermark, origin.lsn)\n",
+    ),
+    Mutant(
+        "incremental-sweeps",
+        "actors/fold.py",
+        "            if origin.snapshot is Snapshot.WHOLE:\n                self._enter_whole",
+        "            if True:\n                self._enter_whole",
+    ),
+    Mutant(
+        "position-runs-ahead",
+        "actors/shard.py",
+        "size_bytes, last.next_offset, last.leader_epoch",
+        "size_bytes, last.next_offset + (len(items) > 20), last.leader_epoch",
+    ),
+    Mutant(
+        "status-is-not-counted", "actors/work.py", "if before != after:", "if (before is None) != (after is None):"
+    ),
+    Mutant("fence-is-ignored", "actors/store.py", "            if self._closed:\n", "            if False:\n"),
+    Mutant(
+        "before-the-snapshot-is-applied",
+        "actors/fold.py",
+        "            or precedes_snapshot(state, change.origin)\n",
+        "",
+    ),
+    Mutant("nothing-is-swept", "actors/fold.py", "        if not state.unswept:\n", "        if True:\n"),
+    Mutant(
+        "truncate-drops-nothing",
+        "actors/fold.py",
+        "if t == table and r.version < version]",
+        "if t == table and r.version < version and False]",
+    ),
+    Mutant("gap-is-taken", "actors/shard.py", "        if batch.begins != self._next:\n", "        if False:\n"),
+    Mutant(
+        "ready-too-early",
+        "actors/fold.py",
+        "        state.generation_offset = offset\n",
+        "        state.generation_offset = offset\n        state.bootstrapped = state.from_start\n",
+    ),
+    Mutant(
+        "mirror-outlives-abort",
+        "actors/store.py",
+        "            txn.abort()\n            self._order.forget()\n            raise\n        if not committed",
+        "            txn.abort()\n            raise\n        if not committed",
+    ),
+    Mutant("markers-are-dropped-early", "actors/store.py", "if not state.quarantined:", "if True:"),
+)
+
+
+def seeds_until_found(mutant: Mutant, jobs: int) -> int | None:
+    """How many histories it takes; None where 1,000 do not find it."""
+    with tempfile.TemporaryDirectory(prefix="kycache-mutant-") as folder:
+        package = Path(folder) / "kycache"
+        package.mkdir()
+        (package / "__init__.py").touch()
+        for name in FOLDERS:
+            shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+        text = mutant.source()
+        assert text.count(mutant.old) == 1, mutant.name
+        (package / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        command = [sys.executable, "-m", "simulation", f"0-{SEEDS - 1}", "--first", "--jobs", str(jobs)]
+        path = os.pathsep.join((folder, str(ROOT / "tests")))
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=False
+        )
+    found = re.search(r"^(\d+) histories, [1-9]", done.stdout, re.MULTILINE)
+    if found is None:
+        assert "histories, 0 failed" in done.stdout, done.stdout + done.stderr
+        return None
+    print(f"{mutant.name:32} {found[1]:>5} histories: {done.stdout.splitlines()[0][:150]}", flush=True)
+    return int(found[1])
+
+
+def main() -> int:
+    """Exit code 0 where every mutant was found."""
+    parser = argparse.ArgumentParser(prog="simulation.mutants", description=__doc__)
+    parser.add_argument("names", nargs="*", help="of mutants; all where none is given")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    options = parser.parse_args()
+    chosen = [mutant for mutant in MUTANTS if not options.names or mutant.name in options.names]
+    survivors = [mutant.name for mutant in chosen if seeds_until_found(mutant, options.jobs) is None]
+    print(f"{len(chosen)} mutants, {len(survivors)} not found{': ' if survivors else ''}{', '.join(survivors)}")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

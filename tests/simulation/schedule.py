@@ -1,0 +1,291 @@
+"""One history of a seed: what the source does, what reaches the shards of it when, and what breaks meanwhile.
+
+Each history has its own mixture: most faults are switched off in it, so that the few that are on meet often.
+"""
+
+import json
+import random
+import tempfile
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from unittest.mock import patch
+
+import structlog
+import structlog.testing
+import trio
+from fake_source import FakeSource, Sent
+
+from kycache.ingest import service
+
+from .member import Member
+from .seams import Fate, Violation, in_place_of_threads, run_seeded
+from .world import World, scratch
+
+STEPS = (4, 16)
+"""Things that happen in a history. Many short ones find more than a few long ones, and are easier to read."""
+
+PARTITIONS = (1, 1, 2, 2, 3)
+MAP_BYTES = (96 << 10, 1 << 20)
+"""Of a shard: one that fills and grows in most histories, one that does not."""
+
+MEMBERS_MAX = 2
+SWITCHED_ON = 0.4
+"""The chance of a fault to be part of a history."""
+
+DAYS = 8
+"""Longer than a delete is remembered: nothing from before comes again after such a wait."""
+
+TABLES = ("users", "kyc_records", "accounts")
+
+
+class Failed(AssertionError):
+    """A history broke a promise; says how to see it again."""
+
+
+class History:
+    """What happens in the world of one seed."""
+
+    def __init__(self, world: World, rng: random.Random, nursery: trio.Nursery) -> None:
+        self._world = world
+        self._rng = rng
+        self._nursery = nursery
+        self._source = world.source
+        self._poisoned: dict[int, Sent] = {}
+        self._forgotten = 0
+        """Records of the source's log that never come again."""
+        self._poisonous = rng.random() < SWITCHED_ON
+        self._cut_off = False
+        """The last whole snapshot was interrupted."""
+        usual: list[tuple[float, Callable[[], Awaitable[None]]]] = [(6, self._transactions), (2, self._beat)]
+        faults: list[tuple[float, Callable[[], Awaitable[None]]]] = [
+            (1.5, self._redelivery),
+            (1, self._whole_snapshot),
+            (1, self._partial_snapshot),
+            (1, self._truncate),
+            (0.3, self._long_wait),
+            (1.5, self._kill),
+            (1, self._power_loss),
+            (2, self._rebalance),
+            (1.5, self._doomed_commit),
+            (1, self._replay),
+        ]
+        chosen = usual + [fault for fault in faults if rng.random() < SWITCHED_ON]
+        self._weights = [weight for weight, _ in chosen]
+        self._actions = [action for _, action in chosen]
+
+    async def run(self) -> None:
+        """From an empty directory to a view that equals the source."""
+        self._begin()
+        for _ in range(self._rng.randint(*STEPS)):
+            await self._staff()
+            (action,) = self._rng.choices(self._actions, self._weights)
+            await action()
+            for _ in range(self._rng.choice((0, 1, 1, 2))):
+                await self._world.turn()
+        await self._end()
+
+    def _begin(self) -> None:
+        source = self._source
+        source.transactions(self._rng.randint(1, 4))
+        source.lost, source.log = source.log, []
+        source.snapshot()
+        self._heard(whole=True)
+
+    async def _end(self) -> None:
+        world = self._world
+        for fates in world.fates:
+            fates.clear()
+        if self._cut_off:
+            await self._whole_snapshot()
+        await self._learn()
+        await self._staff(every=True)
+        await self._beat()
+        await world.catch_up()
+        for shard in range(self._source.partitions):
+            await world.replay(shard)
+        world.check_end()
+
+    def _heard(self, *, whole: bool = False) -> None:
+        """The log takes what the source sent, and the watermark's promise learns of it."""
+        self._world.log.take(self._poisoned)
+        self._world.promise.heard(whole=whole)
+
+    # Members.
+
+    async def _staff(self, *, every: bool = False) -> None:
+        """A rebalance gives what nobody has to somebody, some time after."""
+        world = self._world
+        for shard in range(self._source.partitions):
+            owner = world.owners[shard]
+            if (owner is None or owner.dead) and (every or self._rng.random() < 0.7):
+                await self._give(shard, await self._member())
+
+    async def _member(self, besides: Member | None = None) -> Member:
+        others = [member for member in self._world.living() if member is not besides]
+        if others and (len(self._world.living()) >= MEMBERS_MAX or self._rng.random() < 0.5):
+            return self._rng.choice(others)
+        born: Member = await self._nursery.start(self._world.live)
+        return born
+
+    async def _give(self, shard: int, member: Member) -> None:
+        if (member, shard) in self._world.stale:
+            self._world.stale.remove((member, shard))
+            await member.revoke(shard)
+        if not member.dead:
+            self._world.owners[shard] = member
+            member.assign(shard)
+
+    async def _learn(self) -> None:
+        """Members hear of what was taken from them."""
+        for member, shard in list(self._world.stale):
+            if not member.dead:
+                await member.revoke(shard)
+        self._world.stale.clear()
+
+    async def _rebalance(self) -> None:
+        world = self._world
+        await self._learn()
+        shard = self._rng.randrange(self._source.partitions)
+        owner = world.owners[shard]
+        if owner is None or owner.dead:
+            return
+        if self._rng.random() < 0.3:  # it stands still: the other has the partition before it hears of that
+            other = await self._member(besides=owner)
+            if other is not owner and not owner.dead:
+                world.stale.append((owner, shard))
+                await self._give(shard, other)
+            return
+        world.owners[shard] = None
+        await owner.revoke(shard)
+        if not owner.dead:
+            await self._give(shard, owner if self._rng.random() < 0.3 else await self._member(besides=owner))
+
+    async def _kill(self) -> None:
+        living = self._world.living()
+        if living:
+            self._rng.choice(living).die()
+
+    async def _power_loss(self) -> None:
+        for member in self._world.living():
+            member.die()
+        for shard in range(self._source.partitions):
+            if self._rng.random() < 0.7:
+                self._world.lose_last_commit(shard)
+
+    async def _doomed_commit(self) -> None:
+        shard = self._rng.randrange(self._source.partitions)
+        fate = self._rng.choice(list(Fate))
+        times = self._rng.randint(1, 3) if fate in (Fate.NO_ROOM, Fate.FAILS) else 1
+        self._world.fates[shard] += [fate] * times
+
+    async def _replay(self) -> None:
+        await self._world.replay(self._rng.randrange(self._source.partitions))
+
+    # The source.
+
+    async def _transactions(self) -> None:
+        begin = len(self._source.log)
+        self._source.transactions(self._rng.choice((1, 1, 1, 2, 3)))
+        self._poison(begin)
+        self._heard()
+
+    async def _beat(self) -> None:
+        self._source.beat()
+        self._heard()
+
+    async def _truncate(self) -> None:
+        self._source.truncate(self._rng.choice(TABLES))
+        self._heard()
+
+    async def _whole_snapshot(self) -> None:
+        begin = len(self._source.log)
+        if self._rng.random() < 0.2:
+            self._source.snapshot(lose=0.5, cut=self._rng.random())
+            self._poison(begin)
+            self._cut_off = True
+            self._heard()
+            begin = len(self._source.log)
+        self._source.snapshot(lose=0.5)
+        self._cut_off = False
+        self._poison(begin)
+        self._heard(whole=True)
+
+    async def _partial_snapshot(self) -> None:
+        begin = len(self._source.log)
+        self._source.incremental(ahead=self._rng.random() < 0.3)
+        self._poison(begin)
+        self._heard()
+
+    async def _redelivery(self) -> None:
+        begin = len(self._source.log)
+        self._source.redeliver(self._rng.choice((1, 5, 30, 200, begin)), after=self._forgotten)
+        self._heard()
+
+    async def _long_wait(self) -> None:
+        self._source.wait(DAYS)
+        self._forgotten = len(self._source.log)
+
+    def _poison(self, begin: int) -> None:
+        """Some of what was sent since `begin` cannot be understood."""
+        if not self._poisonous:
+            return
+        for at in range(begin, len(self._source.log)):
+            sent = self._source.log[at]
+            if sent.value is not None and self._rng.random() < 0.05:
+                value = _spoilt(sent.value, self._rng)
+                if value is not None:
+                    self._poisoned[at] = sent._replace(value=value)
+
+
+def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
+    """A value of which nothing, little or all but one column can be understood; None: leave this one."""
+    event = json.loads(value)
+    if event["source"]["table"] == "kycache_heartbeat" or event["op"] == "t":
+        return None
+    kind = rng.choice(("text", "operation", "column", "image"))
+    if kind == "text":
+        return b"\xff not JSON"
+    if kind == "operation":
+        event["op"] = "z"
+    elif kind == "image":
+        event["before"] = event["after"] = None
+    elif event["after"] is None:
+        return None
+    else:
+        event["after"] |= {"created_at": "x"} if event["source"]["table"] == "users" else {"status": 17}
+    return json.dumps(event).encode()
+
+
+def run(seed: int) -> None:
+    """Live through the history of a seed.
+
+    Raises:
+        Failed: a promise was broken.
+    """
+    rng = random.Random(seed)
+    source = FakeSource(random.Random(f"source {seed}"), rng.choice(PARTITIONS))
+
+    async def main(world: World) -> None:
+        with trio.fail_after(1e6):
+            async with trio.open_nursery() as nursery:
+                await History(world, rng, nursery).run()
+                nursery.cancel_scope.cancel()
+
+    with (
+        tempfile.TemporaryDirectory(prefix="kycache-simulation-", dir=scratch()) as folder,
+        structlog.testing.capture_logs(),
+        in_place_of_threads(rng),
+    ):
+        world = World(Path(folder), source, rng, rng.choice(MAP_BYTES))
+        with patch.object(service, "describe_topic", world.topic):
+            try:
+                run_seeded(seed, lambda: main(world))
+            except BaseExceptionGroup as group:
+                broken, _ = group.split(Violation)
+                first = _first(broken or group)
+                what = str(first) if broken else repr(first)
+                raise Failed(f"seed {seed}: {what} (again: make simulate SEEDS={seed})") from group
+
+
+def _first(group: BaseException) -> BaseException:
+    return _first(group.exceptions[0]) if isinstance(group, BaseExceptionGroup) else group
