@@ -129,6 +129,10 @@ class Router:
         except NoStore:
             return None
 
+    def has_store(self, shard: int) -> bool:
+        """Whether a shard was ever ingested, be its file readable or not."""
+        return self._directory.shard(shard).current_name() is not None
+
     def commit_id(self, shard: int) -> tuple[str, int]:
         """Changes with each commit of a shard, of whatever process; costs a microsecond.
 

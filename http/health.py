@@ -59,7 +59,9 @@ class Health:
         serving = {s.shard for s in statuses if s.state is not None and s.state.bootstrapped}
         # Bootstrapped is what "was ready once" means to a shard, and its file remembers it: a process that
         # starts while the source is away serves what it has, labelled. A shard being rebuilt stays in the set.
-        self._ready_once |= serving
+        # One whose file cannot be read cannot be asked, and keeps no other from serving: its own answers are 503.
+        unreadable = {s.shard for s in statuses if s.state is None and self._router.has_store(s.shard)}
+        self._ready_once |= serving | unreadable
         if self.draining or not serving or len(self._ready_once) < len(statuses):
             return False
         return not strict or all(s.standing is Standing.READY for s in statuses)

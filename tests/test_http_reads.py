@@ -324,6 +324,13 @@ class TestNotReady:
             assert response.headers["retry-after"] == "1"
             problem(await client.get("/users"), 503, "unreadable")
             assert (await client.get(f"/users/{other.id}")).status_code == 200
-            ready = await client.get("/readyz")
-            assert ready.status_code == 503
+            ready, strict = await client.get("/readyz"), await client.get("/readyz?strict=1")
+            assert (ready.status_code, strict.status_code) == (200, 503)  # the others serve
             assert [s["state"] for s in ready.json()["shards"]].count("halted") == 1
+        for number in range(stand.shards):
+            current = stand.directory.shard(number).current()
+            assert current is not None
+            (current / "data.mdb").write_bytes(b"\0" * 100)
+        stand.environments = Environments(readonly=True, map_size=1 << 28)
+        async with serving(stand) as client:
+            assert (await client.get("/readyz")).status_code == 503  # none can serve
