@@ -8,6 +8,7 @@ data/
     LOCK                  held by the one writer, names it
     state.json            what the writer last said of the shard
     CURRENT -> gen-000003 the generation in use
+    NEXT -> gen-000004    one that is built beside it, where one is (building.py)
     gen-000003/           an LMDB environment
 """
 
@@ -16,7 +17,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -35,7 +36,7 @@ _T = TypeVar("_T")
 
 
 class Node(msgspec.Struct, frozen=True):
-    """What a data directory is for. Written once, by the first ingest."""
+    """What a data directory is for. Written by the first ingest, and by what starts it over."""
 
     format: int
     id: str
@@ -43,6 +44,14 @@ class Node(msgspec.Struct, frozen=True):
     topic: str
     topic_id: str
     shards: int
+    epoch: int = 0
+    """Counts the whole snapshots that were ordered to start over from (`kycache rebuild --epoch`)."""
+    starts: tuple[int, ...] = ()
+    """Per shard, the offset at which the latest of those begins, in this topic; empty: all are read from 0."""
+
+    def start(self, shard: int, topic_id: str) -> int:
+        """The offset from which a shard of this topic is whole: a topic made anew is read from 0."""
+        return self.starts[shard] if self.starts and topic_id == self.topic_id else 0
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -64,6 +73,8 @@ class Doubt(msgspec.Struct, frozen=True):
     reason: str
     lsn: int = 0
     """A later whole snapshot puts right what came before it."""
+    epoch: int = 0
+    """Of the shard that said so: what starts over from a later one has read nothing of it."""
 
 
 def holder_name() -> str:
@@ -151,13 +162,16 @@ class DataDirectory:
             )
         return node
 
-    def rehome(self, view: str) -> Node:
-        """Make this the home of another view definition. The caller holds every shard and rebuilds it."""
-        node = self.node()
-        assert node is not None
-        node = msgspec.structs.replace(node, view=view)
-        write_whole(self.root / "node.json", msgspec.json.encode(node))
-        return node
+    def rehome(self, change: Callable[[Node], Node]) -> Node:
+        """Start over: the home of another view definition, of a topic made anew, or of another epoch."""
+        with (self.run / "found.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            node = self.node()
+            assert node is not None
+            changed = change(node)
+            if changed != node:
+                write_whole(self.root / "node.json", msgspec.json.encode(changed))
+            return changed
 
     def check_view(self, node: Node, view: str) -> None:
         """Refuse to read or write this directory with another view definition."""
@@ -215,6 +229,7 @@ class ShardFolder:
         self.path = path
         self.number = number
         self._current = os.fspath(path / "CURRENT")
+        self._next = path / "NEXT"
 
     def prepare(self) -> None:
         """Make the folder."""
@@ -240,22 +255,43 @@ class ShardFolder:
         return path
 
     def flip(self, generation: Path) -> None:
-        """Bring a generation into use, durably; the former one is left for `clean`."""
+        """Bring a generation into use, durably; `clean` removes the former one, and one under construction."""
+        if self.building() != generation:
+            self._next.unlink(missing_ok=True)  # first: after a kill in between it must not take over any more
+        self._link("CURRENT", generation)
+        self._next.unlink(missing_ok=True)
+        sync_folder(self.path)
+
+    def build(self, generation: Path) -> None:
+        """Have a generation built beside the one in use, durably; an earlier such one is left for `clean`."""
+        self._link("NEXT", generation)
+
+    def building(self) -> Path | None:
+        """The generation that is built beside the one in use, None where there is none."""
+        try:
+            name = os.readlink(self._next)  # noqa: PTH115 (as above)
+        except FileNotFoundError:
+            return None
+        # A kill between bringing it into use and removing its name leaves both.
+        return None if name == self.current_name() else self.path / name
+
+    def _link(self, name: str, generation: Path) -> None:
         sync_folder(generation)
-        temporary = self.path / f".CURRENT.{os.getpid()}"
+        temporary = self.path / f".{name}.{os.getpid()}"
         temporary.unlink(missing_ok=True)
         temporary.symlink_to(generation.name)
-        temporary.replace(self.path / "CURRENT")
+        temporary.replace(self.path / name)
         sync_folder(self.path)
 
     def clean(self) -> None:
         """Remove generations that are not in use: what a killed restore or rebuild left behind."""
-        current = self.current()
+        kept = {self.current(), self.building()}
         for path in self.path.glob("gen-*"):
-            if current is None or path.name != current.name:
+            if path not in kept:
                 shutil.rmtree(path)
-        for path in self.path.glob(".CURRENT.*"):
-            path.unlink(missing_ok=True)
+        for pattern in (".CURRENT.*", ".NEXT.*"):
+            for path in self.path.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def report(self) -> Report | None:
         """What the shard's writer last said."""

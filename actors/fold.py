@@ -144,7 +144,7 @@ class Fold:
             case Poison():
                 return self._poison(state, item, profiles)
             case Misrouted():
-                raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
+                raise self._misrouted(item)
 
     def replay(self, state: ShardState, item: Item, profiles: Profiles) -> Outcome:
         """Apply a record out of quarantine: its row only. Its place in history was entered when it came.
@@ -159,9 +159,16 @@ class Fold:
                 # A whole snapshot that came since holds the outcome.
                 return Outcome.STALE if outdated else self._change(state, item, profiles)
             case Misrouted():
-                raise HaltShard(f"shard {self.shard}: offset {item.offset}: {item.problem}", item.remedy)
+                raise self._misrouted(item)
             case _:
                 return Outcome.SKIPPED
+
+    def _misrouted(self, item: Misrouted) -> HaltShard:
+        return HaltShard(
+            f"shard {self.shard}: offset {item.offset}: {item.problem}",
+            f"{item.remedy}; then restart ingest where the setting was wrong, or run "
+            f"`kycache rebuild --shard {self.shard} --epoch` where the connector was",
+        )
 
     def _check_partition(self, offset: int, table: str, kafka_key: bytes) -> None:
         belongs = partition_of(kafka_key, self.shard_count)
@@ -170,7 +177,7 @@ class Fold:
                 f"shard {self.shard}: offset {offset}: a change of table {table!r} "
                 f"has a key of partition {belongs} of {self.shard_count}",
                 "let the connector's producer use Kafka's default partitioner, as `kycache connector` prints it; "
-                f"then run `kycache rebuild --shard {self.shard}`",
+                f"then run `kycache rebuild --shard {self.shard} --epoch`: the log keeps what was sent wrong",
             )
 
     def _enter(
@@ -221,7 +228,7 @@ class Fold:
     def _moved_back(self, what: str, highest: int) -> HaltShard:
         return HaltShard(
             f"shard {self.shard}: the source moved back: {what} after {format_lsn(highest)}",
-            f"make sure the source is the right one, then run `kycache rebuild --shard {self.shard}`",
+            "make sure the source is the right one, then run `kycache rebuild --epoch`",
         )
 
     def _settle_truncates(

@@ -58,6 +58,8 @@ class ShardStatus(NamedTuple):
 
 def concerns(doubt: Doubt, state: ShardState) -> bool:
     """Whether a doubt still holds for a shard: a whole snapshot taken behind it has put the shard right."""
+    if state.bootstrapped and state.epoch > doubt.epoch:
+        return False
     return not (state.streamed and state.generation is not None and state.generation > doubt.lsn > 0)
 
 
@@ -88,8 +90,14 @@ def status(
     doubts: Sequence[Doubt],
     now_s: float,
     limits: Limits,
+    *,
+    rebuilding: bool = False,
 ) -> ShardStatus:
-    """What a shard's store, its writer's report and the clock say together."""
+    """What a shard's store, its writer's report and the clock say together.
+
+    Args:
+        rebuilding: another generation is built beside this one, which is not written meanwhile.
+    """
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
     held = [d for d in doubts if state is None or concerns(d, state)]
@@ -100,6 +108,8 @@ def status(
         standing, reason = Standing.BOOTSTRAPPING, "nothing was ingested yet"
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
+    elif rebuilding:
+        standing, reason = Standing.STALE, "serves what it had while it is built anew beside it"
     elif cut_off:
         standing, reason = Standing.STALE, f"{cut_off}; {CUT_OFF_REMEDY}"
     elif stale is not None and stale > limits.stale_after_s:

@@ -132,6 +132,11 @@ class ShardReader:
         try:
             with self._begin(environment) as txn:
                 check_identity(txn, databases, self._identity)
+        except Refused:
+            self._environments.release(generation)
+            if self.folder.building() is not None:
+                raise NoStore(f"shard {self.shard} is being built for this view", "wait for it") from None
+            raise
         except BaseException:
             self._environments.release(generation)
             raise

@@ -167,7 +167,8 @@ class Router:
         except Refused as error:
             report = folder.damaged(error)
             state = None
-        return status(shard, state, report, self.doubts(), time.time(), self.limits)
+        rebuilding = folder.building() is not None
+        return status(shard, state, report, self.doubts(), time.time(), self.limits, rebuilding=rebuilding)
 
     def statuses(self) -> list[ShardStatus]:
         """Every shard's standing; empty while nothing was ever ingested."""

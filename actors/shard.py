@@ -61,6 +61,8 @@ class Opened(NamedTuple):
     store: Store
     topic_id: str
     offset: int
+    until: Callable[[ShardState], bool] | None = None
+    """For a generation under construction: whether it may serve by now, and so must be opened anew."""
 
 
 class ShardActor:
@@ -83,6 +85,7 @@ class ShardActor:
         """Why nothing can be committed at present; empty while all is well."""
         self._fence = fence
         self._topic_id = opened.topic_id
+        self._until = opened.until
         self._next = opened.offset
         self._on_room = on_room
         self._on_blocked = on_blocked
@@ -110,7 +113,7 @@ class ShardActor:
         return not self._full
 
     async def run(self) -> None:
-        """Apply what arrives until cancelled or the fence closes.
+        """Apply what arrives until cancelled, the fence closes, or a generation under construction may serve.
 
         Raises:
             HaltShard: a change must not be applied; everything before it is committed.
@@ -126,6 +129,8 @@ class ShardActor:
             self.state = applied.state
             if applied.halt is not None:
                 raise applied.halt
+            if self._until is not None and self._until(applied.state):
+                return
 
     def _take(self) -> Batch:
         """Join waiting batches into one: up to `BATCH_ITEMS`, then only to end a source transaction."""

@@ -80,3 +80,5 @@ class ShardState(msgspec.Struct, array_like=True):
     """Behind the last record whose place in the source's history could be told."""
     unplaced_offset: int = 0
     """The same when the latest whole snapshot began: what lies between may have been of it, or before it."""
+    epoch: int = 0
+    """As in the store's identity."""

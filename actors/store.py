@@ -46,7 +46,7 @@ class Identity(msgspec.Struct, frozen=True):
     shards: int
     view: str
     epoch: int = 0
-    """Counts the source's histories: a `rebuild --epoch` starts a new one."""
+    """Counts the source's histories: `kycache rebuild --epoch` starts a new one."""
 
 
 class Settled(NamedTuple):
@@ -137,7 +137,8 @@ def create_store(
     try:
         with environment.begin(write=True) as txn:
             txn.put(_IDENTITY, _encode(identity), db=databases.meta)
-            txn.put(_STATE, _encode(ShardState(position, from_start=from_start)), db=databases.meta)
+            state = ShardState(position, from_start=from_start, epoch=identity.epoch)
+            txn.put(_STATE, _encode(state), db=databases.meta)
         environment.sync(True)
     finally:
         environments.release(generation)
@@ -251,8 +252,9 @@ class Store:
                 work.quarantine(item)
             elif isinstance(item, Change) and item.values is None:
                 work.note_marker(item)
-            if verdict.notices:
-                doubts += [Doubt(n.mark.value, self.shard, item.offset, n.reason, n.lsn) for n in verdict.notices]
+            for notice in verdict.notices:
+                kind, reason, lsn = notice.mark.value, notice.reason, notice.lsn
+                doubts.append(Doubt(kind, self.shard, item.offset, reason, lsn, state.epoch))
         return None, doubts
 
     def settle(self, offsets: Sequence[int], redecode: Callable[[Quarantined], Item] | None) -> list[Settled]:

@@ -1,11 +1,6 @@
 """What `kycache doctor` looks at: the broker, the source and Kafka Connect, as plain facts. Decides nothing."""
 
-import json
-from collections.abc import Mapping
-from typing import Any, cast
-from urllib.error import HTTPError, URLError
-from urllib.parse import quote
-from urllib.request import urlopen
+from typing import Any
 
 import psycopg
 from kafka import KafkaAdminClient
@@ -18,13 +13,13 @@ from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
 from kycache.model.view import View
 
+from .connect import KafkaConnect
 from .findings import ConnectorFacts, PublicationFacts, SourceFacts, TableFacts, TopicFacts
 
 BROKER_WAIT_MS = 5_000
 """A broker that is up answers in milliseconds; a name that does not resolve should not be waited for long."""
 
 SOURCE_WAIT_S = 5
-CONNECT_WAIT_S = 5.0
 
 HEARTBEAT_ROWS_MAX = 100_000
 """More rows than any topic has partitions: the table is another one that happens to bear the name."""
@@ -149,30 +144,12 @@ def look_at_connector(url: str, name: str) -> ConnectorFacts:
     Raises:
         Unreachable: Kafka Connect does not answer.
     """
-    base = f"{url.rstrip('/')}/connectors/{quote(name, safe='')}"
-    status = _get(f"{base}/status")
-    config = _get(f"{base}/config")
+    connect = KafkaConnect(url, name)
+    status, config = connect.status(), connect.config()
     if status is None or config is None:
         return ConnectorFacts("")
     return ConnectorFacts(
         state=str(status["connector"]["state"]),
         failed_tasks=tuple(int(task["id"]) for task in status["tasks"] if task["state"] == "FAILED"),
         config={key: str(value) for key, value in config.items()},
-    )
-
-
-def _get(url: str) -> Mapping[str, Any] | None:
-    """A JSON object; None where there is none at that address."""
-    try:
-        with urlopen(url, timeout=CONNECT_WAIT_S) as answer:
-            return cast(Mapping[str, Any], json.load(answer))
-    except HTTPError as error:
-        with error:
-            if error.code == 404:
-                return None
-        reason: object = f"status {error.code}"
-    except (URLError, OSError, ValueError) as error:
-        reason = getattr(error, "reason", None) or type(error).__name__
-    raise Unreachable(
-        f"Kafka Connect does not answer at {url}: {reason}", "check `[connect] url` and that Kafka Connect runs"
     )

@@ -50,6 +50,8 @@ class Request(msgspec.Struct, frozen=True):
     command: Literal["rebuild", "replay", "drop"]
     shard: int
     offsets: tuple[int, ...] = ()
+    replace: bool = False
+    """`rebuild`: do not build beside what serves."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -93,7 +95,7 @@ class Worker:
         """
         about = (self._settings, self._directory, self._environments, self._view, request.shard)
         if request.command == "rebuild":
-            rebuild(*about)
+            rebuild(*about, replace=request.replace)
             return ()
         return tuple(settle(*about, request.offsets[:OFFSETS_MAX], drop=request.command == "drop"))
 

@@ -35,6 +35,11 @@ def settle(
     node, generation = directory.node(), directory.shard(shard).current()
     if node is None or generation is None:
         raise Refused(f"shard {shard} has no store", "start `kycache ingest`")
+    if directory.shard(shard).building() is not None:
+        raise Refused(
+            f"shard {shard} is being built anew, and what it is built of may have a quarantine of its own",
+            "run the command again when it is `ready`",
+        )
     decoder = RecordDecoder(view, settings.key_form)
 
     def redecode(record: Quarantined) -> Item:

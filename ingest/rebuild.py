@@ -1,13 +1,21 @@
 """Starting a shard over, and the refusals that end in it: the log is cut, the topic another, P changed.
 
-Skipping what the log no longer holds would skip deletes, and resurrect people who were erased; so nothing
-here goes on from another offset than 0 or the store's own.
+Skipping what the log no longer holds would skip deletes, and resurrect people who were erased; so a shard is
+read from the store's own offset, or from one at which the partition is whole: 0, or where a whole snapshot
+begins that kycache ordered itself (`begin_epoch`).
+
+What serves goes on serving: the new generation is built beside it (actors/building.py).
 """
 
+import shutil
+from collections.abc import Mapping
 from contextlib import ExitStack
 
+import msgspec
+
+from kycache.actors.building import served_state
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Node
+from kycache.actors.files import DataDirectory, Node, ShardFolder
 from kycache.actors.fold import HaltShard
 from kycache.actors.state import Position
 from kycache.actors.store import FORMAT, Identity, create_store
@@ -17,13 +25,16 @@ from kycache.model.view import View
 from .settings import KafkaSettings
 from .topic import Topic, describe_topic
 
+STAT_BLOCK_BYTES = 512
+"""The unit of `st_blocks` (stat(2)): a shard's file is sparse, so its length says nothing of the room it takes."""
+
 
 def log_cut(shard: int, offset: int) -> HaltShard:
     """The log no longer holds what the shard must read next (FAULTS 16)."""
     return HaltShard(
         f"shard {shard}: the log of its partition no longer holds offset {offset}",
-        'let Debezium take a whole snapshot into an empty topic (docs/operations.md, "the log is cut"), '
-        f"then run `kycache rebuild --shard {shard}`: skipping would resurrect what was deleted",
+        f"run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and starts over from it: "
+        "skipping would resurrect what was deleted",
     )
 
 
@@ -31,7 +42,8 @@ def another_topic(topic: Topic, shard: int) -> HaltShard:
     """The topic was deleted and made anew under its name (FAULTS 17)."""
     return HaltShard(
         f"shard {shard}: topic {topic.name!r} is not the one that was read: it has id {topic.id} now",
-        f"run `kycache rebuild --shard {shard}` once Debezium has sent a whole snapshot into it",
+        "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
+        "or `kycache rebuild --epoch`, which orders one",
     )
 
 
@@ -44,28 +56,82 @@ def check_partitions(topic: Topic, node: Node) -> None:
         )
 
 
-def start_over(
-    directory: DataDirectory, environments: Environments, view: View, node: Node, topic: Topic, shard: int
-) -> None:
-    """Bring an empty generation into use, to be filled from offset 0. The caller holds the shard's lock.
+def check_log(node: Node, topic: Topic, shard: int) -> int:
+    """The offset from which a shard is whole.
 
     Raises:
-        HaltShard: the log does not start there any more; nothing was changed.
+        HaltShard: the log does not hold it any more.
     """
-    if topic.starts[shard] > 0:
-        raise log_cut(shard, 0)
+    offset = node.start(shard, topic.id)
+    if topic.starts[shard] > offset:
+        raise log_cut(shard, offset)
+    return offset
+
+
+def start_over(
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    node: Node,
+    topic: Topic,
+    shard: int,
+    *,
+    replace: bool = False,
+) -> None:
+    """Make an empty generation, to be filled from where the partition is whole. The caller holds the shard's lock.
+
+    It is built beside what serves; where nothing serves, or `replace` says so, it is in use at once.
+
+    Raises:
+        HaltShard: the log does not hold everything any more; nothing was changed.
+        Refused: there is no room for two generations; nothing was changed.
+    """
+    offset = check_log(node, topic, shard)
     folder = directory.shard(shard)
+    beside = not replace and served_state(environments, folder) is not None
+    if beside:
+        check_room(folder)
     generation = folder.next_generation()
-    identity = Identity(FORMAT, shard, node.shards, view.hash)
-    position = Position(topic.name, topic.id, shard, 0)
+    identity = Identity(FORMAT, shard, node.shards, view.hash, node.epoch)
+    position = Position(topic.name, topic.id, shard, offset)
     create_store(environments, generation, identity, position, from_start=True)
-    folder.flip(generation)
+    if beside:
+        folder.build(generation)
+    else:
+        folder.flip(generation)
 
 
-def rebuild_for(settings: KafkaSettings, directory: DataDirectory, environments: Environments, view: View) -> None:
+def check_room(folder: ShardFolder) -> None:
+    """Refuse to build a generation beside one that is larger than what is free.
+
+    Raises:
+        Refused: with the figures.
+    """
+    current = folder.current()
+    if current is None:
+        return
+    taken = (current / "data.mdb").stat().st_blocks * STAT_BLOCK_BYTES
+    free = shutil.disk_usage(folder.path).free
+    if free < taken:
+        raise Refused(
+            f"shard {folder.number} takes {taken >> 20} MiB, and {free >> 20} MiB are free for a second one "
+            "beside it",
+            "make room, or run it with `--replace`: the shard then answers 503 until it is read again",
+        )
+
+
+def rebuild_for(
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    *,
+    replace: bool = False,
+) -> None:
     """Start every shard over for another view definition; the directory is its home from then on. Blocking.
 
-    Everything that could refuse is looked at, and every lock held, before anything is changed.
+    Everything that could refuse is looked at, and every lock held, before anything is changed. What serves the
+    former view goes on until its shards are built.
 
     Raises:
         Unreachable: the broker does not answer, or has no such topic.
@@ -75,10 +141,13 @@ def rebuild_for(settings: KafkaSettings, directory: DataDirectory, environments:
     assert node is not None
     topic = describe_topic(settings)
     check_partitions(topic, node)
-    cut = next((shard for shard in range(node.shards) if topic.starts[shard] > 0), None)
-    if cut is not None:
-        halt = log_cut(cut, 0)
-        raise Refused(halt.problem, halt.remedy)
+    try:
+        for shard in range(node.shards):
+            check_log(node, topic, shard)
+            if not replace:
+                check_room(directory.shard(shard))
+    except HaltShard as halt:
+        raise Refused(halt.problem, halt.remedy) from None
     with ExitStack() as locks:
         for shard in range(node.shards):
             lock = directory.shard(shard).lock()
@@ -88,26 +157,59 @@ def rebuild_for(settings: KafkaSettings, directory: DataDirectory, environments:
                     "stop it, then run this again",
                 )
             locks.callback(lock.release)
-        node = directory.rehome(view.hash)
+        node = directory.rehome(lambda node: msgspec.structs.replace(_for_topic(node, topic), view=view.hash))
         for shard in range(node.shards):
-            start_over(directory, environments, view, node, topic, shard)
-            directory.clear_doubt("suspect", shard)
+            start_over(directory, environments, view, node, topic, shard, replace=replace)
 
 
 def rebuild(
-    settings: KafkaSettings, directory: DataDirectory, environments: Environments, view: View, shard: int
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    shard: int,
+    *,
+    replace: bool = False,
 ) -> None:
-    """Start a shard over from its partition's first offset. The caller holds the shard's lock. Blocking.
+    """Start a shard over from where its partition is whole. The caller holds the shard's lock. Blocking.
+
+    What it put in doubt stays in doubt until the new generation serves (service.py clears it then).
 
     Raises:
         Unreachable: the broker does not answer, or has no such topic.
-        Refused: the log no longer starts at 0, or the partition count changed; nothing was changed.
+        Refused: the log no longer holds everything, or the partition count changed; nothing was changed.
     """
     topic = describe_topic(settings)
     node = directory.found(view.hash, topic.name, topic.id, topic.partitions)
     try:
-        start_over(directory, environments, view, node, topic, shard)
+        check_log(node, topic, shard)
+        node = directory.rehome(lambda node: _for_topic(node, topic))
+        start_over(directory, environments, view, node, topic, shard, replace=replace)
     except HaltShard as halt:
         raise Refused(halt.problem, halt.remedy) from None
-    # What is still in doubt says so again as the log is read; a truncate's mark waits for a whole snapshot.
-    directory.clear_doubt("suspect", shard)
+
+
+def begin_epoch(settings: KafkaSettings, directory: DataDirectory, ends: Mapping[int, int]) -> Node:
+    """Write down that a whole snapshot begins at the present end of each partition. Blocking.
+
+    The caller has stopped the connector and dropped its offsets, and starts it again afterwards: so whatever comes
+    behind `ends` is a whole snapshot and what follows it, as in a new topic. A change of before that is still on
+    its way does no harm: it is older than the snapshot, and swept after it.
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+        Refused: the partition count changed.
+    """
+    topic = describe_topic(settings)
+    node = directory.node()
+    assert node is not None
+    check_partitions(topic, node)
+    starts = tuple(ends[n] for n in range(topic.partitions))
+    return directory.rehome(
+        lambda node: msgspec.structs.replace(node, epoch=node.epoch + 1, topic_id=topic.id, starts=starts)
+    )
+
+
+def _for_topic(node: Node, topic: Topic) -> Node:
+    """A topic that was made anew is read from 0."""
+    return node if node.topic_id == topic.id else msgspec.structs.replace(node, topic_id=topic.id, starts=())

@@ -8,6 +8,7 @@ from typing import TypeVar
 import structlog
 import trio
 
+from kycache.actors.building import take_over_when_due
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node, slot
 from kycache.actors.fold import HaltShard
@@ -122,9 +123,11 @@ class Ingest:
         folder = self._directory.shard(shard)
         folder.prepare()
         if folder.current() is None:
-            start_over(self._directory, self._environments, self._view, self._node, topic, shard)
+            node = self._directory.node() or self._node
+            start_over(self._directory, self._environments, self._view, node, topic, shard)
+        until = take_over_when_due(self._environments, folder)
         folder.clean()
-        generation = folder.current()
+        generation = folder.current() if until is None else folder.building()
         assert generation is not None
         identity = Identity(FORMAT, shard, self._node.shards, self._view.hash)
         store = Store(
@@ -136,7 +139,9 @@ class Ingest:
             halt_on_poison=self._settings.halt_on_poison,
         )
         position = store.opened_at.position
-        if not store.opened_at.doubts:  # also after a kill between a batch, or a command, and its mark
+        if (
+            until is None and not store.opened_at.doubts
+        ):  # also after a kill between a batch, or a command, and its mark
             self._directory.clear_doubt("suspect", shard)
         try:
             if position.topic_id != topic.id:
@@ -146,7 +151,7 @@ class Ingest:
         except BaseException:
             store.close()
             raise
-        return Opened(store, topic.id, position.offset)
+        return Opened(store, topic.id, position.offset, until)
 
     async def watch_topic(self) -> None:
         """Compare the topic with what the stores were read from, for as long as ingest runs.

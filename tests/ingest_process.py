@@ -1,18 +1,22 @@
 """`kycache ingest` and `web` as processes of their own on a topic of their own, fed by a `FakeSource`."""
 
+import contextlib
+import io
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from fake_source import FakeSource
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
+
+from kycache.cli.main import main
 
 KYCACHE = (sys.executable, "-m", "kycache.cli.main")
 WAIT_S = 60.0
@@ -50,17 +54,19 @@ class Home:
         )
 
     def status(self) -> list[dict[str, Any]]:
-        """The shards of `kycache status --json`."""
-        done = self.run("status", "--json")
-        assert done.returncode == 0, done.stderr
-        shards: list[dict[str, Any]] = json.loads(done.stdout)["shards"]
+        """The shards of `kycache status --json`. In this process: it is asked over and over."""
+        out = io.StringIO()
+        with contextlib.redirect_stdout(out), pytest.raises(SystemExit) as ended:
+            main(["--config", str(self.configuration), "status", "--json"])
+        assert not ended.value.code
+        shards: list[dict[str, Any]] = json.loads(out.getvalue())["shards"]
         return shards
 
     def log(self) -> str:
         """What the processes here have logged."""
         return "".join(p.read_text(encoding="utf-8") for p in sorted(self.folder.glob("*.log")))
 
-    @contextmanager
+    @contextlib.contextmanager
     def ingest(self, name: str = "ingest") -> Iterator[subprocess.Popen[bytes]]:
         """An ingest at work; SIGTERM must end it with exit 0, unless the test has ended it."""
         path = self.folder / f"{name}.log"

@@ -1,0 +1,76 @@
+"""A generation that is built beside the one that serves, and when it takes over.
+
+`NEXT` names it (files.py). The writer fills it from the log while readers go on with `CURRENT`, which nobody
+writes meanwhile; a writer that is killed goes on with it. It takes over once it may serve, never before.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import lmdb
+import structlog
+
+from kycache.model.errors import Refused
+
+from .environment import Environments
+from .files import ShardFolder
+from .state import ShardState
+from .store import read_state
+
+log = structlog.get_logger()
+
+
+def may_serve(built: ShardState, served: ShardState) -> bool:
+    """Whether a generation under construction takes the place of the one that serves.
+
+    It is whole, and no reader goes back in time: it is not older than what it replaces, or there is no more to
+    read. Of another epoch only the clock compares: a source that moved back counts its LSNs from further down.
+    """
+    if not built.bootstrapped:
+        return False
+    as_new = built.as_of_ms >= served.as_of_ms and (
+        built.epoch != served.epoch or built.watermark >= served.watermark
+    )
+    return as_new or built.position.offset >= built.high_water
+
+
+def served_state(environments: Environments, folder: ShardFolder) -> ShardState | None:
+    """The state of the generation in use; None where there is none that can answer."""
+    generation = folder.current()
+    state = None if generation is None else _state(environments, folder, generation)
+    return state if state is not None and state.bootstrapped else None
+
+
+def take_over_when_due(environments: Environments, folder: ShardFolder) -> Callable[[ShardState], bool] | None:
+    """Bring the generation under construction into use where it may serve by now, or where nothing else does.
+
+    Returns:
+        For one that is still under construction: says of its state whether its time has come. None: there is none.
+    """
+    building = folder.building()
+    if building is None:
+        return None
+    served = served_state(environments, folder)
+    if served is not None:
+        built = _state(environments, folder, building)
+        if built is None or not may_serve(built, served):
+            return partial(may_serve, served=served)
+    folder.flip(building)
+    log.info("a shard was built anew and serves", shard=folder.number, generation=building.name)
+    return None
+
+
+def _state(environments: Environments, folder: ShardFolder, generation: Path) -> ShardState | None:
+    """The state in a generation's file, of whatever view; None where it cannot be read."""
+    try:
+        environment, databases = environments.lease(generation, folder.number)
+    except Refused:
+        return None
+    try:
+        with environment.begin() as txn:
+            return read_state(txn, databases)
+    except (Refused, lmdb.Error):
+        return None
+    finally:
+        environments.release(generation)
