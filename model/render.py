@@ -120,8 +120,17 @@ def _same(value: Value) -> object:
 
 
 def _filter_bytes(value: Value) -> bytes | None:
-    assert value is None or isinstance(value, str)
-    return None if value is None else value.encode()
+    match value:
+        case None:
+            return None
+        case bool():
+            return b"true" if value else b"false"
+        case int():
+            return b"%d" % value
+        case str():
+            return value.encode()
+        case _:
+            raise AssertionError(f"a filter of {type(value).__name__}, which no view may declare")
 
 
 def _object_printer(table: Table) -> Callable[[tuple[Value, ...]], dict[str, Any]]:

@@ -19,7 +19,7 @@ import msgspec
 from .errors import ConfigurationError
 
 FILTERS_MAX = 4
-"""Filter columns of a list. The order index keeps counts for every subset of them: 2^4 is still a page."""
+"""Filter columns of a list. The order index counts a row once for every subset of them: 2^4 times at most."""
 
 ENUM_LABELS_MAX = 256
 HEARTBEAT_TABLE = "kycache_heartbeat"
@@ -42,6 +42,10 @@ class Kind(StrEnum):
 
 ORDERED_KINDS = frozenset({Kind.INT, Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 KEY_KINDS = frozenset({Kind.UUID, Kind.TEXT, Kind.INT})
+FILTER_KINDS = frozenset({Kind.TEXT, Kind.ENUM, Kind.BOOL, Kind.INT})
+"""Kinds with one way to write each value, so that a filter's value is compared as it stands in the request."""
+
+BOOL_LABELS = ("true", "false")
 
 
 class Privacy(StrEnum):
@@ -123,7 +127,7 @@ class Filter:
     name: str
     column: str | None
     labels: tuple[str, ...]
-    """The only values an enum filter takes; empty where any text may come."""
+    """The only values that an enum or bool filter takes; empty where any text or integer may come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -408,10 +412,13 @@ def _filters(source: _Source, names: list[str], root: Table, status: Status | No
         column = next((c for c in root.columns if c.output == (name,)), None)
         if status and name == status.output:
             made.append(Filter(name, None, status.labels))
-        elif column is not None and column.type.kind in (Kind.TEXT, Kind.ENUM):
-            made.append(Filter(name, column.name, column.type.labels))
+        elif column is not None and column.type.kind in FILTER_KINDS:
+            labels = BOOL_LABELS if column.type.kind is Kind.BOOL else column.type.labels
+            made.append(Filter(name, column.name, labels))
         else:
-            source.fail(("list", "filters"), f"{name!r} is not the status nor a text or enum of the root")
+            source.fail(
+                ("list", "filters"), f"{name!r} is not the status nor a text, enum, bool or int of the root"
+            )
     return tuple(made)
 
 

@@ -46,6 +46,8 @@ class User:
     region: str | None = "EMEA"
     created_us: int | None = 0
     statuses: list[str] = field(default_factory=list)
+    more: dict[str, Value] = field(default_factory=dict)
+    """Columns of another view than the packaged one."""
 
     @property
     def key(self) -> bytes:
@@ -163,6 +165,7 @@ class Stand:
             "last_name": user.last,
             "region": user.region,
             "created_at": user.created_us,
+            **user.more,
         }
         rows: list[tuple[int, Value, dict[str, Value]]] = [(0, user.key, given)]
         for place, status in enumerate(user.statuses):

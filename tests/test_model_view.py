@@ -57,7 +57,7 @@ def test_secret_columns_are_not_stored() -> None:
         ('child = "kyc"', 'child = "accounts"', "is not a stored enum column"),
         ('none = "NONE"', 'none = "PENDING"', "one of the enum's own labels"),
         ('order = "created_at"', 'order = "email"', "is not a stored int, date or time"),
-        ('filters = ["kycStatus", "region"]', 'filters = ["createdAt"]', "is not the status nor a text or enum"),
+        ('filters = ["kycStatus", "region"]', 'filters = ["createdAt"]', "is not the status nor a text, enum"),
         ('filters = ["kycStatus", "region"]', 'filters = ["region", "region"]', "stands twice"),
         ('fields = ["userId",', 'fields = ["userid",', "is not a plain member"),
         ('"kyc", "accounts", "createdAt"', '"accounts", "createdAt"', "members must name each of"),

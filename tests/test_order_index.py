@@ -250,6 +250,23 @@ def test_page_10000_reads_as_much_as_page_1(large: Index, where: Where) -> None:
         assert buckets <= 4 * 4, f"row {skip}: {measured}"
 
 
+@pytest.mark.parametrize("where", [(None, None), (b"NONE", b"EMEA")])
+def test_a_page_of_many_users_reads_as_much_as_one_of_few(large: Index, tmp_path: Path, where: Where) -> None:
+    rnd = random.Random(23)
+    small = Index(tmp_path, shards=4)
+    for shard in range(4):
+        names = [b"%d-%d" % (shard, number) for number in range(1_200)]
+        small.apply(shard, {name: new_entry(rnd, name) for name in names})
+    few, many = (
+        [reads(index, where, skip=total * tenths // 10, size=50) for tenths in (0, 3, 9)]
+        for index in (small, large)
+        for total in [len(index.expected(where, newest=True))]
+    )
+    # Ten times the users: at most one node more in each shard, and the buckets between two users of a page.
+    assert max(records for records, _ in many) <= max(records for records, _ in few) + 4
+    assert max(buckets for _, buckets in many) <= max(buckets for _, buckets in few) + 50
+
+
 def test_a_rare_filter_opens_no_bucket_in_vain(large: Index) -> None:
     rows = len(large.expected((None, b"RARE"), newest=True))
     assert 20 < rows < 100
