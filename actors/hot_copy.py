@@ -84,15 +84,16 @@ def copied_pages(
     copy = _Copy(environment, txn, end)
     with contextlib.suppress(OSError):  # many pipes are open: 64 KiB do as well
         fcntl.fcntl(here, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    scrubber = Scrubber(spill)
     try:
         copy.start()
-        scrubber = Scrubber(spill)
         while block := os.read(here, PIPE_BYTES):
             watch.passed(len(block))
             yield from scrubber.feed(block)
     finally:
         os.close(here)  # first: whoever writes into it ends then
         copy.join()
+        scrubber.close()
     if copy.failure is not None:
         raise Refused(
             f"shard {shard}: LMDB cannot copy its file: {copy.failure}", f"run `kycache rebuild --shard {shard}`"

@@ -59,6 +59,11 @@ class Router:
         self._doubts: tuple[int, tuple[Doubt, ...]] = (-1, ())
 
     @property
+    def directory(self) -> DataDirectory:
+        """The data directory that is read."""
+        return self._directory
+
+    @property
     def shard_count(self) -> int | None:
         """The number of shards; None while nothing was ever ingested here.
 

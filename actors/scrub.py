@@ -77,6 +77,11 @@ class Scrubber:
         if self._rest or self._in_run or self._runs:
             raise BadPages("a copy of a shard's file ends in the middle of a page", "run the command again")
 
+    def close(self) -> None:
+        """Give up what is held, where the stream was not read to its end."""
+        if self._held is not None:
+            self._held.close()
+
     def _scrub(self, data: bytearray) -> Iterator[bytes | bytearray]:
         begin, at, end = 0, 0, len(data)
         while at < end:
@@ -123,9 +128,13 @@ class Scrubber:
         assert held is not None
         for slot in range(leaf + _HEADER.size, leaf + lower, 2):
             node = leaf + int.from_bytes(data[slot : slot + 2], "little")
+            if node + _NODE.size > leaf + PAGE_SIZE:
+                raise BadPages("a page of a shard's file has rows outside itself", _REMEDY)
             low, high, flags, key_size = _NODE.unpack_from(data, node)
             if not flags & _BIG:
                 continue
+            if node + _NODE.size + key_size + _NUMBER.size > leaf + PAGE_SIZE:
+                raise BadPages("a page of a shard's file has rows outside itself", _REMEDY)
             (number,) = _NUMBER.unpack_from(data, node + _NODE.size + key_size)
             start, size = self._runs.pop(number, (0, 0))
             used = _HEADER.size + (low | high << 16)

@@ -1,5 +1,8 @@
 """What the settings mean for the other folders: each one's own settings object, made in one place."""
 
+import sys
+from pathlib import Path
+
 from pydantic import SecretStr
 
 from kycache.actors.environment import Environments
@@ -11,6 +14,7 @@ from kycache.ingest.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
+from kycache.snapshots.schedule import Schedule
 from kycache.snapshots.settings import MIB, SnapshotSettings
 
 from .sections import parts_of
@@ -104,6 +108,24 @@ def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotS
         time_limit_s=snapshots.time_limit,
         part_bytes=snapshots.part_mib * MIB,
     )
+
+
+def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:
+    """The snapshots that ingest takes by itself, None where it takes none.
+
+    Args:
+        file: the configuration file that these settings came from.
+
+    Raises:
+        ConfigurationError: there is no store to take them into.
+    """
+    snapshots = settings.snapshots
+    if snapshots.every is None:
+        return None
+    snapshot_settings(settings)
+    named = () if file is None else ("--config", str(file))
+    command = (sys.executable, "-m", "kycache.cli.main", *named, "snapshot")
+    return Schedule(snapshots.every, snapshots.keep, command)
 
 
 def source_dsn(settings: Settings) -> str | None:

@@ -299,7 +299,7 @@ class Snapshots(Section):
         default=(), description="age recipients (`age1…`, or SSH public keys) that the files are encrypted for."
     )
     identity: Path | None = Field(
-        default=None, description="The file with the age identity that reads them: for `verify` and `restore`."
+        default=None, description="The file with the age identity that reads them: for reading a snapshot back."
     )
     allow_unencrypted: bool = Field(
         default=False,

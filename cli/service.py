@@ -15,7 +15,7 @@ import structlog
 import trio
 import typer
 
-from .composition import data_directory, environments, http_settings, kafka_settings, router
+from .composition import data_directory, environments, http_settings, kafka_settings, router, snapshot_schedule
 from .invocation import invocation
 from .log import configure_log
 from .process import run_until_stopped
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from kycache.http.settings import HttpSettings
     from kycache.http.workers import Worker
     from kycache.model.view import View
+    from kycache.snapshots.schedule import Schedule
 
     from .settings import Settings
 
@@ -47,10 +48,12 @@ WorkersOption = Annotated[
 
 def ingest(context: typer.Context) -> None:
     """Tail the topic and keep the view up to date, until SIGTERM or Ctrl-C."""
-    settings = invocation(context).settings()
+    run = invocation(context)
+    settings = run.settings()
     view = settings.load_view()
+    schedule = snapshot_schedule(settings, run.file)
     configure_log()
-    run_until_stopped(partial(_ingest, settings, environments(settings, readonly=False), view))
+    run_until_stopped(partial(_ingest, settings, environments(settings, readonly=False), view, schedule))
 
 
 def web(
@@ -77,14 +80,16 @@ def web(
 
 def node(context: typer.Context, host: HostOption = None, port: PortOption = None) -> None:
     """Do both in one process: tail the topic, and answer over HTTP."""
-    settings = invocation(context).settings()
+    run = invocation(context)
+    settings = run.settings()
     view = settings.load_view()
+    schedule = snapshot_schedule(settings, run.file)
     http = _asked(http_settings(settings), host, port, 1)
     configure_log()
     opened = environments(settings, readonly=False)  # one for both: LMDB opens a file once per process
     # The server is the one that ends first, so that its last answers are still fresh.
     run_until_stopped(
-        partial(_ingest, settings, opened, view), partial(_serve, settings, http, opened, view, None)
+        partial(_ingest, settings, opened, view, schedule), partial(_serve, settings, http, opened, view, None)
     )
 
 
@@ -101,15 +106,24 @@ def _asked(http: HttpSettings, host: str | None, port: int | None, workers: int 
 
 
 async def _ingest(
-    settings: Settings, opened: Environments, view: View, *, task_status: trio.TaskStatus[None]
+    settings: Settings,
+    opened: Environments,
+    view: View,
+    schedule: Schedule | None,
+    *,
+    task_status: trio.TaskStatus[None],
 ) -> None:
     gc.set_threshold(GC_NEW_OBJECTS)
     # Imported in the services: Kafka's client and Quart take their time, and `status` needs neither.
     from kycache.ingest.service import run_ingest
+    from kycache.snapshots.schedule import take_snapshots
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(partial(run_ingest, kafka_settings(settings), data_directory(settings), opened, view))
+        directory = data_directory(settings)
+        running = await nursery.start(partial(run_ingest, kafka_settings(settings), directory, opened, view))
         log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))
+        if schedule is not None:
+            nursery.start_soon(take_snapshots, schedule, directory, running.holds_what_is_worth_keeping)
         task_status.started()
 
 

@@ -1,16 +1,23 @@
-"""`kycache snapshot create|list|…`: copies of shard files, taken while everything runs."""
+"""`kycache snapshot create|list|prune`: copies of shard files, taken while everything runs."""
 
 import json
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
+from kycache.actors.files import DataDirectory
+from kycache.actors.snapshot_report import failed, succeeded
+from kycache.model.errors import KycacheError
 from kycache.snapshots.settings import SnapshotSettings
 
 from .composition import data_directory, environments, snapshot_settings
+from .durations import seconds
 from .invocation import JsonOption, ShardsOption, invocation
 from .settings import Settings
 from .transfer import TransferBars
@@ -18,12 +25,17 @@ from .transfer import TransferBars
 if TYPE_CHECKING:
     from kycache.snapshots.keys import Keys
     from kycache.snapshots.listing import Found
-    from kycache.snapshots.manifest import ShardEntry
+    from kycache.snapshots.manifest import Manifest, ShardEntry
     from kycache.snapshots.stores import Store
 
 StoreOption = Annotated[
     str | None, typer.Option("--store", metavar="URL", help="Another store than `[snapshots] store`.")
 ]
+
+LINE_CHARACTERS = 110
+"""Of a line of the list: an id that is cut short cannot be given to another command."""
+
+_LISTED = ("id", "condition", "shards", "users", "bytes", "as of")
 
 app = typer.Typer(no_args_is_help=True, help="Copies of shard files, and their way back.")
 
@@ -37,18 +49,39 @@ def create(
     from kycache.snapshots.take import Progress, Taker
 
     settings = invocation(context).settings()
-    wanted, opened, keys = opened_store(settings, store, writing=True)
     directory = data_directory(settings)
-    with one_at_a_time(directory), TransferBars("copied", as_json) as bars:
-        progress = Progress(
-            bars.begin, bars.advance, lambda entry, resumed: bars.done(entry.shard, _copied(entry, resumed))
-        )
-        taker = Taker(directory, environments(settings, readonly=True), opened, keys, wanted, progress)
-        manifest = taker.take(shard)
+    routine = shard is None and store is None
+    with one_at_a_time(directory), _reporting(directory, routine) as report:
+        wanted, opened, keys = opened_store(settings, store, writing=True)
+        with TransferBars("copied", as_json) as bars:
+            progress = Progress(
+                bars.begin, bars.advance, lambda entry, resumed: bars.done(entry.shard, _copied(entry, resumed))
+            )
+            taker = Taker(directory, environments(settings, readonly=True), opened, keys, wanted, progress)
+            manifest = taker.take(shard)
+        report(manifest)
     if as_json:
         typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
     else:
         typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
+
+
+@contextmanager
+def _reporting(directory: DataDirectory, routine: bool) -> "Iterator[Callable[[Manifest], None]]":
+    """Tells `/metrics` and `status` how it ended; not of some shards alone, nor of another store."""
+    began = time.monotonic()
+
+    def report(manifest: "Manifest") -> None:
+        if routine:
+            stored = sum(entry.stored_bytes for entry in manifest.shards)
+            succeeded(directory, manifest.id, time.monotonic() - began, stored, len(manifest.shards))
+
+    try:
+        yield report
+    except KycacheError as error:
+        if routine:
+            failed(directory, error.problem)
+        raise
 
 
 @app.command("list")
@@ -61,17 +94,63 @@ def list_(context: typer.Context, store: StoreOption = None, as_json: JsonOption
     if as_json:
         typer.echo(json.dumps([_listed(snapshot) for snapshot in found]))
         return
-    table = Table("id", "condition", "shards", "users", "bytes", "as of", box=None, pad_edge=False)
+    table = Table(*(Column(name, no_wrap=True) for name in _LISTED), box=None, pad_edge=False)
     for snapshot in found:
         facts = _listed(snapshot)
         oldest = min((entry["asOf"] or "-" for entry in facts["shards"]), default="-")
         of = f"/{snapshot.manifest.shard_count}" if snapshot.manifest is not None else ""
         cells = (f"{len(facts['shards'])}{of}", facts["users"], facts["bytes"], oldest)
         table.add_row(snapshot.id, facts["condition"], *map(str, cells))
-    Console(soft_wrap=True).print(table if found else f"there are no snapshots in {opened.url}")
+    console = Console()
+    console.width = max(console.width, LINE_CHARACTERS)
+    console.print(table if found else f"there are no snapshots in {opened.url}", soft_wrap=True)
     for snapshot in found:
         if snapshot.reason:
             typer.echo(f"{snapshot.id}: {snapshot.reason}")
+
+
+@app.command()
+def prune(
+    context: typer.Context,
+    keep: Annotated[
+        int | None,
+        typer.Option("--keep", min=1, help="Keep as many newest ones of each shard. Default: `[snapshots] keep`."),
+    ] = None,
+    older_than: Annotated[
+        str | None,
+        typer.Option("--older-than", metavar="DURATION", help="Remove only what is older: `12h`, `30d`, `4w`."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and do nothing.")] = False,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Remove old snapshots and leftovers; never the last good one of a shard."""
+    from kycache.snapshots.listing import survey
+    from kycache.snapshots.prune import carry_out, decide
+
+    settings = invocation(context).settings()
+    try:
+        age = None if older_than is None else timedelta(seconds=seconds(older_than))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--older-than") from None
+    keep = keep if keep is not None or age is not None else settings.snapshots.keep
+    if keep is None and age is None:
+        raise typer.BadParameter("say what may go: --keep, --older-than, or both", param_hint="--keep")
+    _, opened, keys = opened_store(settings, store)
+    found = survey(opened, keys)
+    decisions = decide(found, datetime.now(UTC), keep=keep, older_than=age)
+    if not dry_run:
+        carry_out(opened, found, decisions)
+    removed = [decision.id for decision in decisions if decision.removed]
+    if as_json:
+        kept = [decision.id for decision in decisions if not decision.removed]
+        typer.echo(json.dumps({"dryRun": dry_run, "removed": removed, "kept": kept}))
+        return
+    for decision in decisions:
+        what = ("would be removed" if dry_run else "removed") if decision.removed else "kept"
+        typer.echo(f"{decision.id}: {what}: {decision.reason}")
+    if not removed:
+        typer.echo("nothing to remove")
 
 
 def opened_store(

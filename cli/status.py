@@ -13,6 +13,7 @@ from rich.table import Table
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
+from kycache.actors.snapshot_report import read_report
 from kycache.model.lsn import format_lsn
 
 from .composition import data_directory, environments, kafka_settings, router
@@ -120,6 +121,11 @@ def _print_table(directory: DataDirectory, view: str, shards: list[dict[str, Any
     for entry in shards:
         if entry["reason"]:
             console.print(f"shard {entry['shard']}: {entry['reason']}", markup=False)
+    report = read_report(directory)
+    if report.at:
+        console.print(f"newest snapshot: {report.id}, {report.shards} shards", markup=False)
+    if report.problem:
+        console.print(f"the latest snapshot failed: {report.problem}", markup=False)
 
 
 def _print_settings(run: Invocation, as_json: bool) -> None:

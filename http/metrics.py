@@ -1,6 +1,7 @@
 """`/metrics`: the requests of all workers, and every shard of the data directory as it stands."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import msgspec
 from prometheus_client import CollectorRegistry, Metric, generate_latest
@@ -8,8 +9,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
+from kycache.actors.snapshot_report import read_report
 from kycache.actors.state import Counters
 
 from .health import read_statuses
@@ -81,6 +84,28 @@ def _gauge(name: str, text: str, samples: "list[tuple[int, float | None]] | list
     return family
 
 
+class SnapshotCollector(Collector):
+    """What became of the data directory's snapshots, whichever process takes them."""
+
+    def __init__(self, directory: DataDirectory) -> None:
+        self._directory = directory
+
+    def collect(self) -> Iterator[Metric]:
+        """The newest good one, once there is one; and how many failed."""
+        report = read_report(self._directory)
+        age = report.age_s(datetime.now(UTC))
+        if age is not None:
+            for name, text, value in (
+                ("age_seconds", "Age of the newest good snapshot.", age),
+                ("duration_seconds", "How long it took.", report.duration_s),
+                ("bytes", "Its size in the store.", float(report.bytes)),
+            ):
+                yield GaugeMetricFamily(f"kycache_snapshot_{name}", text, value=value)
+        failures = CounterMetricFamily("kycache_snapshot_failures", "Snapshots that could not be taken.")
+        failures.add_metric([], report.failures)
+        yield failures
+
+
 class _TallyCollector(Collector):
     def __init__(self, tally: Tally) -> None:
         self._tally = tally
@@ -96,6 +121,7 @@ class Exposition:
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(_TallyCollector(tally))
         self._registry.register(ShardCollector(router))
+        self._registry.register(SnapshotCollector(router.directory))
 
     def answer(self) -> Answer:
         """All samples, in Prometheus's text format."""

@@ -199,6 +199,11 @@ class Ingest:
                 if holder.actor is not None:
                     holder.actor.store.free_readers()
 
+    def holds_what_is_worth_keeping(self) -> bool:
+        """A shard is held that is bootstrapped: a snapshot of this directory is worth being taken."""
+        actors = (holder.actor for holder in self.holders.values())
+        return any(actor is not None and actor.state.bootstrapped for actor in actors)
+
     def holds(self, shard: int) -> bool:
         """The shard is held by this process."""
         return shard in self.holders

@@ -29,6 +29,7 @@ MANIFEST_BYTES_MAX = 64 << 20
 """10,000 shards at less than 1 KB each, with room."""
 
 _ID = re.compile(r"\d{8}T\d{6}\.\d{3}Z-[0-9a-f]{8}")
+_NOTE = re.compile(r"shard-\d{4,}\.json")
 _SEALED = re.compile(rb'(.*),\n  "mac": "([0-9a-f]{64})"\n\}\n', re.DOTALL)
 
 _T = TypeVar("_T")
@@ -120,7 +121,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
 
 
 class Note(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
-    """A shard that is finished, of a snapshot that is not: what the manifest will say, so that it is kept."""
+    """A shard that is finished, of a snapshot that is not (`runs.py`): what the manifest will say of it."""
 
     format: int
     id: str
@@ -129,7 +130,10 @@ class Note(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     shard_count: int
     recipients: str
     """A digest of those who can read the file: others make a snapshot of their own."""
-    entry: ShardEntry
+    at: str
+    """When it began."""
+    entry: ShardEntry | None
+    """None: only that the run began."""
 
 
 def new_id(now: datetime) -> str:
@@ -156,6 +160,11 @@ def shard_file(shard: int, *, encrypted: bool) -> str:
 def note_file(shard: int) -> str:
     """The name of a finished shard's note."""
     return f"shard-{shard:04d}.json"
+
+
+def is_note(name: str) -> bool:
+    """The name is a note's."""
+    return _NOTE.fullmatch(name) is not None
 
 
 def entry_of(shard: int, epoch: int, state: ShardState, copied_at: str, file: CopiedFile) -> ShardEntry:

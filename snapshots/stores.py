@@ -4,6 +4,7 @@ A file appears whole or not at all: multipart uploads show up when they are comp
 written beside their names and renamed. In a folder they are fsynced too, before anything relies on them.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -38,7 +39,7 @@ CONNECT_WAIT = timedelta(seconds=10)
 REQUEST_WAIT = timedelta(seconds=120)
 """For one part or range, over a slow line."""
 
-_RETRY: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(minutes=2)}
+RETRY: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(minutes=2)}
 
 _STAGED = re.compile(r".*#\d+")
 """How obstore names a file that is not whole yet."""
@@ -103,7 +104,7 @@ class Store:
                     "give `[snapshots] store` as file:///…, s3://…, gs://… or az://…",
                 )
             try:
-                self._store = from_url(url, client_options=_client(), retry_config=_RETRY)
+                self._store = from_url(url, client_options=_client(), retry_config=RETRY)
             except (BaseError, ValueError) as error:
                 raise ConfigurationError(
                     f"{self.url} cannot be used as a snapshot store: {_first_line(error)}",
@@ -213,8 +214,24 @@ class Store:
             try:
                 with self.told("delete", path):
                     obstore.delete(self._store, path)
+                    if self.root is not None:
+                        sync_folder((self.root / path).parent)
             except Missing:
                 continue
+
+    def forget(self, folder: str) -> None:
+        """Remove a folder that has become empty; a bucket has none."""
+        if self.root is not None:
+            with contextlib.suppress(OSError):  # somebody put something there
+                (self.root / folder).rmdir()
+
+    def unstage(self, folder: str) -> None:
+        """Remove what uploads that were killed left in a folder that nobody writes to."""
+        if self.root is None or not (self.root / folder).is_dir():
+            return
+        for path in (self.root / folder).iterdir():
+            if _STAGED.fullmatch(path.name):
+                path.unlink(missing_ok=True)
 
     def tidy(self, older_than: datetime) -> list[str]:
         """Remove what killed uploads left in a folder, and folders left empty; returns the names.

@@ -1,18 +1,17 @@
 """Takes a snapshot: each shard copied from a pinned read transaction, compressed, encrypted, hashed on the way.
 
     <id>/shard-0003.mdb.zst(.age)   a shard's file
-    <id>/shard-0003.json            a note that it is finished, while others are not
     <id>/manifest.json              last: before it is there, there is no snapshot
 
 Nothing is held in memory but some blocks, and nothing on disk but what the store itself is. A run that was killed
-is gone on with by the next one, where the shards that it finished are recent enough.
+is gone on with by the next one (`runs.py`).
 """
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from importlib.metadata import version
 
 import pyrage
@@ -26,12 +25,10 @@ from kycache.model.errors import Refused
 
 from . import manifest as manifests
 from .keys import Keys
-from .manifest import Manifest, Note, ShardEntry
+from .manifest import Manifest, ShardEntry
+from .runs import Runs
 from .settings import MIB, SnapshotSettings
 from .stores import Store, Writer
-
-RESUMED_AFTER_MAX = timedelta(hours=6)
-"""Shards copied longer ago are copied again: their copies would only be replayed for longer."""
 
 COMPRESSORS = 1
 """Threads that compress, beside the one that hashes: more would take what ingest and web need."""
@@ -69,7 +66,7 @@ class Taker:
         self._progress = progress
 
     def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
-        """A snapshot of these shards, or of all. The caller sees to it that there is one run at a time.
+        """A snapshot of these shards, or of all that are here. The caller holds the directory's snapshot lock.
 
         Raises:
             Refused: a shard has no file or a damaged one, or its copy costs too much. What is finished is kept
@@ -79,15 +76,18 @@ class Taker:
         node = self._directory.node()
         if node is None:
             raise Refused(f"nothing was ingested into {self._directory.root}", "start `kycache ingest`")
-        wanted = sorted(set(shards)) if shards is not None else list(range(node.shards))
-        if not wanted or wanted[-1] >= node.shards:
-            raise Refused(
-                f"there is no shard {wanted[-1] if wanted else ''} in {self._directory.root}",
-                f"name shards from 0 to {node.shards - 1}",
-            )
-        began = now or datetime.now(UTC)
-        run = self._resumed(node, wanted, began) or _Run(manifests.new_id(began), node, {})
-        entries = [self._finished(run, shard) or self._copy(run, shard) for shard in wanted]
+        wanted = self._wanted(node, shards)
+        runs = Runs(self._store, self._keys, node)
+        run = runs.begin(now or datetime.now(UTC))
+        entries: list[ShardEntry] = []
+        for shard in wanted:
+            entry = run.finished.get(shard)
+            resumed = entry is not None
+            if entry is None:
+                entry = self._copy(run.id, node, shard)
+                runs.finish(run, entry)
+            entries.append(entry)
+            self._progress.done(entry, resumed)
         whole = Manifest(
             format=manifests.FORMAT,
             id=run.id,
@@ -99,46 +99,25 @@ class Taker:
             shards=tuple(entries),
         )
         self._store.put(f"{run.id}/{manifests.MANIFEST}", manifests.sealed(whole, self._keys.mac))
-        self._store.delete([f"{run.id}/{manifests.note_file(shard)}" for shard in run.noted])
+        runs.end(run)
         return whole
 
-    def _resumed(self, node: Node, wanted: Sequence[int], now: datetime) -> "_Run | None":
-        """The newest run of this node that did not come to its end, with what it finished of `wanted`."""
-        files = self._store.files()
-        whole = {file.path.partition("/")[0] for file in files if file.path.endswith("/" + manifests.MANIFEST)}
-        runs: dict[str, _Run] = {}
-        for file in files:
-            snapshot, _, name = file.path.partition("/")
-            if not manifests.is_id(snapshot) or snapshot in whole or not name.endswith(".json"):
-                continue
-            note = self._note(file.path)
-            if note is None or not self._continues(note, snapshot, node, now):
-                continue
-            run = runs.setdefault(snapshot, _Run(snapshot, node, {}))
-            run.noted.append(note.entry.shard)
-            if note.entry.shard in wanted:
-                run.finished[note.entry.shard] = note.entry
-        return runs[max(runs)] if runs else None
+    def _wanted(self, node: Node, shards: Sequence[int] | None) -> list[int]:
+        """The shards asked for; else those that this directory has: others may be on other nodes."""
+        if shards is None:
+            there = [shard for shard in range(node.shards) if self._directory.shard(shard).current() is not None]
+            if not there:
+                raise Refused(f"{self._directory.root} holds no shard's file yet", "start `kycache ingest`")
+            return there
+        wanted = sorted(set(shards))
+        if wanted[-1] >= node.shards:
+            raise Refused(
+                f"there is no shard {wanted[-1]} in {self._directory.root}",
+                f"name shards from 0 to {node.shards - 1}",
+            )
+        return wanted
 
-    def _note(self, path: str) -> Note | None:
-        try:
-            data = self._store.get(path, manifests.MANIFEST_BYTES_MAX)
-            return manifests.unsealed(data, Note, self._keys.mac, path)
-        except Refused:
-            return None  # of another key or version: not ours to go on with
-
-    def _continues(self, note: Note, snapshot: str, node: Node, now: datetime) -> bool:
-        recent = now - datetime.fromisoformat(note.entry.copied_at) <= RESUMED_AFTER_MAX
-        mine = (note.id, note.node, note.view, note.shard_count) == (snapshot, node.id, node.view, node.shards)
-        return recent and mine and note.recipients == self._keys.recipients_digest
-
-    def _finished(self, run: "_Run", shard: int) -> ShardEntry | None:
-        entry = run.finished.get(shard)
-        if entry is not None:
-            self._progress.done(entry, True)
-        return entry
-
-    def _copy(self, run: "_Run", shard: int) -> ShardEntry:
+    def _copy(self, snapshot: str, node: Node, shard: int) -> ShardEntry:
         generation = self._directory.shard(shard).current()
         if generation is None:
             raise Refused(f"shard {shard} has no file yet", f"start `kycache ingest`, or leave shard {shard} out")
@@ -146,7 +125,7 @@ class Taker:
         try:
             with environment.begin() as txn:
                 identity, state = read_identity(txn, databases), read_state(txn, databases)
-                if (identity.view, identity.shard, identity.shards) != (run.node.view, shard, run.node.shards):
+                if (identity.view, identity.shard, identity.shards) != (node.view, shard, node.shards):
                     raise Refused(
                         f"shard {shard}: the file holds {identity}", f"run `kycache rebuild --shard {shard}`"
                     )
@@ -158,23 +137,10 @@ class Taker:
                     rate_bytes_s=self._settings.rate_bytes_s,
                 )
                 with closing(copied_pages(shard, environment, txn, limits, self._directory.run)) as pages:
-                    copied = self._store_pages(run.id, shard, pages)
+                    copied = self._store_pages(snapshot, shard, pages)
         finally:
             self._environments.release(generation)
-        entry = manifests.entry_of(shard, identity.epoch, state, copied_at, copied)
-        note = Note(
-            format=manifests.FORMAT,
-            id=run.id,
-            node=run.node.id,
-            view=run.node.view,
-            shard_count=run.node.shards,
-            recipients=self._keys.recipients_digest,
-            entry=entry,
-        )
-        self._store.put(f"{run.id}/{manifests.note_file(shard)}", manifests.sealed(note, self._keys.mac))
-        run.noted.append(shard)
-        self._progress.done(entry, False)
-        return entry
+        return manifests.entry_of(shard, identity.epoch, state, copied_at, copied)
 
     def _store_pages(self, snapshot: str, shard: int, pages: Iterator[bytes | bytearray]) -> manifests.CopiedFile:
         """Compress, encrypt and write the pages; what came of it."""
@@ -196,14 +162,6 @@ class Taker:
             stored_bytes=file.size,
             stored_sha256=file.digest.hexdigest(),
         )
-
-
-@dataclass
-class _Run:
-    id: str
-    node: Node
-    finished: dict[int, ShardEntry]
-    noted: list[int] = field(default_factory=list)
 
 
 class _Packed:

@@ -1,0 +1,64 @@
+"""`data/snapshots.json`: what became of the latest snapshots of this directory, for `/metrics` and `status`."""
+
+from datetime import UTC, datetime
+
+import msgspec
+
+from .files import DataDirectory, write_whole
+
+FILE = "snapshots.json"
+
+
+class SnapshotReport(msgspec.Struct, frozen=True):
+    """Whichever process took them writes it, while it holds the directory's snapshot lock."""
+
+    id: str = ""
+    """The newest good one; empty before the first."""
+    at: str = ""
+    duration_s: float = 0.0
+    bytes: int = 0
+    """In the store."""
+    shards: int = 0
+    failures: int = 0
+    """Ever."""
+    failed_in_a_row: int = 0
+    failed_at: str = ""
+    problem: str = ""
+    """Why the latest one failed; empty where it did not."""
+
+    def age_s(self, now: datetime) -> float | None:
+        """How old the newest good one is, None where there is none."""
+        return (now - datetime.fromisoformat(self.at)).total_seconds() if self.at else None
+
+
+def read_report(directory: DataDirectory) -> SnapshotReport:
+    """What is known; nothing where no snapshot was ever taken, or the file is damaged: the next one mends it."""
+    try:
+        return msgspec.json.decode((directory.root / FILE).read_bytes(), type=SnapshotReport)
+    except (FileNotFoundError, msgspec.MsgspecError):
+        return SnapshotReport()
+
+
+def succeeded(directory: DataDirectory, snapshot: str, duration_s: float, stored: int, shards: int) -> None:
+    """A snapshot was taken."""
+    known = read_report(directory)
+    at = datetime.now(UTC).isoformat()
+    write_report(directory, SnapshotReport(snapshot, at, duration_s, stored, shards, known.failures))
+
+
+def failed(directory: DataDirectory, problem: str) -> None:
+    """A snapshot was not."""
+    known = read_report(directory)
+    changed = msgspec.structs.replace(
+        known,
+        failures=known.failures + 1,
+        failed_in_a_row=known.failed_in_a_row + 1,
+        failed_at=datetime.now(UTC).isoformat(),
+        problem=problem,
+    )
+    write_report(directory, changed)
+
+
+def write_report(directory: DataDirectory, report: SnapshotReport) -> None:
+    """Replace the file."""
+    write_whole(directory.root / FILE, msgspec.json.encode(report))

@@ -1,0 +1,123 @@
+"""A run that takes a snapshot, as the store remembers it: what it finished, so that a killed one is gone on with.
+
+    <id>/run.json           a run began: whose it is
+    <id>/shard-0003.json    it finished a shard
+    <id>/manifest.json      it came to its end; the notes above are removed
+
+There is one run at a time of a data directory (`lock.py`), so whatever else of this directory is not finished was
+ended: it is gone on with where that is worth it, and removed where it is not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from kycache.actors.files import Node
+from kycache.model.errors import Refused
+
+from . import manifest as manifests
+from .keys import Keys
+from .manifest import Note, ShardEntry
+from .stores import Store, Stored
+
+RESUMED_AFTER_MAX = timedelta(hours=6)
+"""Shards copied longer ago are copied again: their copies would only be replayed for longer."""
+
+RUN_FILE = "run.json"
+
+
+@dataclass
+class Run:
+    """A snapshot that is being taken."""
+
+    id: str
+    finished: dict[int, ShardEntry] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    """Paths of what is removed at the end."""
+
+
+class Runs:
+    """The runs of one data directory in one store."""
+
+    def __init__(self, store: Store, keys: Keys, node: Node) -> None:
+        self._store = store
+        self._keys = keys
+        self._node = node
+
+    def begin(self, now: datetime) -> Run:
+        """The run to go on with, else a new one. Leftovers of earlier ones are removed."""
+        mine: dict[str, list[Note]] = {}
+        folders: dict[str, list[Stored]] = {}
+        for file in self._store.files():
+            snapshot = file.path.partition("/")[0]
+            if manifests.is_id(snapshot):
+                folders.setdefault(snapshot, []).append(file)
+        for snapshot, files in folders.items():
+            names = {file.path.partition("/")[2]: file.path for file in files}
+            notes = [path for name, path in names.items() if manifests.is_note(name) or name == RUN_FILE]
+            if manifests.MANIFEST in names:
+                self._store.delete(notes)  # killed behind its end
+                continue
+            read = [self._read(path) for path in notes]
+            if any(note is not None and note.id == snapshot and note.node == self._node.id for note in read):
+                mine[snapshot] = [note for note in read if note is not None]
+        worth = [snapshot for snapshot, notes in mine.items() if self._continues(notes, now)]
+        chosen = max(worth, default=None)
+        for snapshot in mine:
+            self._store.unstage(snapshot)
+            if snapshot != chosen:
+                self._store.delete([file.path for file in folders[snapshot]])
+                self._store.forget(snapshot)
+        if chosen is None:
+            return self._new(now)
+        run = Run(chosen)
+        for note in mine[chosen]:
+            if note.entry is not None:
+                run.finished[note.entry.shard] = note.entry
+        run.notes = [f"{chosen}/{RUN_FILE}", *(f"{chosen}/{manifests.note_file(shard)}" for shard in run.finished)]
+        return run
+
+    def finish(self, run: Run, entry: ShardEntry) -> None:
+        """Remember that a shard is finished."""
+        path = f"{run.id}/{manifests.note_file(entry.shard)}"
+        self._store.put(path, manifests.sealed(self._note(run.id, entry.copied_at, entry), self._keys.mac))
+        run.finished[entry.shard] = entry
+        run.notes.append(path)
+
+    def end(self, run: Run) -> None:
+        """The manifest is there: the notes are not needed any more."""
+        self._store.delete(run.notes)
+
+    def _new(self, now: datetime) -> Run:
+        run = Run(manifests.new_id(now))
+        path = f"{run.id}/{RUN_FILE}"
+        self._store.put(path, manifests.sealed(self._note(run.id, manifests.instant(now), None), self._keys.mac))
+        run.notes.append(path)
+        return run
+
+    def _note(self, snapshot: str, at: str, entry: ShardEntry | None) -> Note:
+        return Note(
+            format=manifests.FORMAT,
+            id=snapshot,
+            node=self._node.id,
+            view=self._node.view,
+            shard_count=self._node.shards,
+            recipients=self._keys.recipients_digest,
+            at=at,
+            entry=entry,
+        )
+
+    def _read(self, path: str) -> Note | None:
+        try:
+            data = self._store.get(path, manifests.MANIFEST_BYTES_MAX)
+            return manifests.unsealed(data, Note, self._keys.mac, path)
+        except Refused:
+            return None  # of another key or version: not ours to go on with, nor to remove
+
+    def _continues(self, notes: Sequence[Note], now: datetime) -> bool:
+        mine = (self._node.view, self._node.shards, self._keys.recipients_digest)
+        return all(
+            now - datetime.fromisoformat(note.at) <= RESUMED_AFTER_MAX
+            and (note.view, note.shard_count, note.recipients) == mine
+            for note in notes
+        )

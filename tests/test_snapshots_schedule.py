@@ -1,0 +1,109 @@
+"""Snapshots that ingest takes by itself: when, one at a time, tried again, and told."""
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trio
+from snapshot_stand import Stand
+
+from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded
+from kycache.snapshots.listing import survey
+from kycache.snapshots.lock import Busy, one_at_a_time
+from kycache.snapshots.schedule import RETRY_S, Schedule, due_at, take_snapshots
+
+NOW = datetime(2026, 11, 25, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def test_when_the_next_is_due() -> None:
+    """Jittered by a tenth around the interval; the first within a minute; after a failure sooner, ever later."""
+    good = SnapshotReport("id", NOW.isoformat())
+    assert due_at(good, 3600, NOW, 0.5) == NOW + HOUR
+    assert due_at(good, 3600, NOW, 0.0) == NOW + 0.9 * HOUR
+    assert due_at(good, 3600, NOW, 1.0) == NOW + 1.1 * HOUR
+    assert due_at(SnapshotReport(), 3600, NOW, 0.0) == NOW
+    assert due_at(SnapshotReport(), 3600, NOW, 1.0) == NOW + timedelta(seconds=60)
+    late = (NOW + HOUR).isoformat()
+    waits = [
+        due_at(SnapshotReport("id", NOW.isoformat(), failed_in_a_row=n, failed_at=late), 3600, NOW, 0.5)
+        - NOW
+        - HOUR
+        for n in (1, 2, 3, 4, 50)
+    ]
+    assert waits == [timedelta(seconds=s) for s in (*RETRY_S, RETRY_S[-1])]
+    often = SnapshotReport(failed_in_a_row=9, failed_at=NOW.isoformat())
+    assert due_at(often, 90, NOW - HOUR, 0.5) == NOW + timedelta(seconds=90)
+
+
+def test_the_report_of_a_directory(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, rounds=1)
+    directory = stand.shards[0].directory
+    assert read_report(directory).age_s(NOW) is None
+    failed(directory, "the store is away")
+    failed(directory, "the store is away")
+    succeeded(directory, "id", 2.0, 100, 1)
+    report = read_report(directory)
+    assert (report.failures, report.failed_in_a_row, report.problem, report.id) == (2, 0, "", "id")
+    failed(directory, "again")
+    report = read_report(directory)
+    assert (report.id, report.failures, report.failed_in_a_row, report.problem) == ("id", 3, 1, "again")
+    age = report.age_s(datetime.now(UTC))
+    assert age is not None
+    assert 0 <= age < 60
+    (directory.root / "snapshots.json").write_text("{")
+    assert read_report(directory) == SnapshotReport()
+    stand.close()
+
+
+def test_one_at_a_time(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, rounds=1)
+    directory = stand.shards[0].directory
+    with one_at_a_time(directory), pytest.raises(Busy, match="takes a snapshot"), one_at_a_time(directory):
+        pass
+    with one_at_a_time(directory):
+        pass
+    stand.close()
+
+
+def configured(stand: Stand, store: str) -> Path:
+    """A configuration file for the commands that the schedule runs."""
+    file = stand.root / "kycache.toml"
+    file.write_text(f'[data]\ndir = "data"\nmap_size_gib = 1.0\n[snapshots]\nstore = {json.dumps(store)}\n')
+    return file
+
+
+async def test_two_processes_take_them_in_turn(tmp_path: Path) -> None:
+    """Of two that keep the time one works; old ones are removed; a store that is away is told, and tried again."""
+    stand = Stand.make(tmp_path, 2)
+    directory = stand.shards[0].directory
+    (tmp_path / "file").write_text("")
+    broken, good = (tmp_path / "file" / "store").as_uri(), (tmp_path / "store").as_uri()
+    command = (sys.executable, "-m", "kycache.cli.main", "--config", str(configured(stand, broken)), "snapshot")
+    ready = False
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                await nursery.start(take_snapshots, Schedule(0.5, 1, command), directory, lambda: ready)
+            await trio.sleep(0.1)
+            assert read_report(directory) == SnapshotReport()
+            ready = True
+            while not read_report(directory).problem:  # noqa: ASYNC110 (another process writes it)
+                await trio.sleep(0.02)
+            assert "cannot open" in read_report(directory).problem
+            configured(stand, good)
+            taken: set[str] = set()
+            while len(taken) < 2:
+                await trio.sleep(0.02)
+                taken |= {read_report(directory).id} - {""}
+            nursery.cancel_scope.cancel()
+    report = read_report(directory)
+    assert report.failures >= 1
+    assert report.failed_in_a_row == 0
+    there = [found.id for found in survey(stand.store(), stand.keys())]
+    assert len(there) <= 3  # one, one that is not pruned yet, one that was cut off
+    assert set(there) & taken
+    stand.close()

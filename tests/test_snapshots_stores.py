@@ -1,0 +1,126 @@
+"""Stores: a bucket of a server that speaks S3, multipart included; and what a store that fails says."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import httpx
+import pyrage
+import pytest
+from moto.server import ThreadedMotoServer
+from snapshot_stand import KEY, Stand
+
+from kycache.model.errors import ConfigurationError, Refused, Unreachable
+from kycache.snapshots.listing import Condition, survey
+from kycache.snapshots.prune import carry_out, decide
+from kycache.snapshots.stores import Missing, Store
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """A server that speaks S3, with one bucket."""
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    url = f"http://{host}:{port}"
+    assert httpx.put(f"{url}/bucket", trust_env=False).status_code == 200
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    return "s3://bucket"
+
+
+def test_a_bucket_holds_snapshots(tmp_path: Path, bucket: str) -> None:
+    """Taken, listed, read back, damaged, pruned; encrypted, the key set, parts smaller than the file."""
+    stand = Stand.make(tmp_path, 2)
+    identity = pyrage.x25519.Identity.generate()
+    (tmp_path / "identity").write_text(str(identity))
+    stand.set(
+        store=f"{bucket}/one", key=KEY, recipients=(str(identity.to_public()),), identity=tmp_path / "identity"
+    )
+    first = stand.take()
+    stand.go_on(2)
+    second = stand.take()
+    store, keys = stand.store(), stand.keys()
+    assert [(s.id, s.condition) for s in survey(store, keys)] == [
+        (first.id, Condition.WHOLE),
+        (second.id, Condition.WHOLE),
+    ]
+    for shard in (0, 1):
+        assert (stand.fetched(second, shard) / "data.mdb").stat().st_size == second.entry(shard).raw_bytes
+    store.put(f"{first.id}/{first.entry(0).file}", b"something else")
+    assert survey(store, keys)[0].condition is Condition.DAMAGED
+    with pytest.raises(Refused, match="another size"):
+        stand.fetched(first)
+    there = survey(store, keys)
+    carry_out(store, there, decide(there, datetime.now(UTC), keep=1))
+    assert [s.id for s in survey(store, keys)] == [second.id]
+    stand.close()
+
+
+def test_parts_of_an_upload(bucket: str) -> None:
+    """More than one part, and of any length: what is written is what is read."""
+    store = Store(f"{bucket}/parts", part_bytes=5 * MIB)
+    data = bytes(range(256)) * (11 * MIB // 256) + b"end"
+    writer = store.writer("large")
+    for at in range(0, len(data), 300_000):
+        writer.write(data[at : at + 300_000])
+    with pytest.raises(Missing):
+        store.size("large")  # not whole, so not there
+    writer.close()
+    assert store.size("large") == len(data)
+    assert b"".join(store.read("large", len(data))) == data
+    store.delete(["large", "never there"])
+    assert store.files() == []
+
+
+def test_a_bucket_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises((Refused, Unreachable), match="another-bucket"):
+        Store("s3://another-bucket").put("x", b"")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr(
+        "kycache.snapshots.stores.RETRY", {"max_retries": 0, "retry_timeout": timedelta(seconds=1)}
+    )
+    with pytest.raises(Unreachable, match=r"cannot list it"):
+        Store(bucket).files()
+
+
+@pytest.mark.parametrize(
+    "url", ["ftp://host/x", "http://host/x", "s3:/x", "file://host/x", "/some/where", "s3://"]
+)
+def test_urls_that_name_no_store(url: str) -> None:
+    with pytest.raises(ConfigurationError):
+        Store(url)
+
+
+def test_a_url_hides_its_password() -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Store("ftp://user:hunter2@host/x?token=hunter2")
+    assert "hunter2" not in str(refused.value)
+
+
+def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
+    store = Store((tmp_path / "store").as_uri())
+    writer = store.writer("folder/file")
+    writer.write(bytes(20 * MIB))  # more than a part: it is staged, and never closed
+    (staged,) = (tmp_path / "store" / "folder").iterdir()
+    assert store.files() == []
+    assert store.tidy(datetime.now(UTC) - timedelta(days=1)) == []
+    assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"folder/{staged.name}"]
+    assert list((tmp_path / "store").iterdir()) == []
+    del writer
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises((Unreachable, Refused), match="cannot open"):
+        Store((tmp_path / "file" / "store").as_uri())
