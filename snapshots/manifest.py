@@ -25,6 +25,9 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 """Written last: a snapshot without it is not one."""
 
+RUN_FILE = "run.json"
+"""Written first: whose run it is, and that it is not finished (`runs.py`)."""
+
 MANIFEST_BYTES_MAX = 64 << 20
 """10,000 shards at less than 1 KB each, with room."""
 

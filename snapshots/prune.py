@@ -42,7 +42,8 @@ def decide(
     decisions: list[Decision] = []
     for snapshot in reversed(found):
         if snapshot.condition is Condition.UNFINISHED:
-            left = now - snapshot.newest > UNFINISHED_KEPT
+            ran = any(file.path.endswith(f"/{manifests.RUN_FILE}") for file in snapshot.files)
+            left = not ran or now - snapshot.newest > UNFINISHED_KEPT  # without it: a prune was killed
             decisions.append(Decision(snapshot.id, left, "was left behind" if left else "may be under way"))
             continue
         manifest = snapshot.manifest

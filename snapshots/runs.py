@@ -23,8 +23,6 @@ from .stores import Store, Stored
 RESUMED_AFTER_MAX = timedelta(hours=6)
 """Shards copied longer ago are copied again: their copies would only be replayed for longer."""
 
-RUN_FILE = "run.json"
-
 
 @dataclass
 class Run:
@@ -54,7 +52,7 @@ class Runs:
                 folders.setdefault(snapshot, []).append(file)
         for snapshot, files in folders.items():
             names = {file.path.partition("/")[2]: file.path for file in files}
-            notes = [path for name, path in names.items() if manifests.is_note(name) or name == RUN_FILE]
+            notes = [path for name, path in names.items() if manifests.is_note(name) or name == manifests.RUN_FILE]
             if manifests.MANIFEST in names:
                 self._store.delete(notes)  # killed behind its end
                 continue
@@ -71,10 +69,11 @@ class Runs:
         if chosen is None:
             return self._new(now)
         run = Run(chosen)
+        there = {(file.path, file.size) for file in folders[chosen]}
         for note in mine[chosen]:
-            if note.entry is not None:
+            if note.entry is not None and (f"{chosen}/{note.entry.file}", note.entry.stored_bytes) in there:
                 run.finished[note.entry.shard] = note.entry
-        run.notes = [f"{chosen}/{RUN_FILE}", *(f"{chosen}/{manifests.note_file(shard)}" for shard in run.finished)]
+        run.notes = [path for path, _ in there if path.endswith(".json")]
         return run
 
     def finish(self, run: Run, entry: ShardEntry) -> None:
@@ -90,7 +89,7 @@ class Runs:
 
     def _new(self, now: datetime) -> Run:
         run = Run(manifests.new_id(now))
-        path = f"{run.id}/{RUN_FILE}"
+        path = f"{run.id}/{manifests.RUN_FILE}"
         self._store.put(path, manifests.sealed(self._note(run.id, manifests.instant(now), None), self._keys.mac))
         run.notes.append(path)
         return run

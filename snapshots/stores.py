@@ -134,7 +134,7 @@ class Store:
                 f"{self.url} does not know who asks: {_first_line(error)}", "set the bucket's credentials"
             ) from None
         except (BaseError, OSError) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
             remedy = (
                 "make room there, then run the command again" if full else "see that it can be reached; then again"
             )
@@ -246,7 +246,7 @@ class Store:
                 if _STAGED.fullmatch(path.name) and _modified(path) < older_than:
                     path.unlink(missing_ok=True)
                     gone.append(str(path.relative_to(self.root)))
-            if not any(folder.iterdir()) and _modified(folder) < older_than:
+            with contextlib.suppress(OSError):  # it is not empty; who is about to write there makes it again
                 folder.rmdir()
         return gone
 

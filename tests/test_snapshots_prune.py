@@ -49,8 +49,9 @@ def found(days: float, shards: tuple[int, ...] = (0,), condition: Condition = Co
         shard_count=2,
         shards=tuple(map(entry, shards)),
     )
+    name_of = "run.json" if condition is Condition.UNFINISHED else "x"
     unknown = condition is Condition.UNFINISHED or not shards
-    return Found(name, condition, None if unknown else manifest, "", (Stored(f"{name}/x", 1, at),))
+    return Found(name, condition, None if unknown else manifest, "", (Stored(f"{name}/{name_of}", 1, at),))
 
 
 def kept(*snapshots: Found, **asked: object) -> list[bool]:
