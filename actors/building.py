@@ -13,6 +13,7 @@ import structlog
 
 from kycache.model.errors import Refused
 
+from .checked import vouched
 from .environment import Environments
 from .files import ShardFolder
 from .state import ShardState
@@ -63,6 +64,8 @@ def take_over_when_due(environments: Environments, folder: ShardFolder) -> Calla
 
 def _state(environments: Environments, folder: ShardFolder, generation: Path) -> ShardState | None:
     """The state in a generation's file, of whatever view; None where it cannot be read."""
+    if not vouched(generation):
+        return None
     try:
         environment, databases = environments.lease(generation, folder.number)
     except Refused:

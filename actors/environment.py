@@ -54,17 +54,24 @@ def check_before_mapping(generation: Path, shard: int) -> None:
         raise DamagedFile(f"shard {shard}: {path} cannot be read: {error.strerror}", remedy) from None
     if len(head) < 2 * _PAGE_SIZE:
         raise DamagedFile(f"shard {shard}: {path} is shorter than its two meta pages", remedy)
-    last_page, newest = -1, -1
     for page in range(2):
-        meta = _META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER)
-        if meta[0] != _MAGIC:
+        if _META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER)[0] != _MAGIC:
             raise DamagedFile(f"shard {shard}: meta page {page} of {path} is garbled", remedy)
-        if meta[7] > newest:
-            last_page, newest = meta[6], meta[7]
-    if (last_page + 1) * _PAGE_SIZE > size:
-        raise DamagedFile(
-            f"shard {shard}: {path} is truncated: {size} bytes of {(last_page + 1) * _PAGE_SIZE}", remedy
-        )
+    used = _used_bytes(head)
+    if used > size:
+        raise DamagedFile(f"shard {shard}: {path} is truncated: {size} bytes of {used}", remedy)
+
+
+def used_bytes(generation: Path) -> int:
+    """How long the file must be, by its own meta pages: behind that it is sparse."""
+    with (generation / "data.mdb").open("rb") as file:
+        return _used_bytes(file.read(2 * _PAGE_SIZE))
+
+
+def _used_bytes(head: bytes) -> int:
+    metas = [_META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER) for page in range(2)]
+    newest = max(metas, key=lambda meta: int(meta[7]))
+    return (int(newest[6]) + 1) * _PAGE_SIZE
 
 
 def grow_ahead(environment: lmdb.Environment) -> None:

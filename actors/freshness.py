@@ -92,6 +92,7 @@ def status(
     limits: Limits,
     *,
     rebuilding: bool = False,
+    why_no_state: str = "",
 ) -> ShardStatus:
     """What a shard's store, its writer's report and the clock say together.
 
@@ -105,7 +106,7 @@ def status(
     if report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
         standing, reason = Standing(report.state), "; ".join(filter(None, (report.reason, report.remedy)))
     elif state is None:
-        standing, reason = Standing.BOOTSTRAPPING, "nothing was ingested yet"
+        standing, reason = Standing.BOOTSTRAPPING, why_no_state or "nothing was ingested yet"
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
     elif rebuilding:

@@ -5,7 +5,7 @@ from reusing pages. Writers in other processes are noticed by the transaction's 
 `CURRENT` link.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -15,14 +15,14 @@ from kycache.model.errors import Refused
 from kycache.model.profile import Profile, unpack_profile
 from kycache.model.view import View
 
-from .environment import Databases, Environments
+from .checked import Unchecked, vouched
+from .environment import Databases, Environments, check_before_mapping
 from .files import ShardFolder
 from .order_views import OrderSnapshot
 from .quarantine import Quarantined, read_quarantine
-from .state import ShardState
+from .state import Identity, ShardState
 from .store import (
     FORMAT,
-    Identity,
     check_identity,
     key_columns,
     read_state,
@@ -31,6 +31,15 @@ from .store import (
 
 class NoStore(Refused):
     """The shard has no generation yet: nothing was ever ingested into it."""
+
+
+Miss = Callable[[Path, int], None]
+"""What to do about a file nobody vouches for: see to it that it may be mapped, or raise."""
+
+
+def refuse_unchecked(generation: Path, shard: int) -> None:  # noqa: ARG001
+    """Leave files that nobody vouches for alone."""
+    raise Unchecked(shard)
 
 
 class ShardSnapshot:
@@ -64,8 +73,16 @@ class ShardSnapshot:
 class ShardReader:
     """Opens snapshots of one shard; follows it from generation to generation."""
 
-    def __init__(self, environments: Environments, folder: ShardFolder, view: View, shards: int) -> None:
+    def __init__(
+        self,
+        environments: Environments,
+        folder: ShardFolder,
+        view: View,
+        shards: int,
+        miss: Miss = refuse_unchecked,
+    ) -> None:
         self.shard = folder.number
+        self._miss = miss
         self.folder = folder
         self._environments = environments
         self._view = view
@@ -82,6 +99,7 @@ class ShardReader:
 
         Raises:
             NoStore: nothing was ever ingested into it.
+            Unchecked: nobody vouches for the file yet.
             Refused: the file is damaged, or another shard's.
         """
         environment, databases = self._follow()
@@ -128,6 +146,9 @@ class ShardReader:
 
     def _open(self, link: str) -> tuple[lmdb.Environment, Databases]:
         generation = self.folder.path / link
+        if not vouched(generation):
+            check_before_mapping(generation, self.shard)
+            self._miss(generation, self.shard)
         environment, databases = self._environments.lease(generation, self.shard)
         try:
             with self._begin(environment) as txn:

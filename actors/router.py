@@ -10,10 +10,11 @@ from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.values import USER_KEY_BYTES_MAX, ValueRefused, decoder, key_order_bytes, printer
 from kycache.model.view import Kind, View
 
+from .checked import Unchecked
 from .environment import Environments
 from .files import DataDirectory, Doubt, Node
 from .freshness import Limits, ShardStatus, status
-from .reader import NoStore, ShardReader, ShardSnapshot, snapshots
+from .reader import Miss, NoStore, ShardReader, ShardSnapshot, refuse_unchecked, snapshots
 from .state import ShardState
 
 LOOK_INTERVAL_S = 0.004
@@ -45,12 +46,14 @@ class Router:
         view: View,
         limits: Limits,
         key_form: KeyForm = KeyForm.PLAIN,
+        miss: Miss = refuse_unchecked,
     ) -> None:
         self.view = view
         self.limits = limits
         self._directory = directory
         self._environments = environments
         self._key_form = key_form
+        self._miss = miss
         self._decode_id = decoder(view.root.key_type)
         self._print_id = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
@@ -77,7 +80,7 @@ class Router:
             self._directory.check_view(node, self.view.hash)
             self._node = node
             self._readers = [
-                ShardReader(self._environments, self._directory.shard(n), self.view, node.shards)
+                ShardReader(self._environments, self._directory.shard(n), self.view, node.shards, self._miss)
                 for n in range(node.shards)
             ]
         return self._node.shards
@@ -167,13 +170,24 @@ class Router:
         """One shard's standing."""
         folder = self._directory.shard(shard)
         report = folder.report()
+        state, why = None, ""
         try:
             state = self.state(shard)
+        except Unchecked as error:
+            why = error.problem
         except Refused as error:
             report = folder.damaged(error)
-            state = None
         rebuilding = folder.building() is not None
-        return status(shard, state, report, self.doubts(), time.time(), self.limits, rebuilding=rebuilding)
+        return status(
+            shard,
+            state,
+            report,
+            self.doubts(),
+            time.time(),
+            self.limits,
+            rebuilding=rebuilding,
+            why_no_state=why,
+        )
 
     def statuses(self) -> list[ShardStatus]:
         """Every shard's standing; empty while nothing was ever ingested."""

@@ -5,6 +5,17 @@ import msgspec
 from kycache.model.lsn import Version
 
 
+class Identity(msgspec.Struct, frozen=True):
+    """Which shard of which view a file holds. Any mismatch is refused."""
+
+    format: int
+    shard: int
+    shards: int
+    view: str
+    epoch: int = 0
+    """Counts the source's histories: `kycache rebuild --epoch` starts a new one."""
+
+
 class Position(msgspec.Struct, frozen=True):
     """The Kafka coordinates of the next change to read."""
 

@@ -22,13 +22,14 @@ from kycache.model.errors import Refused
 from kycache.model.render import Renderer
 from kycache.model.view import View
 
-from .environment import Databases, Environments, grow_ahead
+from .checked import Held, mark_of, vouch
+from .environment import Databases, Environments, check_before_mapping, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard, sweep_spared
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
-from .state import Position, ShardState
+from .state import Identity, Position, ShardState
 from .work import Work
 
 FORMAT = 1
@@ -36,17 +37,6 @@ FORMAT = 1
 
 MARKERS_KEPT_MS = 7 * 24 * 3600 * 1000
 """How long a delete is remembered, by the source's clock: longer than any redelivery may lag (DESIGN 6.2)."""
-
-
-class Identity(msgspec.Struct, frozen=True):
-    """Which shard of which view a file holds. Any mismatch is refused."""
-
-    format: int
-    shard: int
-    shards: int
-    view: str
-    epoch: int = 0
-    """Counts the source's histories: `kycache rebuild --epoch` starts a new one."""
 
 
 class Settled(NamedTuple):
@@ -142,6 +132,7 @@ def create_store(
         environment.sync(True)
     finally:
         environments.release(generation)
+    vouch(generation, mark_of(generation))
 
 
 class Store:
@@ -163,6 +154,7 @@ class Store:
 
         Raises:
             Refused: the file is damaged, or another shard's.
+            Unchecked: nobody vouches for it: `Checker.ensure` comes first.
         """
         self.shard = identity.shard
         self.generation = generation
@@ -172,13 +164,19 @@ class Store:
         self._key_columns = key_columns(view)
         names = tuple(t.name for t in view.tables)
         self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
-        self._environment, self._databases = environments.lease(generation, identity.shard)
+        check_before_mapping(generation, identity.shard)
+        self._held = Held(generation, identity.shard)
+        try:
+            self._environment, self._databases = environments.lease(generation, identity.shard)
+        except BaseException:
+            self._held.release(whole=False)
+            raise
         try:
             with self._environment.begin() as txn:
                 check_identity(txn, self._databases, identity)
                 self.opened_at = read_state(txn, self._databases)
         except BaseException:
-            environments.release(generation)
+            self.close()
             raise
         self._reads = OpenReads(self._environment)
         self.oldest_read: OpenRead | None = None
@@ -191,8 +189,15 @@ class Store:
             return read_state(txn, self._databases)
 
     def close(self) -> None:
-        """Give the environment back."""
+        """Give the environment back, whole: it need not be walked before it is opened again."""
+        try:
+            self._environment.sync(True)
+        except lmdb.Error:
+            whole = False
+        else:
+            whole = True
         self._environments.release(self.generation)
+        self._held.release(whole=whole)
 
     def apply(self, items: Sequence[Item], position: Position, high_water: int, fence: "Fence") -> Applied | None:
         """Apply a batch in one transaction. Blocking; runs in a worker thread.

@@ -5,9 +5,11 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
+from kycache.actors.reader import Miss
 from kycache.actors.router import Router
 from kycache.http.settings import HttpSettings
 from kycache.ingest.settings import KafkaSettings
@@ -37,10 +39,16 @@ def environments(settings: Settings, *, readonly: bool) -> Environments:
     )
 
 
-def router(settings: Settings, directory: DataDirectory, opened: Environments, view: View) -> Router:
-    """The reads of a data directory."""
+def router(
+    settings: Settings, directory: DataDirectory, opened: Environments, view: View, miss: Miss | None = None
+) -> Router:
+    """The reads of a data directory.
+
+    Args:
+        miss: what becomes of files nobody vouches for; by default, as fits a command, they are walked on the spot.
+    """
     limits = Limits(stale_after_s=settings.http.stale_after)
-    return Router(directory, opened, view, limits, settings.kafka.key)
+    return Router(directory, opened, view, limits, settings.kafka.key, miss or Checker(view).ensure_unheld)
 
 
 def kafka_settings(settings: Settings) -> KafkaSettings:

@@ -136,13 +136,16 @@ async def _serve(
     *,
     task_status: trio.TaskStatus[None],
 ) -> None:
+    from kycache.actors.checked import Checker, Walks
     from kycache.http.server import serve
 
     directory = data_directory(settings)
-    reads = router(settings, directory, opened, view)
+    walks = Walks(Checker(view))
+    reads = router(settings, directory, opened, view, walks.miss)
     listener, counts = (worker.listener, worker.counts) if worker is not None else (None, None)
     try:
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(walks.run)
             url: str = await nursery.start(
                 partial(serve, reads, http, directory, listener=listener, counts=counts)
             )

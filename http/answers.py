@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeVar
 import lmdb
 
 from kycache.actors import order_reader
+from kycache.actors.checked import Unchecked
 from kycache.actors.freshness import Freshness, freshness
 from kycache.actors.reader import NoStore, ShardSnapshot
 from kycache.actors.router import Router
@@ -247,7 +248,7 @@ def _reading() -> Iterator[None]:
     """What keeps a shard from being read, as a problem. Says no path: `kycache status` tells the operator."""
     try:
         yield
-    except NoStore:
+    except (NoStore, Unchecked):
         raise _not_ready() from None
     except (Refused, lmdb.Error) as error:
         raise Problem(

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import lmdb
 import trio
 
+from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.quarantine import Quarantined
-from kycache.actors.store import FORMAT, Identity, Settled, Store
+from kycache.actors.state import Identity
+from kycache.actors.store import FORMAT, Settled, Store
 from kycache.model.change import Item
 from kycache.model.errors import Refused
 from kycache.model.view import View
@@ -45,6 +47,7 @@ def settle(
     def redecode(record: Quarantined) -> Item:
         return decoder.decode(Record(record.offset, record.timestamp_ms, record.kafka_key, record.kafka_value))
 
+    Checker(view).ensure(generation, shard)
     identity = Identity(FORMAT, shard, node.shards, view.hash)
     store = Store(environments, generation, view, identity, directory.add_doubts)
     try:

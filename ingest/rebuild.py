@@ -17,8 +17,8 @@ from kycache.actors.building import served_state
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node, ShardFolder
 from kycache.actors.fold import HaltShard
-from kycache.actors.state import Position
-from kycache.actors.store import FORMAT, Identity, create_store
+from kycache.actors.state import Identity, Position
+from kycache.actors.store import FORMAT, create_store
 from kycache.model.errors import Refused
 from kycache.model.view import View
 

@@ -1,7 +1,7 @@
 """An ingest process: the consumer thread on one side, a holder per assigned shard on the other."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
 
@@ -9,13 +9,15 @@ import structlog
 import trio
 
 from kycache.actors.building import take_over_when_due
-from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Node, slot
+from kycache.actors.checked import Checker
+from kycache.actors.environment import DamagedFile, Environments
+from kycache.actors.files import DataDirectory, Node, ShardFolder, slot
 from kycache.actors.fold import HaltShard
 from kycache.actors.shard import Batch, Opened
-from kycache.actors.store import FORMAT, Identity, Store
+from kycache.actors.state import Identity
+from kycache.actors.store import FORMAT, Store
 from kycache.actors.supervisor import ShardHolder
-from kycache.model.errors import Refused, Unreachable
+from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
 from .consumer import HINT_INTERVAL_S, ConsumerThread
@@ -49,6 +51,7 @@ class Ingest:
         directory: DataDirectory,
         environments: Environments,
         view: View,
+        checker: Checker,
         node: Node,
         nursery: trio.Nursery,
         instance_id: str,
@@ -58,6 +61,7 @@ class Ingest:
         self._directory = directory
         self._environments = environments
         self._view = view
+        self._checker = checker
         self._node = node
         self._nursery = nursery
         self._answers = True
@@ -125,6 +129,7 @@ class Ingest:
         if folder.current() is None:
             node = self._directory.node() or self._node
             start_over(self._directory, self._environments, self._view, node, topic, shard)
+        self._look_at_files(folder)
         until = take_over_when_due(self._environments, folder)
         folder.clean()
         generation = folder.current() if until is None else folder.building()
@@ -139,9 +144,8 @@ class Ingest:
             halt_on_poison=self._settings.halt_on_poison,
         )
         position = store.opened_at.position
-        if (
-            until is None and not store.opened_at.doubts
-        ):  # also after a kill between a batch, or a command, and its mark
+        # Also after a kill between a batch, or a command, and its mark.
+        if until is None and not store.opened_at.doubts:
             self._directory.clear_doubt("suspect", shard)
         try:
             if position.topic_id != topic.id:
@@ -152,6 +156,37 @@ class Ingest:
             store.close()
             raise
         return Opened(store, topic.id, position.offset, until)
+
+    def _look_at_files(self, folder: ShardFolder) -> None:
+        """See to it that a shard's generations may be mapped, after an unclean stop too.
+
+        Raises:
+            DamagedFile: the one that is to be written must not. The other one just serves no more.
+        """
+        written = folder.building() or folder.current()
+        assert written is not None
+        self._checker.ensure(written, folder.number, trio.from_thread.check_cancelled)
+        served = folder.current()
+        if served is not None and served != written:
+            with suppress(DamagedFile):
+                self._checker.ensure(served, folder.number, trio.from_thread.check_cancelled)
+
+    async def walk_ahead(self) -> None:
+        """Walk what an unclean stop left while the group is still being joined."""
+        async with trio.open_nursery() as nursery:
+            for number in range(self._node.shards):
+                nursery.start_soon(self._walk_ahead, number)
+
+    async def _walk_ahead(self, number: int) -> None:
+        folder = self._directory.shard(number)
+        generation = folder.current()
+        if generation is None or folder.holder() is not None:
+            return
+        with suppress(KycacheError, OSError):  # opening the shard says it, where it can be acted upon
+            if await trio.to_thread.run_sync(
+                self._checker.ensure, generation, number, trio.from_thread.check_cancelled
+            ):
+                log.info("walked a shard's file after an unclean stop", shard=number)
 
     async def watch_topic(self) -> None:
         """Compare the topic with what the stores were read from, for as long as ingest runs.
@@ -276,12 +311,14 @@ async def run_ingest(
         Refused: the directory belongs to another view, topic or partition count.
     """
     directory.prepare()
+    checker = Checker(view)
     node = await found_node(settings, directory, view)
     with slot(directory.run) as number:
         instance_id = f"kycache-{node.id}-{number}"
         # Shards outlive the consumer thread, so that what it delivered last is applied or fenced off.
         async with trio.open_nursery() as nursery, trio.open_nursery() as shards:
-            ingest = Ingest(settings, directory, environments, view, node, shards, instance_id)
+            ingest = Ingest(settings, directory, environments, view, checker, node, shards, instance_id)
+            nursery.start_soon(ingest.walk_ahead)
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch_topic)
                 nursery.start_soon(ingest.hint_positions)

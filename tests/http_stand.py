@@ -18,8 +18,8 @@ from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
-from kycache.actors.state import Position
-from kycache.actors.store import FORMAT, Fence, Identity, Store, create_store
+from kycache.actors.state import Identity, Position
+from kycache.actors.store import FORMAT, Fence, Store, create_store
 from kycache.http.server import serve
 from kycache.http.settings import HttpSettings
 from kycache.model.change import Beat, Change, Item, Origin, Poison, Scope, Snapshot

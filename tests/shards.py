@@ -11,8 +11,8 @@ from kycache.actors.files import DataDirectory, Doubt
 from kycache.actors.order_check import check
 from kycache.actors.order_reader import page, total
 from kycache.actors.reader import ShardReader, ShardSnapshot
-from kycache.actors.state import Position, ShardState
-from kycache.actors.store import FORMAT, Applied, Fence, Identity, Store, create_store
+from kycache.actors.state import Identity, Position, ShardState
+from kycache.actors.store import FORMAT, Applied, Fence, Store, create_store
 from kycache.model.change import Item
 from kycache.model.render import Renderer
 from kycache.model.view import View
