@@ -24,7 +24,7 @@ from .cursors import Cursor
 from .pages import Row
 from .problems import Headers, Kind, Problem
 from .tally import Counts
-from .truth import truth_headers
+from .truth import NOTHING_KNOWN, truth_headers
 
 CHUNK_ROWS = 500
 """Rows of one set of read transactions: 2 ms of work, compressed 3, on the thread that all clients share."""
@@ -126,7 +126,8 @@ class Exports:
         if self._running >= self._limit:
             self._counts.count("exports", "refused")
             detail = "As many exports run here as are allowed; try again later."
-            raise Problem(Kind.TOO_MANY_EXPORTS, detail, headers=truth_headers(export.fresh))
+            # No 503 says a watermark that covers what was asked, and what was asked for was there.
+            raise Problem(Kind.TOO_MANY_EXPORTS, detail, headers=truth_headers(NOTHING_KNOWN))
         self._running += 1
         self._counts.gauge("exports_running", +1)
         try:

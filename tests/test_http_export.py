@@ -261,7 +261,7 @@ class TestWhileItRuns:
                 response = await client.get("/users/export")
                 problem(response, 503, "too-many-exports")
                 assert response.headers["retry-after"] == "1"
-                assert response.headers["kycache-watermark"] == format_lsn(stand.lsn)
+                assert response.headers["kycache-watermark"] == "0/0"  # no 503 covers what may have been asked
                 assert (await client.get("/users")).status_code == 200
             # the client went away (row 24): its place is free, and its work is not done
             await until_metric(client, "kycache_http_exports_running 0.0")

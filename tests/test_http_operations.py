@@ -104,6 +104,13 @@ class TestOperations:
         assert sum(map(float, users)) == 39
         assert ADA.id not in text
 
+    async def test_every_metric_is_explained(self, stand: Stand) -> None:
+        page = (Path(__file__).parent.parent / "docs" / "operations.md").read_text(encoding="utf-8")
+        async with serving(stand) as client:
+            names = re.findall(r"^# HELP (\w+) ", (await client.get("/metrics")).text, re.MULTILINE)
+        assert len(names) > 10
+        assert [name for name in names if f"`{name}`" not in page] == []
+
     def test_tally_sums_workers_and_survives_one(self) -> None:
         tally = Tally(2)
         tally.row(0).request("/users", 200, 0.003)
