@@ -30,7 +30,8 @@ Values are open. Each combination met gets a tag, and each subset's values a col
 `COMBINATIONS_MAX` of them are known. Beyond, a row carries its values itself (tag `OVERFLOW`), and its
 subsets that have no column share `SHARED_COLUMNS` columns by hash. A question about such values counts the
 candidates again by reading them: slower, never wrong, and no other question is any slower.
-Numbers are freed only when the index is emptied: a column must mean one thing for as long as rows are in it.
+Numbers of values that no row has any more are given out again (`order_values.py`): a column means one thing for as
+long as rows are in it.
 
 Cost of a page of `size` rows over P shards of N rows each
 ----------------------------------------------------------
@@ -191,7 +192,12 @@ def combination_key(values: tuple[bytes | None, ...]) -> bytes:
 
 def subset_key(subset: int, values: tuple[bytes | None, ...]) -> bytes:
     """The key under which the directory knows the column of these values; its value is column ++ tags."""
-    return _named(bytes((ord("s"), subset)), encode(chosen(subset, values)))
+    return _named(subset_prefix(subset), encode(chosen(subset, values)))
+
+
+def subset_prefix(subset: int) -> bytes:
+    """What the keys of a subset's records begin with."""
+    return bytes((ord("s"), subset))
 
 
 def _named(prefix: bytes, packed: bytes) -> bytes:
@@ -215,6 +221,11 @@ def subsets(values: tuple[bytes | None, ...]) -> Iterator[int]:
 def asked(where: Where) -> int:
     """The subset of the filters that a question names."""
     return sum(1 << i for i, value in enumerate(where) if value is not None)
+
+
+def tags_of(record: bytes) -> list[bytes]:
+    """The tags in a subset's record, which begins with its column."""
+    return [record[i : i + TAG_BYTES] for i in range(2, len(record), TAG_BYTES)]
 
 
 def own_column(subset: int, ordinal: int) -> int:

@@ -57,21 +57,22 @@ class _Recount:
         for ordinal in range(1, used[0] + 1):
             tag = ordinal.to_bytes(order.TAG_BYTES, "big")
             packed = self._stored.pop(order.tag_key(tag), None)
-            _require(packed is not None, f"tag {ordinal} has no values")
-            values = values_of[tag] = order.decode_values(packed or b"")
+            if packed is None:
+                continue  # taken back
+            values = values_of[tag] = order.decode_values(packed)
             self._take(order.combination_key(values), tag, f"the values of tag {ordinal}")
             for subset in order.subsets(values):
                 tagged.setdefault(order.subset_key(subset, values), []).append(tag)
         self._subsets = {key: self._stored.pop(key) for key in list(self._stored) if key.startswith(b"s")}
-        ordinals: dict[int, set[int]] = {subset: set() for subset in range(1, len(used))}
+        taken: set[int] = set()
         for key, record in self._subsets.items():
             subset, column = key[1], int.from_bytes(record[:2], "big")
-            ordinals[subset].add(column - order.own_column(subset, 0))
-            tags = b"".join(tagged.pop(key, []))
-            _require(record[2:] == tags, f"column {column} has other tags than its values")
+            ordinal = column - order.own_column(subset, 0)
+            _require(0 <= ordinal < used[subset] and column not in taken, f"column {column} of subset {subset}")
+            taken.add(column)
+            tags = sorted(order.tags_of(record))
+            _require(tags == tagged.pop(key, []), f"column {column} has other tags than its values")
         _require(not tagged, "a tag's values have no column")
-        for subset, taken in ordinals.items():
-            _require(taken == set(range(used[subset])), f"columns given out for subset {subset}")
         self._of_tag = {tag: self._columns(values) for tag, values in values_of.items()}
 
     def _columns(self, values: tuple[bytes | None, ...]) -> tuple[int, ...]:

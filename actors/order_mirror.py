@@ -9,13 +9,13 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterable
-from dataclasses import dataclass
-from itertools import compress, repeat
+from itertools import compress, repeat, takewhile
 from typing import TYPE_CHECKING
 
 from . import order
 from .order import ALL, IndexDiffers
 from .order_nodes import Node, bumped, column_record, dense, parse_u32
+from .order_values import Known, Vocabulary
 
 if TYPE_CHECKING:
     import lmdb
@@ -23,23 +23,11 @@ if TYPE_CHECKING:
 STAMP_BYTES = 8
 """Random, so that two histories of a shard never agree on one by chance."""
 
-KNOWN_MAX = 8_192
-"""Combinations of values remembered: all tagged ones and as many that carry their values."""
-
 STEPS_MAX = 8_192
 """Pairs of combinations remembered, with what a row that goes from one to the other changes."""
 
 COUNT_BYTES = 80
 """Memory of a column's counts in a node, nearly; its rows per node are 8 bytes a node."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Known:
-    """What the index makes of a combination of filter values; one object per combination."""
-
-    prefix: bytes  # what stands before the list row
-    columns: tuple[int, ...]  # those the row is counted in
-    carried: bool  # the row carries its values
 
 
 Step = tuple[Known | None, Known | None]
@@ -55,7 +43,7 @@ class Mirror:
         self._database = database
         root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
         order.require_format(root, filter_count)
-        self.used = root.used
+        self.values = Vocabulary(self, root.used)
         self.overflowing = root.overflowing
         self.fences = root.fences
         self.order = parse_u32(root.nodes)
@@ -63,8 +51,6 @@ class Mirror:
         self._counts = {ALL: parse_u32(root.rows)}  # rows per node, in the order of nodes
         self._stale: set[int] = set()  # columns whose record is older than self._counts
         self._nodes: dict[int, Node] = {}
-        self._known: dict[tuple[bytes | None, ...], Known] = {}
-        self._tags: dict[bytes, Known] = {}
         self._steps: dict[Step, list[tuple[int, int]]] = {}
         if not self.order:
             self._add(0, Node(self.take_number(), [b""], {}))
@@ -77,58 +63,22 @@ class Mirror:
         assert self.txn is not None
         self.txn.put(key, value, db=self._database)
 
-    # Values, tags, columns
+    def drop(self, key: bytes) -> None:
+        assert self.txn is not None
+        self.txn.delete(key, db=self._database)
 
-    def known(self, values: tuple[bytes | None, ...]) -> Known:
-        """What stands for these values; a number is given out to those met for the first time."""
-        known = self._known.get(values)
-        return known if known is not None else self._meet(values)
+    def beginning(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """The records whose keys begin so."""
+        assert self.txn is not None
+        with self.txn.cursor(self._database) as cursor:
+            if not cursor.set_range(prefix):
+                return []
+            return list(takewhile(lambda item: item[0].startswith(prefix), cursor.iternext()))
 
-    def _meet(self, values: tuple[bytes | None, ...]) -> Known:
-        if 1 << len(values) != len(self.used):
-            raise ValueError(f"{len(values)} filter values, not {len(self.used).bit_length() - 1}")
-        key = order.combination_key(values)
-        tag = self.get(key)
-        fresh = tag is None and self.used[0] < order.COMBINATIONS_MAX
-        if fresh:
-            self.used[0] += 1
-            tag = self.used[0].to_bytes(order.TAG_BYTES, "big")
-            self.put(key, tag)
-            self.put(order.tag_key(tag), order.encode(values))
-        columns = [self._column(subset, values, tag if fresh else None) for subset in order.subsets(values)]
-        known = Known(tag or order.carried(values), (ALL, *columns), tag is None)
-        if len(self._known) >= KNOWN_MAX:
-            self._known.clear()
-        self._known[values] = known
-        if tag is not None:
-            self._tags[tag] = known
-        return known
-
-    def _column(self, subset: int, values: tuple[bytes | None, ...], fresh_tag: bytes | None) -> int:
-        key = order.subset_key(subset, values)
-        record = self.get(key)
-        if record is None:
-            if self.used[subset] >= order.COMBINATIONS_MAX:
-                return order.shared_column(subset, values)
-            record = order.own_column(subset, self.used[subset]).to_bytes(2, "big")
-            self.used[subset] += 1
-            self.put(key, record + (fresh_tag or b""))
-        elif fresh_tag is not None:
-            self.put(key, record + fresh_tag)
-        return int.from_bytes(record[:2], "big")
-
-    def known_of(self, value: bytes) -> Known:
-        """What stands for the values of a stored row."""
-        tag = value[: order.TAG_BYTES]
-        known = self._tags.get(tag)
-        if known is not None:
-            return known
-        if tag == order.OVERFLOW:
-            return self.known(order.carried_values(value))
-        packed = self.get(order.tag_key(tag))
-        if packed is None:
-            raise IndexDiffers(f"a row has the tag {tag.hex()}, which is not known")
-        return self.known(order.decode_values(packed))
+    def any_in(self, column: int) -> bool:
+        """Whether a column has a row."""
+        counts = self._counts.get(column)
+        return self.get(order.column_key(column)) is not None if counts is None else any(counts)
 
     # Nodes
 
@@ -273,8 +223,7 @@ class Mirror:
             counts[at] += counts.pop(at + 1)
         del self.order[at + 1], self.fences[at + 1], self._nodes[right.number]
         self.order[at] = left.number
-        assert self.txn is not None
-        self.txn.delete(order.node_key(right.number), db=self._database)
+        self.drop(order.node_key(right.number))
 
     # The end of a batch
 
@@ -287,12 +236,14 @@ class Mirror:
         for column in self._stale - {ALL}:
             self._write_column(column)
         self._stale.clear()
+        if self.values.recycle():
+            self._steps.clear()
         nodes = array("I", self.order).tobytes()
         root = order.Root(
             format=order.FORMAT,
             stamp=os.urandom(STAMP_BYTES),
             next_node=self._next_node,
-            used=self.used,
+            used=self.values.used,
             overflowing=self.overflowing,
             nodes=nodes,
             rows=array("I", self._counts[ALL]).tobytes(),
@@ -310,9 +261,8 @@ class Mirror:
         if nodes:
             self.put(order.column_key(column), column_record(nodes, list(filter(None, counts))))
         else:
-            assert self.txn is not None
             del self._counts[column]
-            self.txn.delete(order.column_key(column), db=self._database)
+            self.drop(order.column_key(column))
 
     def total(self) -> int:
         return sum(self._counts[ALL])

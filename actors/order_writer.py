@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from . import order
 from .order import BUCKET_ROWS_MAX, BUCKET_ROWS_MERGE, NODE_BUCKETS_MAX, Entry, IndexDiffers
-from .order_mirror import Known, Mirror, Step
+from .order_mirror import Mirror, Step
+from .order_values import Known
 
 if TYPE_CHECKING:
     import lmdb
@@ -94,20 +95,20 @@ def _plan(directory: Mirror, moves: Iterable[tuple[Entry | None, Entry | None]])
     for old, new in moves:
         if old is not None and new is not None and old.key == new.key:
             if old.filters != new.filters:
-                before, after = directory.known(old.filters), directory.known(new.filters)
+                before, after = directory.values.known(old.filters), directory.values.known(new.filters)
             elif old.row != new.row:
-                before = after = directory.known(old.filters)
+                before = after = directory.values.known(old.filters)
             else:
                 continue
             planned.append((old.key, before, before.prefix + old.row, after, after.prefix + new.row))
             continue
         if old is not None:
-            before = directory.known(old.filters)
+            before = directory.values.known(old.filters)
             planned.append((old.key, before, before.prefix + old.row, None, None))
         if new is not None:
             if not 0 < len(new.key) <= order.KEY_BYTES_MAX:
                 raise ValueError(f"a key of {len(new.key)} bytes, not of 1 to {order.KEY_BYTES_MAX}")
-            after = directory.known(new.filters)
+            after = directory.values.known(new.filters)
             planned.append((new.key, None, None, after, after.prefix + new.row))
     return planned
 
@@ -185,7 +186,7 @@ class _Pass:
                 raise IndexDiffers(f"bucket {bucket} of node {node.number} does not hold its {rows} rows")
         moved: Counter[int] = Counter()
         for _, value in items[cut:]:
-            moved.update(directory.known_of(value).columns)
+            moved.update(directory.values.known_of(value).columns)
         node.insert_bucket(bucket, order.separator(items[cut - 1][0], items[cut][0]), moved)
         buckets = len(node.fences)
         heavy = buckets >= 2 * order.NODE_BUCKETS_MIN and node.size() > order.NODE_BYTES_MAX

@@ -15,6 +15,7 @@ import platform
 import re
 import statistics
 import subprocess
+import textwrap
 import time
 from collections.abc import Iterable, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -73,6 +74,11 @@ def with_section(page: str, name: str, body: str) -> str:
     sections = {**dict(found), name: body}
     parts = [f"<!-- {key} -->\n{sections[key]}\n<!-- end of {key} -->\n" for key in sorted(sections)]
     return "\n".join([HEAD, *parts])
+
+
+def paragraph(text: str) -> str:
+    """Prose of any indentation, in lines as long as those of the other pages."""
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -383,6 +383,58 @@ def test_values_past_the_limit_are_told_apart(tmp_path: Path, monkeypatch: pytes
     assert index.entries() == [(0, 0)] * 2
 
 
+@pytest.mark.parametrize("seed", [1, 2])
+def test_numbers_of_values_that_are_gone_are_given_out_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    """A text filter whose values come and go for ever: no row has to carry its own, and nothing is miscounted."""
+    print(f"seed {seed}")
+    monkeypatch.setattr(order, "COMBINATIONS_MAX", 32)
+    rnd = random.Random(seed)
+    index = Index(tmp_path, shards=1)
+    for wave in range(30):
+        regions = [b"region-%d" % (wave + number) for number in range(4)]
+        changes: dict[bytes, Entry | None] = {}
+        for name in [b"%d" % number for number in range(120)]:
+            old = index.users[0].get(name)
+            if old is None or old.filters[1] not in regions or rnd.random() < 0.1:
+                entry = new_entry(rnd, name)
+                changes[name] = Entry(entry.key, (rnd.choice((*STATUSES, None)), rnd.choice(regions)), entry.row)
+        if rnd.random() < 0.2:
+            index.apply(0, changes, abort=True)
+        index.apply(0, changes)
+        if rnd.random() < 0.2:
+            index.open()
+        where = (rnd.choice((None, *STATUSES)), rnd.choice((None, *regions, b"region-%d" % max(wave - 3, 0))))
+        index.compare(rnd, where, looks=2)
+    with index.snapshots() as shards:
+        root = shards[0].shard.root
+        assert root.overflowing == 0
+        assert max(root.used) <= 32
+
+
+def test_values_that_found_no_number_are_one_column_still_when_there_are_some_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers come free while rows of a value without one are counted: that value must not have two columns."""
+    monkeypatch.setattr(order, "COMBINATIONS_MAX", 6)
+    monkeypatch.setattr(order, "SHARED_COLUMNS", 2)
+    rnd = random.Random(29)
+    index = Index(tmp_path, shards=1)
+    for step in range(40):
+        crowded = step % 8 < 3
+        changes: dict[bytes, Entry | None] = {}
+        for name in [b"%d" % rnd.randrange(90) for _ in range(45)]:
+            region = b"region-%d" % rnd.randrange(14 if crowded else 3)
+            entry = new_entry(rnd, name)
+            changes[name] = Entry(entry.key, (b"VERIFIED", region), entry.row)
+        index.apply(0, changes, abort=step % 7 == 6)
+        if step % 5 == 4:
+            index.open()
+        for number in (rnd.randrange(3), rnd.randrange(14)):
+            index.compare(rnd, (rnd.choice((None, b"VERIFIED")), b"region-%d" % number), looks=1)
+
+
 def test_more_combinations_than_the_real_limit(tmp_path: Path) -> None:
     rnd = random.Random(17)
     index = Index(tmp_path, shards=1)
