@@ -99,7 +99,7 @@ def machine() -> dict[str, object]:
         "packages": dict(_installed()),
         "calibration_ms": calibration_ms(),
         "load_average": [round(load, 1) for load in os.getloadavg()],
-        "commit": _commit(),
+        "commit": COMMIT,
         "measured": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime()),
     }
 
@@ -143,6 +143,10 @@ def _commit() -> str:
 
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!docs", ":!bench/results")
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+COMMIT = _commit()
+"""As the bench began: others may have committed by the time it ends."""
 
 
 def _measured(name: str, on: dict[str, object]) -> str:
