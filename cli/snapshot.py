@@ -1,10 +1,13 @@
-"""`kycache snapshot create|list|prune`: copies of shard files, taken while everything runs."""
+"""`kycache snapshot create|list|verify|prune`: copies of shard files, taken while everything runs."""
 
 import json
+import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,7 +16,7 @@ from rich.table import Column, Table
 
 from kycache.actors.files import DataDirectory
 from kycache.actors.snapshot_report import failed, succeeded
-from kycache.model.errors import KycacheError
+from kycache.model.errors import KycacheError, Refused
 from kycache.snapshots.settings import SnapshotSettings
 
 from .composition import data_directory, environments, snapshot_settings
@@ -110,6 +113,54 @@ def list_(context: typer.Context, store: StoreOption = None, as_json: JsonOption
 
 
 @app.command()
+def verify(
+    context: typer.Context,
+    snapshot: Annotated[str, typer.Argument(metavar="ID", help="Of `kycache snapshot list`.")],
+    full: Annotated[bool, typer.Option("--full", help="Look at every record, not only at every page.")] = False,
+    shard: ShardsOption = None,
+    store: StoreOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Read a snapshot back: hashes, keys, and a walk of each shard's file. Exit code 5 where it is not good."""
+    from kycache.snapshots import verify as verifying
+    from kycache.snapshots.listing import read_manifest
+
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    _, opened, keys = opened_store(settings, store)
+    manifest = read_manifest(opened, keys, snapshot)
+    if full and manifest.view != view.hash:
+        raise Refused(
+            f"snapshot {snapshot} is of view definition {manifest.view}, not {view.hash}",
+            "verify it without --full, or set `[view] file` to its definition",
+        )
+    with TransferBars("read", as_json) as bars:
+        verdicts = verifying.verify(
+            opened,
+            keys,
+            manifest,
+            _scratch(data_directory(settings)),
+            view if full else None,
+            shard,
+            lambda entry: bars.begin(entry.shard, entry.raw_bytes),
+            bars.advance,
+        )
+    wrong = [verdict for verdict in verdicts if verdict.problem]
+    if as_json:
+        shards = [{"shard": v.shard, "good": not v.problem, "problem": v.problem or None} for v in verdicts]
+        typer.echo(json.dumps({"id": snapshot, "good": not wrong, "full": full, "shards": shards}))
+    for verdict in verdicts:
+        if verdict.problem:
+            typer.echo(verdict.problem, err=True)
+        elif not as_json:
+            typer.echo(f"shard {verdict.shard}: good, {manifest.entry(verdict.shard).users} users")
+    if wrong:
+        raise Refused(
+            f"{len(wrong)} of {len(verdicts)} shards of snapshot {snapshot} are not good", wrong[0].remedy
+        )
+
+
+@app.command()
 def prune(
     context: typer.Context,
     keep: Annotated[
@@ -151,6 +202,11 @@ def prune(
         typer.echo(f"{decision.id}: {what}: {decision.reason}")
     if not removed:
         typer.echo("nothing to remove")
+
+
+def _scratch(directory: DataDirectory) -> Path:
+    """Where a shard's file has room: beside the data, or where TMPDIR says; there is no data on every machine."""
+    return Path(tempfile.gettempdir()) if "TMPDIR" in os.environ or not directory.run.is_dir() else directory.run
 
 
 def opened_store(

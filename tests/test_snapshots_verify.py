@@ -1,0 +1,108 @@
+"""`snapshot verify`: what it finds beside wrong hashes, and the commands as an operator types them."""
+
+import json
+from pathlib import Path
+
+import lmdb
+import msgspec
+import pytest
+from command_line import RunCommand
+from snapshot_stand import VIEW, Stand
+
+from kycache.snapshots.manifest import Manifest
+from kycache.snapshots.verify import verify
+
+
+def problems(stand: Stand, manifest: Manifest, *, full: bool = True) -> list[str]:
+    scratch = stand.root / "scratch"
+    scratch.mkdir(exist_ok=True)
+    found = verify(stand.store(), stand.keys(), manifest, scratch, VIEW if full else None)
+    assert list(scratch.iterdir()) == []  # nothing of anybody is left behind
+    return [verdict.problem for verdict in found]
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_good_ones_and_one_bad_shard(tmp_path: Path, full: bool) -> None:
+    stand = Stand.make(tmp_path, 2)
+    manifest = stand.take()
+    assert problems(stand, manifest, full=full) == ["", ""]
+    file = tmp_path / "store" / manifest.id / manifest.entry(0).file
+    file.write_bytes(file.read_bytes()[:-1] + b"!")
+    bad, good = problems(stand, manifest, full=full)
+    assert "shard 0" in bad
+    assert good == ""
+    stand.close()
+
+
+def test_a_manifest_that_never_was_right(tmp_path: Path) -> None:
+    """Hashes and MAC are right, and yet the file is not what the manifest says: a bug, found by reading."""
+    stand = Stand.make(tmp_path)
+    manifest = stand.take()
+    (entry,) = manifest.shards
+    for wrong in (
+        msgspec.structs.replace(entry, users=entry.users + 1),
+        msgspec.structs.replace(entry, position=msgspec.structs.replace(entry.position, offset=7)),
+    ):
+        (problem,) = problems(stand, msgspec.structs.replace(manifest, shards=(wrong,)))
+        assert "its manifest says" in problem
+    (problem,) = problems(stand, msgspec.structs.replace(manifest, view="another"))
+    assert "its manifest says" in problem
+    stand.close()
+
+
+def test_a_copy_of_a_shard_whose_index_is_wrong(tmp_path: Path) -> None:
+    """Damage that was there when the copy was made: every hash fits, the full walk finds it."""
+    stand = Stand.make(tmp_path)
+    generation = stand.shards[0].folder.current()
+    assert generation is not None
+    environment, databases = stand.shards[0].environments.lease(generation, 0)
+    with environment.begin(write=True) as txn:
+        cursor = txn.cursor(databases.rows)
+        assert cursor.first()
+        cursor.delete()
+    stand.shards[0].environments.release(generation)
+    (problem,) = problems(stand, stand.take())
+    assert "shard 0" in problem
+    assert isinstance(environment, lmdb.Environment)
+
+
+def test_the_commands(tmp_path: Path, kycache: RunCommand) -> None:
+    """create, list, verify, prune as typed: facts on stdout, exit codes by kind of failure."""
+    stand = Stand.make(tmp_path / "node", 2)
+    root = stand.root
+    stand.close()
+    config = root / "kycache.toml"
+    config.write_text(
+        f'[data]\ndir = "data"\nmap_size_gib = 1.0\n[snapshots]\nstore = "{(root / "store").as_uri()}"\n'
+    )
+
+    def run(*words: str) -> tuple[int, object, str]:
+        ended = kycache("--config", config, "snapshot", *words)
+        return ended.code, json.loads(ended.out) if ended.out.startswith(("[", "{")) else ended.out, ended.err
+
+    assert run("list", "--json")[0] == 5  # no key yet, so nothing could be checked
+    code, made, _ = run("create", "--json")
+    assert code == 0
+    assert isinstance(made, dict)
+    assert [entry["shard"] for entry in made["shards"]] == [0, 1]
+    code, listed, _ = run("list", "--json")
+    assert code == 0
+    assert isinstance(listed, list)
+    assert [(s["id"], s["condition"], s["shards"]) for s in listed] == [(made["id"], "whole", made["shards"])]
+    assert run("verify", made["id"])[0] == 0
+    code, verdict, _ = run("verify", made["id"], "--full", "--json")
+    assert (code, isinstance(verdict, dict) and verdict["good"]) == (0, True)
+    assert run("prune")[0] == 2
+    assert run("prune", "--older-than", "soon")[0] == 2
+    code, pruned, _ = run("prune", "--keep", "1", "--dry-run", "--json")
+    assert (code, pruned) == (0, {"dryRun": True, "removed": [], "kept": [made["id"]]})
+    assert run("create", "--shard", "7")[0] == 5
+    assert run("verify", "nothing")[0] == 5
+    assert run("create", "--store", "ftp://host/x")[0] == 3
+    file = root / "store" / made["id"] / "shard-0001.mdb.zst"
+    file.write_bytes(b"?" + file.read_bytes()[1:])
+    code, verdict, said = run("verify", made["id"], "--json")
+    assert code == 5
+    assert isinstance(verdict, dict)
+    assert [entry["good"] for entry in verdict["shards"]] == [True, False]
+    assert "1 of 2 shards" in said
