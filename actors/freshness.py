@@ -12,9 +12,7 @@ from typing import NamedTuple
 from .files import Doubt, Report
 from .state import ShardState
 
-CUT_OFF_REMEDY = (
-    "let Debezium take a whole snapshot (docs/operations.md), or `kycache rebuild` once the log begins behind it"
-)
+CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
 
 class Standing(StrEnum):

@@ -1,24 +1,42 @@
 """`kycache doctor`: whether broker, source and connector are as the view's promises need them."""
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 
+import lmdb
 import typer
 
+from kycache.actors.files import DataDirectory
 from kycache.model.connector import connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.view import View
 
 from .composition import (
     connector_settings,
     data_directory,
+    environments,
     kafka_settings,
     partitions_of,
+    router,
     source_dsn,
 )
-from .findings import Finding, judge_connector, judge_source, judge_topic
+from .findings import WARNING, Finding, judge_connector, judge_log, judge_topic
 from .invocation import JsonOption, invocation
 from .settings import Settings
+from .source_findings import judge_source
+
+
+class Look(StrEnum):
+    """What can be looked at."""
+
+    TOPIC = "topic"
+    SOURCE = "source"
+    LOG = "log"
+    CONNECTOR = "connector"
 
 
 @dataclass
@@ -43,10 +61,15 @@ class Diagnosis:
 
     @property
     def exit_code(self) -> int:
-        """0 where all is sound."""
+        """0 where all is sound, or there are warnings only."""
         if self.unreachable:
             return Unreachable.exit_code
-        return Refused.exit_code if self.findings else 0
+        return 0 if self.sound_enough else Refused.exit_code
+
+    @property
+    def sound_enough(self) -> bool:
+        """No finding is an error."""
+        return all(finding.severity == WARNING for finding in self.findings)
 
 
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
@@ -56,7 +79,7 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
         typer.echo(
             json.dumps(
                 {
-                    "sound": not diagnosis.findings,
+                    "sound": diagnosis.sound_enough,
                     "findings": [finding._asdict() for finding in diagnosis.findings],
                     "unchecked": diagnosis.unchecked,
                 }
@@ -64,21 +87,23 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
         )
     else:
         for finding in diagnosis.findings:
-            typer.echo(f"{finding.check}: {finding.problem}\n  next: {finding.remedy}")
+            mild = "warning: " if finding.severity == WARNING else ""
+            typer.echo(f"{mild}{finding.check}: {finding.problem}\n  next: {finding.remedy}")
         if not diagnosis.findings:
             typer.echo("; ".join([f"sound: {', '.join(diagnosis.sound)}", *diagnosis.unchecked]))
     raise typer.Exit(diagnosis.exit_code)
 
 
-def diagnose(settings: Settings) -> Diagnosis:
-    """Look at everything that is configured.
+def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagnosis:
+    """Look at everything that is configured, or at some of it.
 
     Raises:
         ConfigurationError: the view definition is wrong.
         Refused: the data directory was made by another kycache or for another view.
     """
     # Here, as the clients of Kafka and PostgreSQL take their time to import.
-    from .examination import look_at_connector, look_at_source, look_at_topic
+    from .examination import look_at_connector, look_at_source
+    from .topic_examination import SAMPLE_RECORDS, look_at_log, look_at_topic
 
     diagnosis = Diagnosis()
     view = settings.load_view()
@@ -89,33 +114,61 @@ def diagnose(settings: Settings) -> Diagnosis:
     kafka = kafka_settings(settings)
     # Until the broker says otherwise.
     partitions = partitions_of(settings, directory, None)
+    there, heartbeat = True, True
+    dsn, url = source_dsn(settings), settings.connect.url
 
     def topic() -> Iterator[Finding]:
-        nonlocal partitions
-        facts = look_at_topic(kafka)
-        partitions = facts.partitions or partitions
-        yield from judge_topic(facts, kafka.topic, home)
+        nonlocal partitions, there
+        there = False  # also where it does not answer: then its log is not asked for
+        facts = look_at_topic(kafka, view, connector_settings(settings, partitions), home)
+        partitions, there = facts.partitions or partitions, facts.partitions > 0
+        yield from judge_topic(facts, kafka.topic, home, snapshots=settings.snapshots.store is not None)
 
-    diagnosis.look("topic", topic)
+    def source() -> Iterator[Finding]:
+        nonlocal heartbeat
+        assert dsn is not None
+        facts = look_at_source(dsn, view, expected)
+        heartbeat = facts.heartbeat_rows is not None
+        wal_max = settings.connector.slot_wal_max_mib << 20
+        yield from judge_source(facts, view, expected, kafka.key_form, partitions, wal_max)
+
+    def log() -> Iterator[Finding]:
+        facts = look_at_log(kafka, view, partitions)
+        needed = _positions(settings, directory, view)
+        now_ms = int(time.time() * 1000)
+        yield from judge_log(facts, needed, now_ms, SAMPLE_RECORDS, heartbeat=heartbeat)
+
+    def connector() -> Iterator[Finding]:
+        assert url is not None
+        facts = look_at_connector(url, expected.name)
+        yield from judge_connector(facts, expected.name, connector_config(view, expected))
+
+    if Look.TOPIC in only:
+        diagnosis.look("topic", topic)
     expected = connector_settings(settings, partitions)
-    dsn = source_dsn(settings)
     if dsn is None:
         diagnosis.unchecked.append("the source was not looked at: `[source] dsn` is not set")
-    else:
-
-        def source() -> Iterator[Finding]:
-            facts = look_at_source(dsn, view, expected)
-            yield from judge_source(facts, view, expected, kafka.key_form, partitions)
-
+    elif Look.SOURCE in only:
         diagnosis.look("source", source)
-    url = settings.connect.url
+    if there and Look.LOG in only:
+        diagnosis.look("log", log)
     if url is None:
         diagnosis.unchecked.append("the connector was not looked at: `[connect] url` is not set")
-    else:
-
-        def connector() -> Iterator[Finding]:
-            facts = look_at_connector(url, expected.name)
-            yield from judge_connector(facts, expected.name, connector_config(view, expected))
-
+    elif Look.CONNECTOR in only:
         diagnosis.look("connector", connector)
     return diagnosis
+
+
+def _positions(settings: Settings, directory: DataDirectory, view: View) -> dict[int, int]:
+    """The offset that each shard reads next; nothing of a shard that cannot be read: `status` says why."""
+    reads = router(settings, directory, environments(settings, readonly=True), view)
+    found = {}
+    try:
+        for shard in range(reads.shard_count or 0):
+            with suppress(KycacheError, lmdb.Error):
+                state = reads.state(shard)
+                if state is not None:
+                    found[shard] = state.position.offset
+    finally:
+        reads.close()
+    return found

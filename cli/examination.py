@@ -1,93 +1,82 @@
-"""What `kycache doctor` looks at: the broker, the source and Kafka Connect, as plain facts. Decides nothing."""
+"""What `kycache doctor` looks at: the source and Kafka Connect, as plain facts. Decides nothing."""
 
+import time
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from kafka import KafkaAdminClient
-from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaConfigurationError, KafkaError
 from psycopg import sql
 
-from kycache.ingest.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
 from kycache.model.view import View
 
 from .connect import KafkaConnect
-from .findings import ConnectorFacts, PublicationFacts, SourceFacts, TableFacts, TopicFacts
-
-BROKER_WAIT_MS = 5_000
-"""A broker that is up answers in milliseconds; a name that does not resolve should not be waited for long."""
+from .findings import ConnectorFacts, TaskFailure
+from .source_findings import (
+    ColumnFacts,
+    PublicationFacts,
+    PublishedFacts,
+    SlotFacts,
+    SourceFacts,
+    TableFacts,
+)
 
 SOURCE_WAIT_S = 5
 
 HEARTBEAT_ROWS_MAX = 100_000
 """More rows than any topic has partitions: the table is another one that happens to bear the name."""
 
+EXCEPTIONS_MAX = 5
+"""Causes of a failed task that are named: the last one is what happened, the first ones who noticed."""
+
 _TABLES = """
 SELECT c.relname, c.relreplident,
-       ARRAY(SELECT a.attname FROM pg_attribute a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+       (SELECT jsonb_object_agg(a.attname, jsonb_build_object(
+            'type', t.typname, 'generated', a.attgenerated, 'plain', t.typtype IN ('b', 'e'),
+            'labels', ARRAY(SELECT e.enumlabel FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)))
+        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
        ARRAY(SELECT a.attname FROM pg_index i
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
              WHERE i.indrelid = c.oid AND i.indisreplident),
        -- 32: for truncate; 1: for each row; O and A: enabled, also for a session that is no replica
-       EXISTS (SELECT FROM pg_trigger t WHERE t.tgrelid = c.oid AND t.tgname = 'kycache_truncated'
-               AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A'))
+       (SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgrelid = c.oid AND t.tgname = 'kycache_truncated'
+              AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A')),
+       c.relkind = 'p'
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
 """
 
+# Through jsonb, as row filters came with PostgreSQL 15 and generated columns with 18.
 _PUBLICATION = """
-SELECT pubinsert, pubupdate, pubdelete, pubtruncate,
-       ARRAY(SELECT t.tablename FROM pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = %s)
+SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot,
+       coalesce(to_jsonb(p) ->> 'pubgencols' = 's', true),
+       (SELECT coalesce(jsonb_object_agg(t.tablename, jsonb_build_object(
+            'columns', to_jsonb(t) -> 'attnames', 'filter', to_jsonb(t) ->> 'rowfilter')), '{}')
+        FROM pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = %s)
 FROM pg_publication p WHERE p.pubname = %s
 """
 
-
-def look_at_topic(settings: KafkaSettings) -> TopicFacts:
-    """The topic, as the broker describes it.
-
-    Raises:
-        Unreachable: no broker answers.
-        ConfigurationError: the client refuses the settings.
-    """
-    try:
-        admin = KafkaAdminClient(
-            **settings.connection, request_timeout_ms=BROKER_WAIT_MS, bootstrap_timeout_ms=BROKER_WAIT_MS
-        )
-        try:
-            described: list[dict[str, Any]] = admin.describe_topics([settings.topic])
-            found = next((t for t in described if t.get("name") == settings.topic), None)
-            if found is None or found.get("error_code") or not found.get("partitions"):
-                return TopicFacts(0)
-            return TopicFacts(
-                len(found["partitions"]), str(found.get("topic_id") or ""), _cleanup_policy(admin, settings.topic)
-            )
-        finally:
-            admin.close()
-    except KafkaConfigurationError as error:
-        raise ConfigurationError(f"kafka-python refuses the settings: {error}", "mend `[kafka]`") from None
-    except (KafkaError, OSError, ValueError) as error:
-        raise Unreachable(
-            f"no Kafka broker answers at {settings.bootstrap}: {type(error).__name__}",
-            "check `[kafka] bootstrap` and that the broker runs",
-        ) from None
+_SLOT = """
+SELECT coalesce(plugin, ''), coalesce(database, ''), active, coalesce(wal_status, ''),
+       coalesce(pg_wal_lsn_diff(
+            CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
+            restart_lsn), 0)::bigint,
+       (SELECT setting::bigint << 20 FROM pg_settings WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'),
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+FROM pg_replication_slots s WHERE slot_name = %s
+"""
 
 
-def _cleanup_policy(admin: KafkaAdminClient, topic: str) -> str:
-    try:
-        configs = admin.describe_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, topic, {"cleanup.policy": None})], config_filter="all"
-        )
-    except (KafkaError, OSError):
-        return ""  # brokers that are not Apache's need not answer this
-    entry = configs.get("topic", {}).get(topic, {}).get("cleanup.policy", {})
-    return str(entry.get("value") or "")
-
-
-def look_at_source(dsn: str, view: View, connector: ConnectorSettings) -> SourceFacts:
+def look_at_source(
+    dsn: str, view: View, connector: ConnectorSettings, clock: Callable[[], float] = time.time
+) -> SourceFacts:
     """The source database.
+
+    Args:
+        clock: this machine's, seconds since 1970.
 
     Raises:
         Unreachable: it does not answer, or does not let this role in.
@@ -97,36 +86,60 @@ def look_at_source(dsn: str, view: View, connector: ConnectorSettings) -> Source
     try:
         with psycopg.connect(dsn, connect_timeout=SOURCE_WAIT_S, autocommit=True) as database:
             database.execute(sql.SQL("SET statement_timeout = {}").format(SOURCE_WAIT_S * 1000))
-            settings = database.execute("SELECT current_setting('wal_level'), pg_is_in_recovery()").fetchone()
+            settings = database.execute(
+                "SELECT current_setting('wal_level'), pg_is_in_recovery(), current_database()"
+            ).fetchone()
             tables = database.execute(_TABLES, [connector.schema, names]).fetchall()
             publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
+            slot = database.execute(_SLOT, [connector.slot]).fetchone()
             beats = _heartbeat_rows(database, connector)
-    except psycopg.errors.InsufficientPrivilege as error:
+            ahead, error = _clock_ahead(database, clock)
+            version = database.info.server_version
+    except psycopg.errors.InsufficientPrivilege as error_:
         raise ConfigurationError(
-            f"the role of `[source] dsn` may not look: {error.diag.message_primary}", "grant it SELECT there"
+            f"the role of `[source] dsn` may not look: {error_.diag.message_primary}", "grant it SELECT there"
         ) from None
-    except psycopg.Error as error:
+    except psycopg.Error as error_:
         raise Unreachable(
-            f"the source does not answer: {str(error).strip() or type(error).__name__}",
+            f"the source does not answer: {str(error_).strip() or type(error_).__name__}",
             "check `[source] dsn` and that PostgreSQL runs",
         ) from None
     assert settings is not None
     return SourceFacts(
         wal_level=settings[0],
         in_recovery=settings[1],
-        tables={
-            name: TableFacts(identity, frozenset(columns), frozenset(indexed), trigger)
-            for name, identity, columns, indexed, trigger in tables
-        },
+        tables={row[0]: _table(row) for row in tables},
         publication=None if publication is None else _publication(publication),
         heartbeat_rows=beats,
+        slot=None if slot is None else SlotFacts(*slot),
+        database=settings[2],
+        version=version,
+        clock_ahead_s=ahead,
+        clock_error_s=error,
+    )
+
+
+def _table(row: tuple[Any, ...]) -> TableFacts:
+    _, identity, columns, indexed, trigger, partitioned = row
+    return TableFacts(
+        identity,
+        {
+            name: ColumnFacts(c["type"], tuple(c["labels"]), c["generated"], c["plain"])
+            for name, c in (columns or {}).items()
+        },
+        frozenset(indexed),
+        trigger,
+        partitioned,
     )
 
 
 def _publication(row: tuple[Any, ...]) -> PublicationFacts:
     words = ("insert", "update", "delete", "truncate")
     published = frozenset(word for word, on in zip(words, row, strict=False) if on)
-    return PublicationFacts(frozenset(row[4]), published)
+    tables = {
+        name: PublishedFacts(frozenset(t["columns"] or ()), t["filter"] is not None) for name, t in row[6].items()
+    }
+    return PublicationFacts(tables, published, row[4], row[5])
 
 
 def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSettings) -> dict[str, int] | None:
@@ -136,6 +149,15 @@ def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSet
         return dict(database.execute(rows).fetchall())
     except psycopg.errors.UndefinedTable:
         return None
+
+
+def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]) -> tuple[float, float]:
+    """By how many seconds the source's clock is ahead of ours, and how wrong that may be."""
+    asked = clock()
+    row = database.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    answered = clock()
+    assert row is not None
+    return row[0] - (asked + answered) / 2, (answered - asked) / 2
 
 
 def look_at_connector(url: str, name: str) -> ConnectorFacts:
@@ -150,6 +172,19 @@ def look_at_connector(url: str, name: str) -> ConnectorFacts:
         return ConnectorFacts("")
     return ConnectorFacts(
         state=str(status["connector"]["state"]),
-        failed_tasks=tuple(int(task["id"]) for task in status["tasks"] if task["state"] == "FAILED"),
+        tasks=len(status["tasks"]),
+        failures=tuple(
+            TaskFailure(int(task["id"]), exceptions_of(str(task.get("trace", ""))))
+            for task in status["tasks"]
+            if task["state"] == "FAILED"
+        ),
         config={key: str(value) for key, value in config.items()},
     )
+
+
+def exceptions_of(trace: str) -> tuple[str, ...]:
+    """The names of a Java stack trace's exceptions, outermost first, without their messages."""
+    heads = [line for line in trace.splitlines() if line and not line[0].isspace()]
+    names = [head.removeprefix("Caused by: ").partition(":")[0].strip() for head in heads]
+    known = [name.rpartition(".")[2] for name in names if name.replace(".", "").replace("$", "").isalnum()]
+    return tuple(known[:EXCEPTIONS_MAX])

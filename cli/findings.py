@@ -1,4 +1,4 @@
-"""What `kycache doctor` concludes from what it has seen. Pure: plain facts in, findings out.
+"""What `kycache doctor` concludes of topic, log and connector. Pure: plain facts in, findings out.
 
 Each rule stands for something that would make the view wrong or stale in silence; the remedies are what
 `kycache connector` prints.
@@ -9,12 +9,14 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from kycache.actors.files import Node
-from kycache.model.connector import ConnectorSettings
-from kycache.model.partition import KeyForm, key_bytes, partition_of
-from kycache.model.view import Table, View
 
 RUN_SQL = "run what `kycache connector --sql` prints"
 RUN_CONNECTOR = "give the connector what `kycache connector --connector` prints"
+
+WARNING = "warning"
+
+BEAT_AGE_MAX_S = 10.0
+"""A beat comes every half second; that old, shards are `stale` too."""
 
 _NOT_COMPARED = ("database.", "topic.creation.")
 """How Debezium reaches the source is the operator's affair, and a topic that exists is not made again."""
@@ -26,6 +28,8 @@ class Finding(NamedTuple):
     check: str
     problem: str
     remedy: str
+    severity: str = "error"
+    """A `warning` stands for what is right today, and will not be, or may be meant so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,37 +40,38 @@ class TopicFacts:
     id: str = ""
     cleanup_policy: str = ""
     """Empty where the broker does not tell."""
+    retention_ms: int = -1
+    retention_bytes: int = -1
+    """-1: for ever; also where the broker does not tell."""
+    unclean_election: bool = False
+    table_topics: tuple[str, ...] = ()
+    """Topics that bear the names of single tables."""
+    foreign_members: tuple[str, ...] = ()
+    """Members of the group that belong to another data directory."""
 
 
 @dataclass(frozen=True, slots=True)
-class TableFacts:
-    """A table at the source. `identity` is `pg_class.relreplident`: d, n, f or i."""
+class PartitionFacts:
+    """A partition, and what its last records say."""
 
-    identity: str
-    columns: frozenset[str]
-    identity_columns: frozenset[str] = frozenset()
-    """Columns of the index that is the identity, where one is."""
-    truncate_trigger: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class PublicationFacts:
-    """A publication: the tables it covers in the schema, and what it publishes."""
-
-    tables: frozenset[str]
-    operations: frozenset[str]
+    start: int
+    end: int
+    read: int
+    """How many of the last records were looked at."""
+    beat_ms: int | None = None
+    """The source's clock at the newest streamed heartbeat among them."""
+    streamed_ms: int | None = None
+    """The same of any streamed change."""
+    misrouted: str = ""
+    """What is wrong with the key or the partition of one of them; names no user."""
 
 
 @dataclass(frozen=True, slots=True)
-class SourceFacts:
-    """The source database. Tables that do not exist are left out."""
+class TaskFailure:
+    """A task that has failed. Of its trace the exceptions' names only: a message may hold a row."""
 
-    wal_level: str
-    in_recovery: bool
-    tables: Mapping[str, TableFacts]
-    publication: PublicationFacts | None
-    heartbeat_rows: Mapping[str, int] | None
-    """Each heartbeat row's key and the shard it names; None where there is no such table."""
+    task: int
+    exceptions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,12 +79,17 @@ class ConnectorFacts:
     """The connector in Kafka Connect. `state` is empty where it does not exist."""
 
     state: str
-    failed_tasks: tuple[int, ...] = ()
+    tasks: int = 1
+    failures: tuple[TaskFailure, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
 
 
-def judge_topic(topic: TopicFacts, name: str, node: Node | None) -> Iterator[Finding]:
-    """The topic itself, and against what the data directory was made for."""
+def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: bool) -> Iterator[Finding]:
+    """The topic itself, and against what the data directory was made for.
+
+    Args:
+        snapshots: a store for them is configured, so that the log alone need not hold everything.
+    """
     if topic.partitions == 0:
         yield Finding(
             "topic",
@@ -92,7 +102,38 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None) -> Iterator[Fin
             "topic",
             f"topic {name!r} has cleanup.policy={topic.cleanup_policy}: the key is the user, so compaction "
             "drops all but the last row of each",
-            "set cleanup.policy=delete, then let Debezium take a whole snapshot into an empty topic",
+            "set cleanup.policy=delete, then run `kycache rebuild --epoch`",
+        )
+    if not snapshots and (topic.retention_ms >= 0 or topic.retention_bytes >= 0):
+        kept = [f"retention.ms={topic.retention_ms}"] if topic.retention_ms >= 0 else []
+        kept += [f"retention.bytes={topic.retention_bytes}"] if topic.retention_bytes >= 0 else []
+        yield Finding(
+            "retention",
+            f"topic {name!r} forgets ({', '.join(kept)}) and there are no snapshots: a shard that is away for "
+            "longer, or is lost, needs a whole snapshot from Debezium",
+            "set retention.ms=-1 and retention.bytes=-1, or `[snapshots] store`",
+            WARNING,
+        )
+    if topic.unclean_election:
+        yield Finding(
+            "topic",
+            f"topic {name!r} has unclean.leader.election.enable=true: changes that were acknowledged can be lost",
+            "set it to false; a shard that read what is lost halts, and is rebuilt",
+            WARNING,
+        )
+    if topic.table_topics:
+        yield Finding(
+            "topics",
+            f"there are topics of single tables ({', '.join(topic.table_topics)}): nothing on one says how far "
+            "another is, and what stands there is not read",
+            f"{RUN_CONNECTOR}, and delete them if they are left from before",
+            WARNING,
+        )
+    if topic.foreign_members:
+        yield Finding(
+            "group",
+            f"the group has members of another data directory: {', '.join(topic.foreign_members)}",
+            "give this node a `[kafka] group` of its own, or let it share their data directory",
         )
     if node is None or node.topic != name:
         return
@@ -106,111 +147,99 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None) -> Iterator[Fin
         yield Finding(
             "topic",
             f"topic {name!r} is not the one that was read: it has id {topic.id}, not {node.topic_id}",
-            "run `kycache rebuild` once Debezium has sent a whole snapshot into it",
+            "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
+            "or `kycache rebuild --epoch`, which orders one",
         )
 
 
-def judge_source(
-    source: SourceFacts, view: View, connector: ConnectorSettings, key_form: KeyForm, partitions: int
+def judge_log(
+    partitions: Mapping[int, PartitionFacts],
+    needed: Mapping[int, int],
+    now_ms: int,
+    sample: int,
+    *,
+    heartbeat: bool = True,
 ) -> Iterator[Finding]:
-    """The source database. `partitions` is the topic's count, or what it is to be."""
-    if source.in_recovery:
-        yield Finding("source", "the source is a standby in recovery", "set `[source] dsn` to the primary")
-    if source.wal_level != "logical":
-        yield Finding(
-            "wal_level",
-            f"wal_level is {source.wal_level}",
-            "set wal_level = logical and restart PostgreSQL",
-        )
-    for table in view.tables:
-        yield from _judge_table(table, source.tables.get(table.name), connector.schema)
-    names = [*(table.name for table in view.tables), connector.heartbeat_table]
-    yield from _judge_publication(source.publication, names, connector)
-    yield from _judge_heartbeat(
-        source.heartbeat_rows, connector.heartbeat_table, key_form, view.root.key, partitions
-    )
+    """What the topic's partitions hold, and say at their ends.
 
-
-def _judge_table(table: Table, facts: TableFacts | None, schema: str) -> Iterator[Finding]:
-    if facts is None:
-        yield Finding(
-            "tables",
-            f"table {schema}.{table.name} does not exist, or its columns may not be seen by this role",
-            "mend `[view] file`, `[connector] schema` or the role's grants",
-        )
-        return
-    wanted = {*(column.name for column in table.columns), table.owner}
-    if missing := sorted(wanted - facts.columns):
-        yield Finding(
-            "tables",
-            f"table {schema}.{table.name} has no column {', '.join(missing)}",
-            "mend the view definition, or add the column",
-        )
-    by_index = facts.identity == "i" and table.owner in facts.identity_columns
-    if facts.identity != "f" and not by_index:
-        yield Finding(
-            "replica identity",
-            f"table {schema}.{table.name} has no REPLICA IDENTITY FULL: a delete would not say whose row it was",
-            RUN_SQL,
-        )
-    if not facts.truncate_trigger:
-        yield Finding(
-            "truncate trigger",
-            f"table {schema}.{table.name} has no enabled trigger kycache_truncated: "
-            "a truncate would not reach every shard",
-            RUN_SQL,
-        )
-
-
-def _judge_publication(
-    publication: PublicationFacts | None, tables: list[str], connector: ConnectorSettings
-) -> Iterator[Finding]:
-    if publication is None:
-        yield Finding("publication", f"publication {connector.publication!r} does not exist", RUN_SQL)
-        return
-    if missing := [name for name in tables if name not in publication.tables]:
-        yield Finding(
-            "publication",
-            f"publication {connector.publication!r} does not cover {', '.join(missing)}",
-            RUN_SQL,
-        )
-    wanted = ("insert", "update", "delete", "truncate")
-    if missing := [operation for operation in wanted if operation not in publication.operations]:
-        yield Finding(
-            "publication",
-            f"publication {connector.publication!r} does not publish {', '.join(missing)}",
-            RUN_SQL,
-        )
-
-
-def _judge_heartbeat(
-    rows: Mapping[str, int] | None, table: str, key_form: KeyForm, column: str, partitions: int
-) -> Iterator[Finding]:
-    if rows is None:
-        yield Finding(
-            "heartbeat",
-            f"table {table} does not exist: how fresh an idle shard is cannot be known",
-            RUN_SQL,
-        )
-        return
-    beaten: dict[int, int] = {}
-    for key, shard in rows.items():
-        belongs = partition_of(key_bytes(key_form, column, key), partitions)
-        beaten[belongs] = beaten.get(belongs, 0) + 1
-        if belongs != shard:
+    Args:
+        needed: per shard, the offset that it reads next.
+        now_ms: this machine's clock.
+        sample: of how many records the ends were looked at.
+        heartbeat: the source has the table; without it there is a finding already.
+    """
+    for number, facts in sorted(partitions.items()):
+        if needed.get(number, facts.start) < facts.start:
             yield Finding(
-                "heartbeat",
-                f"row {key!r} of {table} names shard {shard}, and lands in partition {belongs} of {partitions}",
-                RUN_SQL,
+                "log",
+                f"partition {number} begins at offset {facts.start}, its shard reads on from {needed[number]}",
+                f"run `kycache rebuild --shard {number} --epoch`, or restore a snapshot",
             )
-    if missing := [str(n) for n in range(partitions) if n not in beaten]:
+        if facts.misrouted:
+            yield Finding(
+                "key",
+                f"partition {number}: {facts.misrouted}",
+                f"{RUN_CONNECTOR}, or set `[kafka] key`; then run `kycache rebuild --shard {number} --epoch`",
+            )
+    if heartbeat:
+        yield from _judge_beats(partitions, now_ms, sample)
+
+
+def _judge_beats(partitions: Mapping[int, PartitionFacts], now_ms: int, sample: int) -> Iterator[Finding]:
+    silent, old, oldest_s = [], [], 0.0
+    for number, facts in sorted(partitions.items()):
+        # Under load the end of a partition may hold no beat; then its changes say the same.
+        newest = facts.beat_ms if facts.beat_ms is not None or facts.read < sample else facts.streamed_ms
+        if newest is None:
+            silent.append(str(number))
+        elif now_ms - newest > BEAT_AGE_MAX_S * 1000:
+            old.append(str(number))
+            oldest_s = max(oldest_s, (now_ms - newest) / 1000)
+    if silent:
         yield Finding(
-            "heartbeat",
-            f"table {table} has no row for partition {', '.join(missing)} of {partitions}",
-            RUN_SQL,
+            "heartbeats",
+            f"partition {', '.join(silent)} has no heartbeat among its last {sample} records",
+            f"{RUN_CONNECTOR} (heartbeat.action.query), and {RUN_SQL}; see that the connector runs",
         )
-    if twice := [str(n) for n in sorted(beaten) if beaten[n] > 1]:
-        yield Finding("heartbeat", f"table {table} has several rows for partition {', '.join(twice)}", RUN_SQL)
+    if old:
+        yield Finding(
+            "heartbeats",
+            f"the newest heartbeat of partition {', '.join(old)} is {oldest_s:.0f} s old",
+            "see that the connector runs and keeps up: nothing newer than that is known",
+        )
+
+
+_HARMFUL = {
+    "snapshot.include.collection.list": "a whole snapshot would leave tables out, and their rows be swept",
+    "snapshot.select.statement.overrides": "a whole snapshot would leave rows out, and they be swept",
+    "column.include.list": "rows come without columns that the view has",
+    "column.exclude.list": "rows come without columns that the view has",
+    "table.exclude.list": "tables are left out",
+    "schema.include.list": "tables may be left out",
+    "schema.exclude.list": "tables may be left out",
+    "unavailable.value.placeholder": "an unchanged large value is taken for the placeholder's text",
+    "time.precision.mode": "times come in units that are not expected",
+    "skip.messages.without.change": "changes are dropped",
+    "event.processing.failure.handling.mode": "changes that fail are dropped",
+    "errors.tolerance": "changes that fail are dropped",
+    "producer.override.partitioner.class": "users come in partitions where they are not looked for",
+}
+"""Settings that `kycache connector` leaves at their defaults, and what they do."""
+
+_HARMFUL_PREFIXES = {
+    "column.mask.": "values come masked",
+    "column.truncate.": "values come cut off",
+    "snapshot.select.statement.overrides.": "a whole snapshot would leave rows out, and they be swept",
+}
+
+_HARMLESS = {
+    "time.precision.mode": "adaptive",
+    "event.processing.failure.handling.mode": "fail",
+    "errors.tolerance": "none",
+    "skip.messages.without.change": "false",
+    "unavailable.value.placeholder": "__debezium_unavailable_value",
+}
+"""Their defaults, which may as well be written down."""
 
 
 def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str]) -> Iterator[Finding]:
@@ -219,13 +248,28 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
         yield Finding("connector", f"Kafka Connect has no connector {name!r}", RUN_CONNECTOR)
         return
     if facts.state != "RUNNING":
-        yield Finding("connector", f"connector {name!r} is {facts.state}", "see Kafka Connect's log; resume it")
-    for task in facts.failed_tasks:
         yield Finding(
-            "connector", f"task {task} of connector {name!r} has failed", "see Kafka Connect's log; restart it"
+            "connector",
+            f"connector {name!r} is {facts.state}",
+            f"see Kafka Connect's log, then resume it: PUT /connectors/{name}/resume",
+        )
+    elif not facts.tasks:
+        yield Finding("connector", f"connector {name!r} has no task", "see Kafka Connect's log; restart it")
+    for failure in facts.failures:
+        of = f" of {', caused by '.join(failure.exceptions)}" if failure.exceptions else ""
+        yield Finding(
+            "connector",
+            f"task {failure.task} of connector {name!r} has failed{of}",
+            f"see Kafka Connect's log, then POST /connectors/{name}/restart?includeTasks=true&onlyFailed=true",
         )
     for key, value in expected.items():
         if key.startswith(_NOT_COMPARED) or facts.config.get(key) == value:
             continue
         there = f"is {facts.config[key]!r}" if key in facts.config else "is not set"
         yield Finding("connector", f"connector {name!r}: {key} {there}, expected {value!r}", RUN_CONNECTOR)
+    for key, value in facts.config.items():
+        if key in expected or not value or _HARMLESS.get(key) == value:
+            continue
+        harm = _HARMFUL.get(key) or next((h for p, h in _HARMFUL_PREFIXES.items() if key.startswith(p)), "")
+        if harm:
+            yield Finding("connector", f"connector {name!r}: {key} is set: {harm}", f"remove it: {RUN_CONNECTOR}")

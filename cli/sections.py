@@ -189,6 +189,12 @@ class Connector(Section):
     topic_prefix: str = Field(default="kyc", min_length=1, description="Debezium's `topic.prefix`.")
     slot: str = Field(default="kycache", pattern=r"^[a-z0-9_]{1,63}$", description="The replication slot.")
     publication: str = Field(default="kycache", min_length=1, description="The publication.")
+    slot_wal_max_mib: int = Field(
+        default=1024,
+        ge=1,
+        description="WAL, MiB, that the slot may retain before `doctor` warns; half of the source's "
+        "`max_slot_wal_keep_size` where that is less.",
+    )
     schema_: str = Field(
         default="public", alias="schema", min_length=1, description="The schema of the view's tables."
     )

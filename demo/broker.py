@@ -60,7 +60,8 @@ def _ensure_topic(bootstrap: str, topic: str, partitions: int) -> None:
     )
     try:
         if topic not in admin.list_topics():
-            options = {"num_partitions": partitions, "replication_factor": 1}
+            kept = {"cleanup.policy": "delete", "retention.ms": "-1"}  # as `kycache connector` prints it
+            options = {"num_partitions": partitions, "replication_factor": 1, "configs": kept}
             admin.create_topics({topic: options}, wait_for_metadata=True)
             return
         (found,) = admin.describe_topics([topic])

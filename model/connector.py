@@ -165,6 +165,8 @@ def _topic_creation(settings: ConnectorSettings) -> dict[str, str]:
         "topic.creation.changes.partitions": str(settings.partitions),
         # The key is the user, not the row: compaction would drop all but one of a user's rows.
         "topic.creation.changes.cleanup.policy": "delete",
+        # A shard is built from the log's start. Where snapshots are kept, the log may be shorter.
+        "topic.creation.changes.retention.ms": "-1",
     }
 
 
@@ -245,10 +247,24 @@ def _truncate_triggers(view: View, settings: ConnectorSettings) -> list[str]:
     SECURITY DEFINER, because who may truncate need not be allowed to write heartbeats. The rows are locked in
     one order first, so that two truncating transactions wait for each other instead of deadlocking.
     """
-    beats = _qualified(settings, settings.heartbeat_table)
     function = _qualified(settings, f"{settings.heartbeat_table}_truncated")
+    body = truncate_body(view, settings)
+    return [
+        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
+        f"SET search_path = pg_catalog, pg_temp AS {_dollar_quoted(body)}",
+        *(
+            f"CREATE OR REPLACE TRIGGER kycache_truncated AFTER TRUNCATE ON {_qualified(settings, table.name)} "
+            f"FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
+            for table in view.tables
+        ),
+    ]
+
+
+def truncate_body(view: View, settings: ConnectorSettings) -> str:
+    """What the truncate trigger's function does, in PL/pgSQL."""
+    beats = _qualified(settings, settings.heartbeat_table)
     known = ", ".join(_literal(table.name) for table in view.tables)
-    body = f"""
+    return f"""
 DECLARE
     earlier text;
     filled boolean;
@@ -269,15 +285,6 @@ BEGIN
     RETURN NULL;
 END
 """
-    return [
-        f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
-        f"SET search_path = pg_catalog, pg_temp AS {_dollar_quoted(body)}",
-        *(
-            f"CREATE OR REPLACE TRIGGER kycache_truncated AFTER TRUNCATE ON {_qualified(settings, table.name)} "
-            f"FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
-            for table in view.tables
-        ),
-    ]
 
 
 def _publication(tables: list[str], settings: ConnectorSettings) -> str:
@@ -312,6 +319,14 @@ def _owners(view: View, settings: ConnectorSettings) -> Iterator[tuple[str, str]
                     "rename it at the source: blanks, quotes and , ; : ` separate names there",
                 )
         yield table, owner
+
+
+def table_topics(view: View, settings: ConnectorSettings) -> frozenset[str]:
+    """The topics that Debezium would write the tables to if no transform routed them into one."""
+    return frozenset(
+        ".".join(map(_topic_part, (settings.topic_prefix, settings.schema, table)))
+        for table, _ in _owners(view, settings)
+    )
 
 
 def _topic_part(name: str) -> str:

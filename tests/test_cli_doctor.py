@@ -10,43 +10,59 @@ from command_line import RunCommand
 from stack import Pipeline
 
 from kycache.actors.files import FORMAT, Node
+from kycache.cli import findings
 from kycache.cli.findings import (
     ConnectorFacts,
     Finding,
-    PublicationFacts,
-    SourceFacts,
-    TableFacts,
+    PartitionFacts,
+    TaskFailure,
     TopicFacts,
     judge_connector,
-    judge_source,
-    judge_topic,
 )
-from kycache.model.connector import ConnectorSettings, beat_keys, connector_config
+from kycache.cli.source_findings import (
+    ColumnFacts,
+    PublicationFacts,
+    PublishedFacts,
+    SlotFacts,
+    SourceFacts,
+    TableFacts,
+    judge_source,
+)
+from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
 from kycache.model.partition import KeyForm
 from kycache.model.view import default_view
 
 VIEW = default_view()
 CONNECTOR = ConnectorSettings(host="db", port=5432, user="app", password="x", dbname="app", partitions=4)
 OPERATIONS = frozenset({"insert", "update", "delete", "truncate"})
-NAMES = frozenset({"users", "kyc_records", "accounts", "kycache_heartbeat"})
+WAL_MAX = 1 << 30
 
 
 def sound_table(name: str) -> TableFacts:
     table = next(t for t in VIEW.tables if t.name == name)
-    return TableFacts("f", frozenset({*(c.name for c in table.columns), table.owner, "not_in_the_view"}))
+    columns = {c.name: ColumnFacts(c.type.kind.value, c.type.labels) for c in table.columns}
+    columns |= {table.owner: ColumnFacts("uuid"), "not_in_the_view": ColumnFacts("point")}
+    return TableFacts("f", columns, truncate_trigger=truncate_body(VIEW, CONNECTOR))
 
+
+TABLES = {
+    **{t.name: PublishedFacts(frozenset(sound_table(t.name).columns)) for t in VIEW.tables},
+    "kycache_heartbeat": PublishedFacts(frozenset({"user_id"})),
+}
 
 SOUND = SourceFacts(
     wal_level="logical",
     in_recovery=False,
     tables={table.name: sound_table(table.name) for table in VIEW.tables},
-    publication=PublicationFacts(NAMES, OPERATIONS),
+    publication=PublicationFacts(TABLES, OPERATIONS),
     heartbeat_rows={key: shard for shard, key in enumerate(beat_keys(4))},
+    slot=SlotFacts("pgoutput", "app", True, "reserved", 1 << 20, None),
+    database="app",
 )
 
 
 def judge(source: SourceFacts, partitions: int = 4) -> list[Finding]:
-    return list(judge_source(source, VIEW, CONNECTOR, KeyForm.PLAIN, partitions))
+    return list(judge_source(source, VIEW, CONNECTOR, KeyForm.PLAIN, partitions, WAL_MAX))
 
 
 def with_table(**changes: object) -> SourceFacts:
@@ -70,9 +86,9 @@ def test_sound_source() -> None:
             "replica identity",
             "public.accounts",
         ),
-        (with_table(truncate_trigger=False), "truncate trigger", "public.accounts has no enabled trigger"),
+        (with_table(truncate_trigger=None), "truncate trigger", "public.accounts has no enabled trigger"),
         (
-            with_table(columns=frozenset({"account_id", "user_id"})),
+            with_table(columns={name: ColumnFacts("uuid") for name in ("account_id", "user_id")}),
             "tables",
             "has no column account_no, account_type, balance, opened_at, status",
         ),
@@ -83,12 +99,14 @@ def test_sound_source() -> None:
         ),
         (replace(SOUND, publication=None), "publication", "publication 'kycache' does not exist"),
         (
-            replace(SOUND, publication=PublicationFacts(NAMES - {"accounts", "kycache_heartbeat"}, OPERATIONS)),
+            replace(
+                SOUND, publication=PublicationFacts({k: TABLES[k] for k in ("users", "kyc_records")}, OPERATIONS)
+            ),
             "publication",
             "does not cover accounts, kycache_heartbeat",
         ),
         (
-            replace(SOUND, publication=PublicationFacts(NAMES, OPERATIONS - {"truncate"})),
+            replace(SOUND, publication=PublicationFacts(TABLES, OPERATIONS - {"truncate"})),
             "publication",
             "does not publish truncate",
         ),
@@ -106,11 +124,11 @@ def test_sound_source() -> None:
     ],
 )
 def test_each_fault_of_the_source_is_found(source: SourceFacts, check: str, problem: str) -> None:
-    findings = judge(source)
-    assert findings
-    assert {finding.check for finding in findings} == {check}
-    assert problem in findings[0].problem
-    assert all(finding.remedy for finding in findings)
+    found = judge(source)
+    assert found
+    assert {finding.check for finding in found} == {check}
+    assert problem in found[0].problem
+    assert all(finding.remedy for finding in found)
 
 
 def test_index_that_holds_the_user_will_do() -> None:
@@ -125,8 +143,12 @@ def test_heartbeat_rows_of_another_partition_count() -> None:
 def test_topic() -> None:
     home = Node(FORMAT, "id", VIEW.hash, "kyc.changes", "topic-id", 4)
     sound = TopicFacts(4, "topic-id", "delete")
-    assert list(judge_topic(sound, "kyc.changes", home)) == []
-    assert list(judge_topic(sound, "kyc.changes", None)) == []
+
+    def judge_topic(topic: TopicFacts, name: str, node: Node | None, snapshots: bool = False) -> list[Finding]:
+        return list(findings.judge_topic(topic, name, node, snapshots=snapshots))
+
+    assert judge_topic(sound, "kyc.changes", home) == []
+    assert judge_topic(sound, "kyc.changes", None) == []
     (absent,) = judge_topic(TopicFacts(0), "kyc.changes", home)
     assert "'kyc.changes' does not exist" in absent.problem
     (more,) = judge_topic(replace(sound, partitions=8), "kyc.changes", home)
@@ -135,18 +157,25 @@ def test_topic() -> None:
     assert "id other-id, not topic-id" in other.problem
     (compacted,) = judge_topic(replace(sound, cleanup_policy="compact,delete"), "kyc.changes", home)
     assert "compact" in compacted.problem
+    (short,) = judge_topic(replace(sound, retention_ms=1000), "kyc.changes", home)
+    assert (short.severity, "retention.ms=1000" in short.problem) == ("warning", True)
+    assert judge_topic(replace(sound, retention_ms=1000), "kyc.changes", home, snapshots=True) == []
 
 
 def test_connector() -> None:
     expected = connector_config(VIEW, CONNECTOR)
-    sound = ConnectorFacts("RUNNING", (), {**expected, "database.hostname": "10.0.0.7", "name": "kycache"})
+    sound = ConnectorFacts("RUNNING", 1, (), {**expected, "database.hostname": "10.0.0.7", "name": "kycache"})
     assert list(judge_connector(sound, "kycache", expected)) == []
     (absent,) = judge_connector(ConnectorFacts(""), "kycache", expected)
     assert "no connector 'kycache'" in absent.problem
     (paused,) = judge_connector(replace(sound, state="PAUSED"), "kycache", expected)
     assert "is PAUSED" in paused.problem
-    (failed,) = judge_connector(replace(sound, failed_tasks=(0,)), "kycache", expected)
-    assert "task 0" in failed.problem
+    (failed,) = judge_connector(
+        replace(sound, failures=(TaskFailure(0, ("ConnectException",)),)), "kycache", expected
+    )
+    assert "task 0 of connector 'kycache' has failed of ConnectException" in failed.problem
+    (idle,) = judge_connector(replace(sound, tasks=0), "kycache", expected)
+    assert "has no task" in idle.problem
     key = "value.converter.replace.null.with.default"
     (lying,) = judge_connector(replace(sound, config={**sound.config, key: "true"}), "kycache", expected)
     assert f"{key} is 'true', expected 'false'" in lying.problem
@@ -203,7 +232,9 @@ def test_the_demo_is_sound_and_what_is_broken_is_found(
         ended = kycache_process("doctor", "--json")
         assert ended.code == 5
         assert not ended.json["sound"]
-        assert [finding["check"] for finding in ended.json["findings"]] == [
+        checks = [finding["check"] for finding in ended.json["findings"]]
+        # After 10 s the partition whose row is gone is old, too.
+        assert [check for check in checks if check != "heartbeats"] == [
             "truncate trigger",
             "replica identity",
             "heartbeat",
@@ -212,3 +243,45 @@ def test_the_demo_is_sound_and_what_is_broken_is_found(
         sick.execute("ALTER TABLE users ENABLE TRIGGER kycache_truncated")
         sick.execute(kycache_process("connector", "--sql").out.encode())
     assert kycache_process("doctor").code == 0
+
+
+def test_log() -> None:
+    now_ms, sample = 1_000_000_000, 500
+    beaten = PartitionFacts(0, 900, 500, beat_ms=now_ms - 400, streamed_ms=now_ms - 10)
+
+    def judge_log(facts: PartitionFacts, needed: int = 900, *, heartbeat: bool = True) -> list[str]:
+        found = findings.judge_log({1: facts}, {1: needed}, now_ms, sample, heartbeat=heartbeat)
+        return [finding.problem for finding in found]
+
+    assert judge_log(beaten) == []
+    assert judge_log(replace(beaten, beat_ms=None)) == []  # a full sample of fresh changes: under load
+    assert judge_log(replace(beaten, beat_ms=None, read=20)) == [
+        "partition 1 has no heartbeat among its last 500 records"
+    ]
+    assert judge_log(replace(beaten, beat_ms=now_ms - 60_000)) == [
+        "the newest heartbeat of partition 1 is 60 s old"
+    ]
+    assert judge_log(replace(beaten, beat_ms=now_ms - 60_000), heartbeat=False) == []
+    assert judge_log(replace(beaten, start=7), needed=6) == [
+        "partition 1 begins at offset 7, its shard reads on from 6"
+    ]
+    assert judge_log(replace(beaten, misrouted="offset 3: wrong")) == ["partition 1: offset 3: wrong"]
+
+
+def test_a_lost_slot_and_other_things_that_are_not_broken_on_purpose() -> None:
+    def slot(**changes: object) -> SourceFacts:
+        assert SOUND.slot is not None
+        return replace(SOUND, slot=replace(SOUND.slot, **changes))  # type: ignore[arg-type]
+
+    (lost,) = judge(slot(wal_status="lost", active=False, why_lost="wal_removed"))
+    assert "is lost (wal_removed)" in lost.problem
+    assert "pg_drop_replication_slot('kycache'), then run `kycache rebuild --epoch`" in lost.remedy
+    (half,) = judge(slot(keep_bytes_max=64 << 20, retained_bytes=33 << 20))
+    assert "the source keeps it up to 64 MiB" in half.problem
+    (alien,) = judge(slot(database="other"))
+    assert "of plugin pgoutput and database other" in alien.problem
+    partitioned = with_table(partitioned=True)
+    assert judge(partitioned) == []
+    assert partitioned.publication is not None
+    (each,) = judge(replace(partitioned, publication=replace(partitioned.publication, via_root=False)))
+    assert "table accounts is partitioned" in each.problem

@@ -22,6 +22,9 @@ from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
+from kycache.cli.doctor import Look, diagnose
+from kycache.cli.findings import Finding
+from kycache.cli.settings import load_settings
 from kycache.model.render import Renderer
 from kycache.model.view import default_view
 
@@ -55,6 +58,11 @@ class Scene:
         """Until every partition is read to its end, `more` raw records included."""
         ends = self.feed.end_offsets()
         return self.home.wait(lambda shards: sum(offset(s) for s in shards) == sum(ends) + more, "not caught up")
+
+    def doctor(self, *looks: Look) -> list[Finding]:
+        """What `kycache doctor` finds, but for the fake source's clock, which stands in the past."""
+        found = diagnose(load_settings(self.home.configuration), looks).findings
+        return [f for f in found if f.check not in ("heartbeats", "retention")]
 
     def start_over_by_hand(self, *options: str) -> None:
         """The remedy `rebuild --epoch`, where no Kafka Connect takes the order: the snapshot is the source's."""
@@ -244,6 +252,9 @@ def test_a_wrong_key_halts_its_shard_and_no_other(scene: Scene) -> None:
         others = [n for n in range(PARTITIONS) if n != wrong]
         scene.home.wait(lambda s: all(offset(s[n]) == ends[n] for n in others), "others stopped")
         assert f"`kycache rebuild --shard {wrong} --epoch`" in shards[wrong]["reason"]
+        (found,) = scene.doctor(Look.TOPIC, Look.LOG)
+        assert found.problem.startswith(f"partition {wrong}: offset ")
+        assert user["user_id"] not in found.problem
         scene.start_over_by_hand("--shard", str(wrong))
         scene.wait_equal(more=1)
 
@@ -264,6 +275,8 @@ def test_records_deleted_below_the_position_halt_the_shard(scene: Scene) -> None
         assert "`kycache rebuild --shard 0 --epoch`" in shards[0]["reason"]
         assert shards[0]["position"] == before[0]["position"]
         scene.home.wait(lambda s: all(offset(s[n]) == ends[n] for n in (1, 2)), "the others do not go on")
+        (found,) = scene.doctor(Look.TOPIC, Look.LOG)
+        assert found.problem.startswith(f"partition 0 begins at offset {ends[0]}, its shard reads on from ")
         refused = scene.home.run("rebuild", "--shard", "0", "--yes")
         assert refused.returncode == 5
         assert "no longer holds offset 0" in refused.stderr
@@ -297,6 +310,8 @@ def test_a_recreated_topic_halts_every_shard_and_rebuild_mends(scene: Scene) -> 
     with scene.home.ingest():
         shards = scene.home.wait(lambda s: all(x["state"] == "halted" for x in s), "not halted")
         assert "is not the one that was read" in shards[0]["reason"]
+        (found,) = scene.doctor(Look.TOPIC)
+        assert "is not the one that was read" in found.problem
         scene.source.snapshot()
         scene.live()
         done = scene.home.run("rebuild", "--yes")
@@ -372,6 +387,8 @@ def test_added_partitions_end_the_process(scene: Scene) -> None:
     admin = KafkaAdminClient(bootstrap_servers=scene.home.bootstrap)
     admin.create_partitions({scene.home.topic: NewPartitions(total_count=PARTITIONS + 1)})
     admin.close()
+    (found,) = scene.doctor(Look.TOPIC)
+    assert f"has {PARTITIONS + 1} partitions" in found.problem
     refused = scene.home.run("ingest")
     assert refused.returncode == 5
     assert f"has {PARTITIONS + 1} partitions" in refused.stderr
@@ -408,6 +425,9 @@ def test_a_member_of_another_data_directory_is_refused(scene: Scene) -> None:
         refused = other.run("ingest")
         assert refused.returncode == 5
         assert "members of another data directory" in refused.stderr
+        found = diagnose(load_settings(other.configuration), [Look.TOPIC]).findings
+        (foreign,) = [f for f in found if f.check == "group"]
+        assert "members of another data directory: kycache-" in foreign.problem
         scene.live()
         scene.wait_caught_up()
 

@@ -11,9 +11,9 @@ from fake_source import FakeSource
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
 from kycache.actors.building import may_serve, take_over_when_due
-from kycache.actors.files import Node
+from kycache.actors.files import Doubt, Node
 from kycache.actors.fold import HaltShard
-from kycache.actors.freshness import Limits, Standing
+from kycache.actors.freshness import Limits, Standing, concerns
 from kycache.actors.router import Router
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.state import Position, ShardState
@@ -75,6 +75,14 @@ def test_where_a_shard_is_whole() -> None:
     assert check_log(later, WHOLE._replace(starts=(7,)), 0) == 9
     # A topic made anew knows nothing of the former one's offsets.
     assert check_log(later, WHOLE._replace(id="another"), 0) == 0
+
+
+def test_an_epoch_leaves_what_was_in_doubt_behind() -> None:
+    """A truncate that no trigger carried, in a log that is not read any more."""
+    doubt = Doubt("stale", 3, 17, "truncated without the trigger's rows", lsn=10**9)
+    assert concerns(doubt, SERVED)
+    assert concerns(doubt, state(1, watermark=1, as_of_ms=1, epoch=1, bootstrapped=False))
+    assert not concerns(doubt, state(1, watermark=1, as_of_ms=1, epoch=1))
 
 
 class Site:
