@@ -104,22 +104,24 @@ class ImageDecoder:
 
 def _typed(kind: ColumnType) -> Any:
     """What msgspec checks of a column's usual values; never more than its decoder accepts."""
+    typed: Any  # to a type checker `Annotated[…] | None` is no value
     match kind.kind:
         case Kind.BOOL:
-            return bool | None
+            typed = bool
         case Kind.INT:
-            return Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)] | None
+            typed = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
         case Kind.ENUM:
-            return Literal[kind.labels] | None
+            typed = Literal[kind.labels]
         case Kind.DATE:
-            return Annotated[int, msgspec.Meta(ge=DATE_MIN, le=DATE_MAX)] | None
+            typed = Annotated[int, msgspec.Meta(ge=DATE_MIN, le=DATE_MAX)]
         case Kind.TIMESTAMP:
-            return Annotated[int, msgspec.Meta(ge=TIMESTAMP_MIN, lt=TIMESTAMP_WRAP)] | None
+            typed = Annotated[int, msgspec.Meta(ge=TIMESTAMP_MIN, lt=TIMESTAMP_WRAP)]
         case Kind.NUMERIC if kind.scale is not None:
             fraction = rf"\.[0-9]{{{kind.scale}}}" if kind.scale else ""
-            return Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")] | None
+            typed = Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")]
         case _:
-            return str | None
+            typed = str
+    return typed | None
 
 
 def _finish(kind: ColumnType) -> Callable[[Any], Value] | None:
