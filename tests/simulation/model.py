@@ -114,10 +114,14 @@ class ShardModel:
         before = images.get(identity)
         if order < max(self.snapshot or 0, self.truncated.get(change.table, 0), before.order if before else 0):
             return
-        images[identity] = Image(order, None if change.values is None else tuple(map(_known, change.values)))
         self._touch(change.user)
-        left = [s for s in self.suspicions.get(change.user, ()) if s.row != identity or s.order > order]
-        self.suspicions[change.user] = left
+        suspicions = self.suspicions.setdefault(change.user, [])
+        known = None if before is None else before.values
+        images[identity] = Image(order, None if change.values is None else _filled(change.values, known))
+        if change.doubtful or (known is None and Absent.UNAVAILABLE in (change.values or ())):
+            suspicions.append(Suspicion(identity, change.offset, order))
+        else:
+            self.suspicions[change.user] = [s for s in suspicions if s.row != identity or s.order > order]
 
     def settle(self, offset: int) -> None:
         """A record leaves quarantine, understood."""
@@ -174,6 +178,7 @@ class ShardModel:
             self.touched.add(user)
 
 
-def _known(value: object) -> object:
-    """A column that the source never sends is null."""
-    return None if value is Absent.MISSING else value
+def _filled(values: tuple[object, ...], known: tuple[object, ...] | None) -> tuple[object, ...]:
+    """What the image lacks is what it was, or null."""
+    before = known or (None,) * len(values)
+    return tuple(old if isinstance(new, Absent) else new for new, old in zip(values, before, strict=True))

@@ -16,6 +16,7 @@ import trio
 from fake_source import FakeSource, Sent
 
 from kycache.ingest import service
+from kycache.model.values import PLACEHOLDER
 
 from .member import Member
 from .seams import Fate, Violation, in_place_of_threads, run_seeded
@@ -35,7 +36,8 @@ SWITCHED_ON = 0.4
 DAYS = 8
 """Longer than a delete is remembered: nothing from before comes again after such a wait."""
 
-TABLES = ("users", "kyc_records", "accounts")
+UNCHANGING = {"users": "last_name", "kyc_records": "doc_type", "accounts": "account_no"}
+"""Per table, a column that no update changes: its placeholder (DEBEZIUM 23) means the value that was."""
 
 
 class Failed(AssertionError):
@@ -54,8 +56,8 @@ class History:
         self._forgotten = 0
         """Records of the source's log that never come again."""
         self._poisonous = rng.random() < SWITCHED_ON
-        self._cut_off = False
-        """The last whole snapshot was interrupted."""
+        self._unmended = False
+        """Only a whole snapshot puts it right: the last one was interrupted, or values did not come along."""
         usual: list[tuple[float, Callable[[], Awaitable[None]]]] = [(6, self._transactions), (2, self._beat)]
         faults: list[tuple[float, Callable[[], Awaitable[None]]]] = [
             (1.5, self._redelivery),
@@ -95,8 +97,8 @@ class History:
         world = self._world
         for fates in world.fates:
             fates.clear()
-        if self._cut_off:
-            await self._whole_snapshot()
+        if self._unmended:
+            await self._whole_snapshot(spoil=False)
         await self._learn()
         await self._staff(every=True)
         await self._beat()
@@ -194,20 +196,21 @@ class History:
         self._heard()
 
     async def _truncate(self) -> None:
-        self._source.truncate(self._rng.choice(TABLES))
+        self._source.truncate(self._rng.choice(list(UNCHANGING)))
         self._heard()
 
-    async def _whole_snapshot(self) -> None:
+    async def _whole_snapshot(self, *, spoil: bool = True) -> None:
         begin = len(self._source.log)
-        if self._rng.random() < 0.2:
+        if spoil and self._rng.random() < 0.2:
             self._source.snapshot(lose=0.5, cut=self._rng.random())
             self._poison(begin)
-            self._cut_off = True
+            self._unmended = True
             self._heard()
             begin = len(self._source.log)
         self._source.snapshot(lose=0.5)
-        self._cut_off = False
-        self._poison(begin)
+        self._unmended = False
+        if spoil:
+            self._poison(begin)
         self._heard(whole=True)
 
     async def _partial_snapshot(self) -> None:
@@ -235,6 +238,7 @@ class History:
                 value = _spoilt(sent.value, self._rng)
                 if value is not None:
                     self._poisoned[at] = sent._replace(value=value)
+                    self._unmended = self._unmended or PLACEHOLDER.encode() in value
 
 
 def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
@@ -242,7 +246,7 @@ def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
     event = json.loads(value)
     if event["source"]["table"] == "kycache_heartbeat" or event["op"] == "t":
         return None
-    kind = rng.choice(("text", "operation", "column", "image"))
+    kind = rng.choice(("text", "operation", "column", "image", "placeholder"))
     if kind == "text":
         return b"\xff not JSON"
     if kind == "operation":
@@ -251,8 +255,11 @@ def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
         event["before"] = event["after"] = None
     elif event["after"] is None:
         return None
-    else:
+    elif kind == "column":
         event["after"] |= {"created_at": "x"} if event["source"]["table"] == "users" else {"status": 17}
+    else:
+        event["before"] = rng.choice((None, event["before"]))
+        event["after"] |= {UNCHANGING[event["source"]["table"]]: PLACEHOLDER}
     return json.dumps(event).encode()
 
 

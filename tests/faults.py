@@ -1,0 +1,45 @@
+"""For tests that cause faults at random: their seeds, and children that are killed for real."""
+
+import os
+import signal
+import traceback
+from collections.abc import Callable
+
+SEEDS = "KYCACHE_SEEDS"
+"""How many seeds each such test takes; `make faults` sets it to hundreds."""
+
+
+def seeds(usual: int) -> range:
+    """The seeds of a test: so many in `make test`."""
+    return range(int(os.environ.get(SEEDS) or usual))
+
+
+def in_child(work: Callable[[], None]) -> bool:
+    """Run in a forked process, its output thrown away; False where it was killed.
+
+    A fork, not a new interpreter: a start costs milliseconds instead of most of a second. The caller has no
+    LMDB environment open.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.close(read)
+            quiet = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(quiet, 1)
+            os.dup2(quiet, 2)
+            work()
+            code = 0
+        except BaseException:
+            os.write(write, traceback.format_exc().encode())
+        finally:
+            os._exit(code)
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        problem = pipe.read().decode()
+    _, status = os.waitpid(pid, 0)
+    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL:
+        return False
+    assert status == 0, f"a child ended with status {status}\n{problem}"
+    return True
