@@ -73,6 +73,9 @@ class Reaper:
         return watched
 
 
+# ruff: noqa: ARG002 (the methods of `simulation.member.Disk`)
+
+
 class Disk:
     """What a member's commits ask (`simulation.member.Disk`): to be killed, nothing else."""
 

@@ -16,7 +16,7 @@ after how many (`simulation/mutants.py` has the patches):
 11. a truncate drops no rows, only remembers that it was
 12. a batch polled before the shard was opened anew is taken, and leaves a gap
 13. readiness comes with the first snapshot row
-14. the order index keeps its mirror of a transaction that was aborted
+14. an older row heals a newer one that could not be understood
 15. delete markers are dropped while a replay may still need them
 """
 

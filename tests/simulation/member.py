@@ -20,8 +20,8 @@ from .seams import Died, Fate, WatchedFence
 
 SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
 POLL_RECORDS = (1, 2, 5, 20, 100)
-LULL_S = 0.1
-"""The most that passes between a poll and the delivery of what it brought."""
+LULL_S = 1.0
+"""The most that passes between a poll and the delivery of what it brought: a shard may fail and open meanwhile."""
 
 
 class Disk(Protocol):

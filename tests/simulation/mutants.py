@@ -89,12 +89,7 @@ MUTANTS = (
         "        state.generation_offset = offset\n",
         "        state.generation_offset = offset\n        state.bootstrapped = state.from_start\n",
     ),
-    Mutant(
-        "mirror-outlives-abort",
-        "actors/store.py",
-        "            txn.abort()\n            self._order.forget()\n            raise\n        if not committed",
-        "            txn.abort()\n            raise\n        if not committed",
-    ),
+    Mutant("older-row-heals", "actors/fold.py", "!= (table, key) or s.version > version", "!= (table, key)"),
     Mutant("markers-are-dropped-early", "actors/store.py", "if not state.quarantined:", "if True:"),
 )
 

@@ -19,7 +19,7 @@ from kycache.ingest import service
 from kycache.model.values import PLACEHOLDER
 
 from .member import Member
-from .seams import Fate, Violation, in_place_of_threads, run_seeded
+from .seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
 from .world import World, scratch
 
 STEPS = (4, 16)
@@ -150,6 +150,10 @@ class History:
         shard = self._rng.randrange(self._source.partitions)
         owner = world.owners[shard]
         if owner is None or owner.dead:
+            return
+        await owner.poll(self._rng)  # so that a batch is often in hand
+        await trio.sleep(self._rng.random() * THREAD_S)
+        if owner.dead:
             return
         if self._rng.random() < 0.3:  # it stands still: the other has the partition before it hears of that
             other = await self._member(besides=owner)

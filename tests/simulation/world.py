@@ -17,6 +17,7 @@ from kycache.ingest import quarantine
 from kycache.ingest.decode import Record, RecordDecoder
 from kycache.ingest.topic import Topic
 from kycache.model.change import Change, Item
+from kycache.model.errors import Refused
 from kycache.model.view import View, default_view
 
 from .check import Promise, check_index, check_profile, check_sql, check_state, require
@@ -208,17 +209,23 @@ class World:
         """As `kycache quarantine replay` after the view learned to read what was poison; the rest is dropped."""
         owner = self.owners[shard]
         offsets = sorted(self.models[shard].quarantine)
-        if owner is None or owner.dead or not offsets:
+        contested = any(number == shard for _, number in self.stale)  # the command would wait for its turn in vain
+        if owner is None or owner.dead or not offsets or contested:
             return
         meant = {offset: sent for offset, sent in self.log.meant[shard].items() if offset in offsets}
 
         def work(offsets: list[int], *, drop: bool) -> Callable[[], None]:
             return lambda: self._settle(owner, shard, offsets, drop=drop)
 
-        if meant:
-            await owner.carry_out(shard, work(sorted(meant), drop=False))
-        if not owner.dead and (rest := [offset for offset in offsets if offset not in meant]):
-            await owner.carry_out(shard, work(rest, drop=True))
+        rest = [offset for offset in offsets if offset not in meant]
+        try:
+            if meant:
+                await owner.carry_out(shard, work(sorted(meant), drop=False))
+            if rest and not owner.dead:
+                await owner.carry_out(shard, work(rest, drop=True))
+        except Refused:
+            if not owner.dead:  # then nobody hears the answer
+                raise
 
     def _settle(self, owner: Member, shard: int, offsets: list[int], *, drop: bool) -> None:
         if owner.dead:
