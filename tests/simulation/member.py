@@ -67,7 +67,7 @@ class Member(Ingest):
         await self._revoked([shard])
         self._consumer.unassign(shard)
 
-    async def poll(self, rng: random.Random) -> None:
+    async def poll(self, rng: random.Random, *, slowly: bool = False) -> None:
         """One round of the loop: orders, then whatever came of some of the partitions."""
         self.thread._obey(self._session)
         polled = [
@@ -76,7 +76,7 @@ class Member(Ingest):
             if rng.random() < 0.7
         ]
         for shard, records in polled:
-            if rng.random() < 0.2:
+            if slowly or rng.random() < 0.2:
                 await trio.sleep(rng.random() * LULL_S)
             if not self.dead:
                 self.thread._deliver(self._session, shard, records)

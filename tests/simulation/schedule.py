@@ -183,6 +183,10 @@ class History:
         fate = self._rng.choice(list(Fate))
         times = self._rng.randint(1, 3) if fate in (Fate.NO_ROOM, Fate.FAILS) else 1
         self._world.fates[shard] += [fate] * times
+        owner = self._world.owners[shard]
+        if fate is Fate.FAILS and owner is not None and not owner.dead:
+            await owner.poll(self._rng)  # what fails, and then, polled before anyone knew, what comes behind it
+            await owner.poll(self._rng, slowly=True)
 
     async def _replay(self) -> None:
         await self._world.replay(self._rng.randrange(self._source.partitions))
