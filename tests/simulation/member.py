@@ -1,13 +1,16 @@
 """One ingest process: the product's own `Ingest` and consumer thread, driven step by step instead of by Kafka."""
 
 import random
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol
 
 import trio
 from kafka import TopicPartition
 from shards import TOPIC
 
-from kycache.actors.environment import Environments
+from kycache.actors.checked import Checker, mark_of, vouch, vouched
+from kycache.actors.environment import Environments, check_before_mapping
 from kycache.actors.files import DataDirectory, Node
 from kycache.actors.shard import Opened
 from kycache.ingest.consumer import _Listener, _Session
@@ -42,12 +45,24 @@ class Disk(Protocol):
     def broken(self, what: str) -> None: ...
 
 
+class _InPlace(Checker):
+    """Vouches for a file without a child process that walks it: every history reads all of it in the end."""
+
+    def ensure(self, generation: Path, shard: int, look: Callable[[], None] | None = None) -> bool:  # noqa: ARG002
+        if vouched(generation):
+            return False
+        check_before_mapping(generation, shard)
+        vouch(generation, mark_of(generation))
+        return True
+
+
 class Member(Ingest):
     """An ingest process."""
 
     def __init__(self, disk: Disk, name: str, nursery: trio.Nursery) -> None:
         self.environments = Environments(readonly=False, map_size=disk.map_bytes)
-        super().__init__(SETTINGS, disk.directory, self.environments, disk.view, disk.node, nursery, name)
+        about = (disk.directory, self.environments, disk.view)
+        super().__init__(SETTINGS, *about, _InPlace(disk.view), disk.node, nursery, name)
         self.dead = False
         self.scope = nursery.cancel_scope
         self._disk = disk

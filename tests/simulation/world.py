@@ -11,6 +11,7 @@ import trio
 from fake_source import FakeSource, Sent
 from shards import TOPIC, TOPIC_ID
 
+from kycache.actors.checked import mark_of, vouch
 from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest import quarantine
@@ -98,8 +99,8 @@ class World:
         except* Died:
             pass
         finally:
-            assert member is not None
-            self.members.remove(member)
+            if member is not None:
+                self.members.remove(member)
             self.owners = [None if owner is member else owner for owner in self.owners]
             self.stale = [(who, shard) for who, shard in self.stale if who is not member]
 
@@ -182,6 +183,7 @@ class World:
             path = Path(self._file(shard))
             path.unlink()
             path.write_bytes(frozen)
+            vouch(path.parent, mark_of(path.parent))
 
     def _file(self, shard: int) -> str:
         """A history never leaves its first generation, so it is looked up once."""
