@@ -176,8 +176,8 @@ def prune(
     as_json: JsonOption = False,
 ) -> None:
     """Remove old snapshots and leftovers; never the last good one of a shard."""
-    from kycache.snapshots.listing import survey
-    from kycache.snapshots.prune import carry_out, decide
+    from kycache.snapshots.listing import Condition, survey
+    from kycache.snapshots.prune import carry_out, decide_surely
 
     settings = invocation(context).settings()
     try:
@@ -188,8 +188,7 @@ def prune(
     if keep is None and age is None:
         raise typer.BadParameter("say what may go: --keep, --older-than, or both", param_hint="--keep")
     _, opened, keys = opened_store(settings, store)
-    found = survey(opened, keys)
-    decisions = decide(found, datetime.now(UTC), keep=keep, older_than=age)
+    found, decisions = decide_surely(opened, survey(opened, keys), datetime.now(UTC), keep=keep, older_than=age)
     if not dry_run:
         carry_out(opened, found, decisions)
     removed = [decision.id for decision in decisions if decision.removed]
@@ -197,6 +196,9 @@ def prune(
         kept = [decision.id for decision in decisions if not decision.removed]
         typer.echo(json.dumps({"dryRun": dry_run, "removed": removed, "kept": kept}))
         return
+    for snapshot in found:
+        if snapshot.condition is Condition.DAMAGED:
+            typer.echo(f"{snapshot.id}: damaged: {snapshot.reason}", err=True)
     for decision in decisions:
         what = ("would be removed" if dry_run else "removed") if decision.removed else "kept"
         typer.echo(f"{decision.id}: {what}: {decision.reason}")

@@ -79,8 +79,7 @@ def check_file(
         Refused: they differ. What was handed on is worth nothing then.
         Unreachable: the store does not answer.
     """
-    what = f"shard {entry.shard}: {entry.file} of snapshot {manifest.id} in {store.url}"
-    path = f"{manifest.id}/{entry.file}"
+    what, path = _named(store, manifest, entry)
     try:
         if store.size(path) != entry.stored_bytes:
             raise _damaged(what, "has another size")
@@ -98,6 +97,33 @@ def check_file(
         )
     if not opens or not raw.ended or raw.size != entry.raw_bytes or raw.digest.hexdigest() != entry.raw_sha256:
         raise _damaged(what, "unfolds to something else")
+
+
+def check_stored(store: Store, manifest: Manifest, entry: ShardEntry) -> None:
+    """Read a shard's file as it is stored, and compare size and hash: without its identity, and without room.
+
+    Raises:
+        Refused: they differ.
+        Unreachable: the store does not answer.
+    """
+    what, path = _named(store, manifest, entry)
+    try:
+        if store.size(path) != entry.stored_bytes:
+            raise _damaged(what, "has another size")
+        stored = _Stored(store.read(path, entry.stored_bytes))
+        stored.drain()
+    except Missing:
+        raise _damaged(what, "is missing") from None
+    if stored.digest.hexdigest() != entry.stored_sha256:
+        raise _damaged(what, "has another checksum")
+
+
+def _named(store: Store, manifest: Manifest, entry: ShardEntry) -> tuple[str, str]:
+    """A shard's file as messages name it, and its path."""
+    return (
+        f"shard {entry.shard}: {entry.file} of snapshot {manifest.id} in {store.url}",
+        f"{manifest.id}/{entry.file}",
+    )
 
 
 def _unfold(stored: "_Stored", raw: "_Raw", keys: Keys, what: str, *, encrypted: bool) -> bool:

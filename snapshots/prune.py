@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+from kycache.model.errors import Refused
+
 from . import manifest as manifests
+from .fetch import check_stored
 from .listing import Condition, Found
 from .stores import Store
 
@@ -64,6 +67,53 @@ def decide(
             for shard in shards:
                 newer[shard] = newer.get(shard, 0) + 1
     return decisions[::-1]
+
+
+def decide_surely(
+    store: Store,
+    found: Sequence[Found],
+    now: datetime,
+    *,
+    keep: int | None = None,
+    older_than: timedelta | None = None,
+) -> tuple[list[Found], list[Decision]]:
+    """Decide, and read what is relied on: a file of the right name and size may still be damaged. Blocking.
+
+    For each shard of what would go, the newest snapshot that stays is read and its hash compared. Where it differs
+    that snapshot is damaged, stands for nothing, and it is decided anew.
+
+    Returns:
+        What there is, by what is known now; and what becomes of it.
+    """
+    known = list(found)
+    read: set[tuple[str, int]] = set()
+    while True:
+        decisions = decide(known, now, keep=keep, older_than=older_than)
+        removed = {decision.id for decision in decisions if decision.removed}
+        going = {entry.shard for f in known if f.manifest and f.id in removed for entry in f.manifest.shards}
+        relied_on = _newest(known, removed, going) - read
+        if not relied_on:
+            return known, decisions
+        for snapshot, shard in sorted(relied_on):
+            read.add((snapshot, shard))
+            number = next(n for n, f in enumerate(known) if f.id == snapshot)
+            manifest = known[number].manifest
+            assert manifest is not None
+            try:
+                check_stored(store, manifest, manifest.entry(shard))
+            except Refused as error:
+                known[number] = known[number]._replace(condition=Condition.DAMAGED, reason=error.problem)
+
+
+def _newest(found: Sequence[Found], removed: set[str], shards: set[int]) -> set[tuple[str, int]]:
+    """For each shard, the newest whole snapshot of it that stays."""
+    newest: dict[int, str] = {}
+    for snapshot in found:
+        if snapshot.condition is Condition.WHOLE and snapshot.manifest and snapshot.id not in removed:
+            newest |= {
+                e.shard: snapshot.id for e in snapshot.manifest.shards if e.bootstrapped and e.shard in shards
+            }
+    return {(snapshot, shard) for shard, snapshot in newest.items()}
 
 
 def carry_out(store: Store, found: Sequence[Found], decisions: Sequence[Decision]) -> list[str]:

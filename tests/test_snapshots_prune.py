@@ -9,7 +9,7 @@ from snapshot_stand import Stand
 
 from kycache.snapshots.listing import Condition, Found, survey
 from kycache.snapshots.manifest import FORMAT, Manifest, ReadFrom, ShardEntry, instant
-from kycache.snapshots.prune import carry_out, decide
+from kycache.snapshots.prune import carry_out, decide, decide_surely
 from kycache.snapshots.stores import Stored
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
@@ -108,6 +108,21 @@ def test_every_shard_keeps_a_good_one(seed: int) -> None:
             return {entry.shard for manifest in whole for entry in manifest.shards}
 
         assert good(left) == good(there), f"seed {seed}"
+
+
+def test_what_is_damaged_inside_stands_for_nothing(tmp_path: Path) -> None:
+    """Name and size are right, one byte is not: the older good one stays, and the one before that may go."""
+    stand = Stand.make(tmp_path, 2)
+    snapshots = [stand.take() for _ in range(3)]
+    file = tmp_path / "store" / snapshots[2].id / snapshots[2].entry(1).file
+    changed = bytearray(file.read_bytes())
+    changed[len(changed) // 2] ^= 4
+    file.write_bytes(changed)
+    store = stand.store()
+    known, decisions = decide_surely(store, survey(store, stand.keys()), datetime.now(UTC), keep=1)
+    assert [found.condition for found in known] == [Condition.WHOLE, Condition.WHOLE, Condition.DAMAGED]
+    assert [decision.removed for decision in decisions] == [True, False, False]
+    stand.close()
 
 
 def test_a_prune_leaves_nothing_of_what_it_removes(tmp_path: Path) -> None:
