@@ -314,6 +314,25 @@ class TestWhileItRuns:
         assert len(lines) > ROWS
         assert "end" not in json.loads(lines[-1])
 
+    async def test_cut_off_over_http_2(self, stand: Stand) -> None:
+        """There the stream ends, rather than stay open for ever; the last line is missing all the same."""
+        stand.load(people(700, seed=3))
+        lines: list[str] = []
+        async with (
+            serving(stand) as plain,
+            httpx.AsyncClient(base_url=plain.base_url, http1=False, http2=True, verify=False) as client,
+        ):
+            with trio.fail_after(5):
+                async with client.stream("GET", "/users/export", headers=PLAIN) as response:
+                    assert response.http_version == "HTTP/2"
+                    async for line in response.aiter_lines():
+                        lines.append(line)
+                        if len(lines) == 1:
+                            (stand.directory.shard(1).path / "CURRENT").unlink()
+            await until_metric(plain, 'kycache_http_exports_total{outcome="cut_off"} 1.0')
+        assert len(lines) > ROWS
+        assert "end" not in json.loads(lines[-1])
+
     async def test_the_server_ends_although_a_reader_stopped(self, stand: Stand) -> None:
         stand.load(people(700, seed=3))
         async with AsyncExitStack() as reader:
