@@ -18,7 +18,7 @@ import shutil
 import socket
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -31,6 +31,9 @@ FORMAT = 1
 
 PRIVATE = 0o700
 """Shard files hold personal data: the owner alone may enter."""
+
+ARRIVING = "ARRIVING"
+"""In a generation that is being filled, locked by who does so."""
 
 _T = TypeVar("_T")
 
@@ -254,6 +257,24 @@ class ShardFolder:
         path.mkdir(mode=PRIVATE)
         return path
 
+    @contextmanager
+    def arriving(self) -> Iterator[Path]:
+        """A new generation that another process than the writer fills: `clean` leaves it alone meanwhile."""
+        self.prepare()
+        with ExitStack() as held:
+            with self._generations_locked():
+                generation = self.next_generation()
+                file = held.enter_context((generation / ARRIVING).open("wb"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+            yield generation
+
+    @contextmanager
+    def _generations_locked(self) -> Iterator[None]:
+        """Nobody removes a generation between its making and its lock."""
+        with (self.path / "generations.lock").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
     def flip(self, generation: Path) -> None:
         """Bring a generation into use, durably; `clean` removes the former one, and one under construction."""
         if self.building() != generation:
@@ -286,9 +307,10 @@ class ShardFolder:
     def clean(self) -> None:
         """Remove generations that are not in use: what a killed restore or rebuild left behind."""
         kept = {self.current(), self.building()}
-        for path in self.path.glob("gen-*"):
-            if path not in kept:
-                shutil.rmtree(path)
+        with self._generations_locked():
+            for path in self.path.glob("gen-*"):
+                if path not in kept and not _arrives(path):
+                    shutil.rmtree(path)
         for pattern in (".CURRENT.*", ".NEXT.*"):
             for path in self.path.glob(pattern):
                 path.unlink(missing_ok=True)
@@ -361,6 +383,17 @@ def slot(run: Path) -> Iterator[int]:
                 continue
             yield number
             return
+
+
+def _arrives(generation: Path) -> bool:
+    try:
+        with (generation / ARRIVING).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return True
+    return False
 
 
 def _read(path: Path, into: type[_T]) -> _T | None:

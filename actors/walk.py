@@ -52,7 +52,10 @@ class Outcome(msgspec.Struct, frozen=True):
 
 def damage_remedy(shard: int) -> str:
     """What to do about a damaged file."""
-    return f"run `kycache rebuild --shard {shard}`; other shards go on"
+    return (
+        f"bring it back with `kycache snapshot restore ID --shard {shard}`, or run "
+        f"`kycache rebuild --shard {shard}`; other shards go on"
+    )
 
 
 def walk_in_child(

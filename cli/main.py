@@ -19,6 +19,7 @@ from .doctor import doctor
 from .invocation import Invocation
 from .quarantine import app as quarantine
 from .rebuild import rebuild
+from .restore import restore
 from .service import ingest, node, web
 from .settings import CONFIG_VARIABLE
 from .snapshot import app as snapshot
@@ -62,6 +63,7 @@ def options(
 for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
     app.command()(_command)
 app.add_typer(quarantine, name="quarantine")
+snapshot.command()(restore)
 app.add_typer(snapshot, name="snapshot")
 
 

@@ -22,6 +22,7 @@ from kycache.actors.store import Settled
 from kycache.model.errors import KycacheError, Refused
 from kycache.model.view import View
 
+from .bring import bring
 from .quarantine import settle
 from .rebuild import rebuild
 from .settings import KafkaSettings
@@ -47,11 +48,13 @@ log = structlog.get_logger()
 class Request(msgspec.Struct, frozen=True):
     """A command for one shard."""
 
-    command: Literal["rebuild", "replay", "drop"]
+    command: Literal["rebuild", "replay", "drop", "bring"]
     shard: int
     offsets: tuple[int, ...] = ()
     replace: bool = False
-    """`rebuild`: do not build beside what serves."""
+    """`rebuild` and `bring`: do not build beside what serves."""
+    generation: str = ""
+    """`bring`: which one into use; it lies in the shard's folder, whole."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -96,6 +99,9 @@ class Worker:
         about = (self._settings, self._directory, self._environments, self._view, request.shard)
         if request.command == "rebuild":
             rebuild(*about, replace=request.replace)
+            return ()
+        if request.command == "bring":
+            bring(self._directory, self._environments, request.shard, request.generation, request.replace)
             return ()
         return tuple(settle(*about, request.offsets[:OFFSETS_MAX], drop=request.command == "drop"))
 
@@ -193,20 +199,32 @@ def command_shard(directory: DataDirectory, request: Request, worker: Callable[[
         KycacheError: it could not be; nothing was changed.
     """
     directory.prepare()
+    # Where a shard's folder was destroyed under its holder, the lock went with it: what comes back is its own.
+    answer = _ask_holder(directory, request) if request.command == "bring" else None
+    if answer is not None:
+        return answer.settled
     lock = directory.shard(request.shard).lock()
     if lock is not None:
         try:
             return worker().run(request)
         finally:
             lock.release()
+    answer = _ask_holder(directory, request)
+    if answer is not None:
+        return answer.settled
+    raise Refused(
+        f"shard {request.shard} is held by {directory.shard(request.shard).holder()}, which does not answer",
+        "stop that process, then run this again",
+    )
+
+
+def _ask_holder(directory: DataDirectory, request: Request) -> Answer | None:
+    """What the shard's holder answers; None where no process says that it is."""
     for path in sorted(directory.run.glob("ingest-*.sock")):
         answer = ask(path, request)
         if answer is None or not answer.held:
             continue
         if answer.problem:
             raise Refused(answer.problem, answer.remedy)
-        return answer.settled
-    raise Refused(
-        f"shard {request.shard} is held by {directory.shard(request.shard).holder()}, which does not answer",
-        "stop that process, then run this again",
-    )
+        return answer
+    return None

@@ -22,6 +22,8 @@ class Topic(NamedTuple):
     partitions: int
     starts: tuple[int, ...]
     """Per partition, the first offset that the log still holds."""
+    ends: tuple[int, ...] = ()
+    """Per partition, the offset of the next record to come."""
 
 
 def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> Topic:
@@ -47,12 +49,17 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
             )
         partitions = [TopicPartition(settings.topic, p) for p in range(len(found["partitions"]))]
         starts = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.EARLIEST))
+        ends = admin.list_partition_offsets(dict.fromkeys(partitions, OffsetSpec.LATEST))
     except (KafkaError, OSError, KeyError, ValueError) as error:  # the client's, in the midst of an election
         raise _unreachable(settings, error) from None
     finally:
         admin.close()
     return Topic(
-        settings.topic, str(found["topic_id"]), len(partitions), tuple(starts[p].offset for p in partitions)
+        settings.topic,
+        str(found["topic_id"]),
+        len(partitions),
+        tuple(starts[p].offset for p in partitions),
+        tuple(ends[p].offset for p in partitions),
     )
 
 

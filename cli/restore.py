@@ -1,0 +1,143 @@
+"""`kycache snapshot restore`: planned, then brought back shard by shard, with or without a running ingest."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kycache.actors.files import DataDirectory
+from kycache.model.errors import Refused
+
+from .composition import data_directory, environments, kafka_settings
+from .invocation import JsonOption, ShardsOption, invocation
+from .snapshot import StoreOption, opened_store
+from .transfer import TransferBars
+
+if TYPE_CHECKING:
+    from kycache.ingest.topic import Topic
+    from kycache.snapshots.manifest import Manifest
+    from kycache.snapshots.plan import HomeFacts, Plan
+
+
+def restore(
+    context: typer.Context,
+    snapshot: Annotated[str, typer.Argument(metavar="ID", help="As `kycache snapshot list` shows it.")],
+    shard: ShardsOption = None,
+    store: StoreOption = None,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Serve what comes back at once, also where it is older than what serves."),
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Bring shards back from a snapshot; each then reads on in the log from where its file ends.
+
+    What still serves goes on, marked stale, until the shard has caught up with it.
+    """
+    # Here, as Kafka's client and obstore take their time to import.
+    from kycache.ingest.control import Request, Worker, command_shard
+    from kycache.ingest.topic import describe_topic
+    from kycache.snapshots.listing import read_manifest
+    from kycache.snapshots.plan import TopicFacts, plan
+    from kycache.snapshots.restore import bring_back
+
+    settings = invocation(context).settings()
+    view = settings.load_view()
+    directory = data_directory(settings)
+    kafka = kafka_settings(settings)
+    _, opened, keys = opened_store(settings, store)
+    manifest = read_manifest(opened, keys, snapshot)
+    topic = describe_topic(kafka)
+    facts = TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
+    made = plan(manifest, facts, home_facts(directory, view.hash), shard)
+    if dry_run:
+        _print(made, "would be restored", as_json)
+        return
+    found_home(directory, manifest, topic)
+    writing = environments(settings, readonly=False)
+    with TransferBars("restored", as_json) as bars:
+        for entry, behind in made.steps:
+            number = entry.shard
+
+            def use(generation: Path, number: int = number) -> None:
+                command_shard(
+                    directory,
+                    Request("bring", number, replace=replace, generation=generation.name),
+                    lambda: Worker(kafka, directory, writing, view),
+                )
+
+            bars.begin(number, entry.raw_bytes)
+            try:
+                bring_back(
+                    opened,
+                    keys,
+                    manifest,
+                    entry,
+                    directory.shard(number),
+                    view,
+                    use,
+                    lambda count, number=number: bars.advance(number, count),  # type: ignore[misc]
+                )
+            except OSError as error:
+                raise Refused(
+                    f"shard {number}: it cannot be written below {directory.root}: {error.strerror}",
+                    "make room there, then run the command again for the shards that are left",
+                ) from None
+            bars.done(number, f"shard {number}: {entry.users} users, {behind} records behind the log")
+    _print(made, "restored", as_json)
+
+
+def home_facts(directory: DataDirectory, view: str) -> "HomeFacts":
+    """The data directory, as a plan wants to know it."""
+    from kycache.snapshots.plan import HomeFacts
+
+    node = directory.node()
+    if node is not None:
+        directory.check_view(node, view)
+    there = next(path for path in (directory.root, *directory.root.absolute().parents) if path.exists())
+    return HomeFacts(
+        str(directory.root),
+        view,
+        None if node is None else node.shards,
+        None if node is None else node.epoch,
+        shutil.disk_usage(there).free,
+    )
+
+
+def found_home(directory: DataDirectory, manifest: "Manifest", topic: "Topic") -> None:
+    """Make an empty directory the home of what is restored into it, or check that it is."""
+    import msgspec
+
+    empty = directory.node() is None
+    directory.found(manifest.view, topic.name, topic.id, topic.partitions)
+    epoch = max((entry.epoch for entry in manifest.shards), default=0)
+    if empty and epoch:
+        directory.rehome(lambda node: msgspec.structs.replace(node, epoch=epoch))
+
+
+def _print(made: "Plan", what: str, as_json: bool) -> None:
+    steps: list[dict[str, Any]] = [
+        {
+            "shard": entry.shard,
+            "users": entry.users,
+            "bytes": entry.raw_bytes,
+            "position": {
+                "topic": entry.position.topic,
+                "partition": entry.position.partition,
+                "offset": entry.position.offset,
+            },
+            "behind": behind,
+        }
+        for entry, behind in made.steps
+    ]
+    if as_json:
+        typer.echo(json.dumps({"id": made.snapshot, "shards": steps}))
+        return
+    for step in steps:
+        typer.echo(
+            f"shard {step['shard']}: {what} with {step['users']} users, {step['bytes'] >> 20} MiB; "
+            f"{step['behind']} records to read on from offset {step['position']['offset']}"
+        )

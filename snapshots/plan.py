@@ -1,0 +1,118 @@
+"""What a restore would do, decided before anything is touched. Pure.
+
+Every reason to refuse is found here, from the manifest, what the broker says of the topic, and the data directory;
+`restore.py` carries a plan out.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from kycache.model.errors import Refused
+
+from .manifest import Manifest, ShardEntry
+
+
+class TopicFacts(NamedTuple):
+    """The topic as its broker describes it; per partition, what its log holds: `starts` to `ends`."""
+
+    name: str
+    id: str
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+class HomeFacts(NamedTuple):
+    """The data directory. `node` members are None where nothing was ever ingested into it."""
+
+    root: str
+    view: str
+    """Of the configuration."""
+    shards: int | None
+    epoch: int | None
+    free_bytes: int
+
+
+class Step(NamedTuple):
+    """One shard to bring back."""
+
+    entry: ShardEntry
+    behind: int
+    """Records to read from the log afterwards."""
+
+
+class Plan(NamedTuple):
+    """What a restore will do, in this order."""
+
+    snapshot: str
+    steps: tuple[Step, ...]
+
+    @property
+    def bytes(self) -> int:
+        """What the shards' files take on disk."""
+        return sum(step.entry.raw_bytes for step in self.steps)
+
+
+def plan(manifest: Manifest, topic: TopicFacts, home: HomeFacts, wanted: Sequence[int] | None) -> Plan:
+    """Plan a restore of these shards, or of all that the snapshot holds.
+
+    Raises:
+        Refused: with the first reason why not, and what to do instead.
+    """
+    what = f"snapshot {manifest.id}"
+    if manifest.view != home.view:
+        raise Refused(
+            f"{what} was made with view definition {manifest.view}, not {home.view}",
+            "set `[view] file` to the definition it was made with, or take a snapshot made with this one",
+        )
+    for shards, whose in ((len(topic.starts), f"topic {topic.name!r}"), (home.shards, home.root)):
+        if shards is not None and shards != manifest.shard_count:
+            raise Refused(
+                f"{what} is of a view with {manifest.shard_count} shards, {whose} has {shards}",
+                "users would be looked for in the wrong shard: restore it where the topic has as many partitions",
+            )
+    entries = manifest.shards if wanted is None else [manifest.entry(shard) for shard in sorted(set(wanted))]
+    steps = tuple(Step(entry, _behind(what, entry, topic, home)) for entry in entries)
+    made = Plan(manifest.id, steps)
+    if made.bytes > home.free_bytes:
+        raise Refused(
+            f"{what} takes {made.bytes >> 20} MiB, and {home.free_bytes >> 20} MiB are free in {home.root}",
+            "make room, or restore some shards at a time with --shard",
+        )
+    return made
+
+
+def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) -> int:
+    """How far a shard's file is behind the log, once nothing speaks against it."""
+    shard, position = entry.shard, entry.position
+    if position.partition != shard:
+        raise Refused(f"{what}: shard {shard} was read from partition {position.partition}", "take another one")
+    if not entry.bootstrapped:
+        raise Refused(
+            f"{what}: shard {shard} was still bootstrapping when it was copied",
+            f"take another one, or run `kycache rebuild --shard {shard}`",
+        )
+    if (position.topic, position.topic_id) != (topic.name, topic.id):
+        raise Refused(
+            f"{what}: shard {shard} was read from topic {position.topic!r} with id {position.topic_id}, "
+            f"the broker has {topic.name!r} with id {topic.id}",
+            f"run `kycache rebuild --shard {shard}`: offsets of another topic mean nothing here",
+        )
+    if home.epoch is not None and entry.epoch != home.epoch:
+        raise Refused(
+            f"{what}: shard {shard} is of epoch {entry.epoch}, {home.root} of {home.epoch}",
+            f"take a snapshot made since, or run `kycache rebuild --shard {shard}`",
+        )
+    if position.offset < topic.starts[shard]:
+        raise Refused(
+            f"{what}: shard {shard} must read on from offset {position.offset}, "
+            f"and the log begins at {topic.starts[shard]}",
+            "take a newer snapshot, or let Debezium take a whole snapshot and run "
+            f"`kycache rebuild --shard {shard}`: skipping would resurrect what was deleted",
+        )
+    if position.offset > topic.ends[shard]:
+        raise Refused(
+            f"{what}: shard {shard} must read on from offset {position.offset}, and the log ends at "
+            f"{topic.ends[shard]}: it was cut, or is another one",
+            f"take an older snapshot, or run `kycache rebuild --shard {shard}`",
+        )
+    return topic.ends[shard] - position.offset

@@ -1,0 +1,81 @@
+"""Brings a shard's file back into a new generation: fetched, walked in a child process, and what it must be.
+
+The generation in use is not touched. Bringing the new one into use is for whoever holds the shard (ingest's
+`control.py`); a run that is killed before leaves a generation that the next start of the shard removes.
+"""
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+from kycache.actors.checked import mark_of, vouch
+from kycache.actors.files import ShardFolder
+from kycache.actors.state import ShardState
+from kycache.actors.walk import walk_in_child
+from kycache.model.errors import Refused
+from kycache.model.lsn import format_lsn
+from kycache.model.view import View
+
+from .fetch import fetch
+from .keys import Keys
+from .manifest import Manifest, ReadFrom, ShardEntry
+from .stores import Store
+
+
+def bring_back(
+    store: Store,
+    keys: Keys,
+    manifest: Manifest,
+    entry: ShardEntry,
+    folder: ShardFolder,
+    view: View,
+    use: Callable[[Path], None],
+    advance: Callable[[int], None] = lambda _: None,
+    look: Callable[[], None] | None = None,
+) -> None:
+    """Fetch and check one shard's file, then hand its generation to `use`. Blocking.
+
+    Args:
+        use: brings the generation into use; what it raises leaves here.
+        look: called now and then; what it raises ends the work and leaves here.
+
+    Raises:
+        Refused: the file is not what the manifest says. Nothing is left behind.
+        Unreachable: the store does not answer.
+        OSError: there is no room.
+    """
+    with ExitStack() as undo:
+        generation = undo.enter_context(folder.arriving())
+        failed = undo.enter_context(ExitStack())
+        failed.callback(shutil.rmtree, generation, ignore_errors=True)
+
+        def came(count: int) -> None:
+            advance(count)
+            if look is not None:
+                look()
+
+        fetch(store, keys, manifest, entry, generation, came)
+        seen = mark_of(generation)
+        facts = walk_in_child(generation, entry.shard, view, look=look)
+        if (
+            facts.identity.shards != manifest.shard_count
+            or facts.identity.epoch != entry.epoch
+            or not _is(facts.state, entry)
+        ):
+            raise Refused(
+                f"shard {entry.shard}: {entry.file} of snapshot {manifest.id} is not what its manifest says",
+                "take another snapshot of `kycache snapshot list`",
+            )
+        vouch(generation, seen)
+        failed.pop_all()
+        use(generation)
+
+
+def _is(state: ShardState, entry: ShardEntry) -> bool:
+    return (
+        ReadFrom.of(state.position) == entry.position
+        and state.bootstrapped == entry.bootstrapped
+        and (state.users, state.quarantined, state.suspects) == (entry.users, entry.quarantined, entry.suspect)
+        and format_lsn(state.watermark) == entry.watermark
+    )
