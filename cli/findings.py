@@ -173,7 +173,7 @@ def judge_log(
             yield Finding(
                 "log",
                 f"partition {number} begins at offset {facts.start}, its shard reads on from {needed[number]}",
-                f"run `kycache rebuild --shard {number} --epoch`, or restore a snapshot",
+                f"run `kycache rebuild --shard {number} --epoch`, or `kycache snapshot restore`",
             )
         if facts.misrouted:
             yield Finding(
