@@ -38,7 +38,7 @@ def scene(apache_stack: Pipeline, tmp_path: Path, request: pytest.FixtureRequest
     made.feed.close()
 
 
-@pytest.mark.parametrize("seed", seeds(1))
+@pytest.mark.parametrize("seed", seeds(1, at_most=20))
 def test_a_broker_that_stops_delays_cuts_and_goes_deaf(scene: Scene, proxy: Proxy, seed: int) -> None:
     """FAULTS 3: reads go on, lag rises and returns to 0, and ingest ends by none of it."""
     rng = random.Random(seed)
@@ -46,7 +46,7 @@ def test_a_broker_that_stops_delays_cuts_and_goes_deaf(scene: Scene, proxy: Prox
     scene.begin()
     with scene.home.ingest() as process:
         scene.wait_caught_up()
-        faults = ["cut", "cut", "delay", "deaf"]
+        faults = ["cut", "delay", "deaf"]
         rng.shuffle(faults)
         for fault in faults:
             if fault == "delay":
@@ -92,7 +92,7 @@ def test_a_value_of_20_mb_and_sigterm_under_load(scene: Scene) -> None:
         shards = scene.wait_caught_up(more=1)
         assert [shard["quarantined"] for shard in shards] == [int(n == partition) for n in range(PARTITIONS)]
         assert shards[partition]["suspect"] == 1
-        scene.live(150)
+        scene.live(60)
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         assert process.wait(GRACE_S) == 0, scene.home.log()
