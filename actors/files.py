@@ -251,8 +251,11 @@ class ShardFolder:
         return None if name is None else self.path / name
 
     def next_generation(self) -> Path:
-        """A new, empty generation, not yet in use."""
-        numbers = [int(p.name[4:]) for p in self.path.glob("gen-*") if p.name[4:].isdigit()]
+        """A new, empty generation, not yet in use. Its name was never used: readers know generations by it, also
+        one whose files somebody removed."""
+        named = [self.current_name(), self._next.readlink().name if self._next.is_symlink() else None]
+        names = [path.name for path in self.path.glob("gen-*")] + [name for name in named if name is not None]
+        numbers = [int(name[4:]) for name in names if name[4:].isdigit()]
         path = self.path / f"gen-{max(numbers, default=0) + 1:06d}"
         path.mkdir(mode=PRIVATE)
         return path

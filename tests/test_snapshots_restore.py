@@ -1,6 +1,7 @@
 """Restore: planned, fetched into a new generation, walked, brought into use; then the log (FAULTS 14-16)."""
 
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -117,6 +118,20 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     manifest = stand.take()
     stand.close()
     return manifest
+
+
+def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path) -> None:
+    """Or readers that still have the removed file open would never look at it."""
+    stand = Stand.make(tmp_path, rounds=5)
+    manifest = stand.take()
+    stand.close()
+    folder = stand.shards[0].folder
+    gone = folder.current()
+    assert gone is not None
+    shutil.rmtree(gone)
+    restored(stand, manifest, stand.shards[0].directory, replace=False)
+    assert folder.current() not in (None, gone)
+    assert content_position(stand) == manifest.entry(0).position.offset
 
 
 class TestPlan:
