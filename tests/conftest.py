@@ -10,6 +10,7 @@ settings.register_profile("kycache", derandomize=True, deadline=None)
 settings.load_profile("kycache")
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all tests on one of the session's stacks; the others stay together by module and stack.
 
