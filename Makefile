@@ -40,7 +40,7 @@ demo: $(FOR_DEMO)
 
 # Two, whatever there is: the tests on real servers mostly wait, and some of them watch the clock.
 test: $(FOR_DEV)
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(FOR_DEV)
 	$(VENV)/bin/ruff check

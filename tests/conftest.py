@@ -1,4 +1,4 @@
-"""Fixture plugins, one per concern; and which tests stay together when several processes run them."""
+"""Fixture plugins, one per concern; and which tests come first when several processes run them."""
 
 import pytest
 from hypothesis import settings
@@ -10,24 +10,24 @@ settings.register_profile("kycache", derandomize=True, deadline=None)
 settings.load_profile("kycache")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all tests on one of the session's stacks; the others stay together by module and stack.
+    """Modules with tests on one of the demo's stacks come first: they wait, while others keep the processors busy.
 
-    Those on stacks come first, for they mostly wait, while the others keep the processors busy.
+    Each process runs whole modules, and starts each of the session's stacks once at most.
     """
-    groups = {item: _group(item) for item in items}
-    items.sort(key=lambda item: not groups[item][0])
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(" ".join(groups[item])))
+    on_stacks = {_module(item) for item in items if _STACKS.intersection(_needs(item))}
+    items.sort(key=lambda item: _module(item) not in on_stacks)
 
 
-def _group(item: pytest.Item) -> tuple[str, str]:
-    """The kind of stack that a test needs, empty for none; and whose it is: the session's, or the module's own."""
+_STACKS = {"apache", "embedded", "apache_stack", "embedded_stack"}
+
+
+def _module(item: pytest.Item) -> str:
+    return item.nodeid.partition("::")[0]
+
+
+def _needs(item: pytest.Item) -> set[str]:
+    """Fixtures of a test, and values of their parameters."""
     parameters = getattr(item, "callspec", None)
-    fixtures: list[str] = getattr(item, "fixturenames", [])
-    named = [str(value) for value in parameters.params.values()] if parameters is not None else []
-    named += [name.removesuffix("_stack") for name in fixtures]
-    kind = next((kind for kind in ("apache", "embedded") if kind in named), "")
-    shared = kind and {"apache_stack", "embedded_stack", "pipeline"}.intersection(fixtures)
-    return kind, "session" if shared else item.nodeid.partition("::")[0]
+    values = parameters.params.values() if parameters is not None else ()
+    return {*map(str, values), *getattr(item, "fixturenames", ())}

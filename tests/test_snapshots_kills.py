@@ -32,7 +32,7 @@ def test_killed_anywhere(tmp_path: Path, command: str) -> None:
     )
     assert done.returncode == 0, done.stderr
     outcome = json.loads(done.stdout)
-    assert outcome["kills"] >= min(KILLS, outcome["steps"]) * 0.9, outcome
+    assert outcome["kills"] >= min(KILLS, outcome["steps"]) * 0.8, outcome
 
 
 @pytest.fixture
