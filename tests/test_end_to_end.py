@@ -162,8 +162,7 @@ def test_several_web_workers_read_one_data_directory(demo: RunningDemo, tmp_path
 
             def up() -> bool:
                 try:
-                    # The list, not /readyz: a shard that is walked after an unclean stop keeps no other out of service.
-            return client.get("/users").status_code == 200
+                    return client.get("/readyz").status_code == 200
                 except httpx.TransportError:
                     return False
 
