@@ -25,6 +25,7 @@ from pathlib import Path
 import report
 from kafka import KafkaAdminClient, KafkaProducer
 from kafka.admin import NewTopic
+from kafka.errors import KafkaError
 from traffic import Sent, Traffic
 
 from kycache.actors.environment import Environments
@@ -42,6 +43,9 @@ HERE = Path(__file__).parent
 TOPIC = "kyc.changes"
 LOOK_S = 0.05
 WAIT_S = 900.0
+BROKER_S = 60.0
+"""A broker's JVM comes up in some ten seconds on two busy cores."""
+
 MAP_BYTES = 1 << 34
 
 
@@ -167,11 +171,11 @@ def broker(folder: Path) -> Iterator[str]:
 
 def connected(bootstrap: str) -> KafkaAdminClient:
     """An admin client, as soon as the broker answers."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + BROKER_S
     while True:
         try:
             return KafkaAdminClient(bootstrap_servers=bootstrap)
-        except Exception:
+        except KafkaError:
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_S)

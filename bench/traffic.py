@@ -66,14 +66,7 @@ class Traffic:
             for row in rows:
                 yield self._sent(source, "r", None, row)
         for partition, key in enumerate(self._beats):
-            beat = {
-                "_": "kycache_heartbeat",
-                "user_id": key,
-                "shard": partition,
-                "beat_at": None,
-                "truncated": None,
-            }
-            yield self._sent(source, "r", None, beat)
+            yield self._sent(source, "r", None, _beat(partition, key))
 
     def changes(self, count: int) -> Iterator[Sent]:
         """At least so many records, whole transactions of one to a handful each."""
@@ -88,13 +81,7 @@ class Traffic:
         """One heartbeat row per partition."""
         source = self._begin()
         for partition, key in enumerate(self._beats):
-            beat = {
-                "_": "kycache_heartbeat",
-                "user_id": key,
-                "shard": partition,
-                "beat_at": None,
-                "truncated": None,
-            }
+            beat = _beat(partition, key)
             yield self._sent(source, "u", beat, beat)
 
     def _change(self, kind: str) -> list[Sent]:
