@@ -1,7 +1,7 @@
 """Histories through every fault at once (tests/simulation says how), and the bugs that must be found by them.
 
 Each of these is put into the product by hand; `make mutants` does it and tells after how many seeds it was found
-(`simulation/mutants.py` has the patches). All but the twelfth were, within 1,000; that one was not yet:
+(`simulation/mutants.py` has the patches). All are, within 1,000:
 
  1. a change whose version equals the stored one is dropped: rows of one COPY, and redelivery after a merge
  2. versions are compared the other way round at their last part: within a transaction the older image wins

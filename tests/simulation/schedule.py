@@ -185,8 +185,8 @@ class History:
         self._world.fates[shard] += [fate] * times
         owner = self._world.owners[shard]
         if fate is Fate.FAILS and owner is not None and not owner.dead:
-            await owner.poll(self._rng)  # what fails, and then, polled before anyone knew, what comes behind it
-            await owner.poll(self._rng, slowly=True)
+            await self._transactions()  # or there might be nothing behind what fails
+            await owner.poll_past(shard, self._rng)
 
     async def _replay(self) -> None:
         await self._world.replay(self._rng.randrange(self._source.partitions))
