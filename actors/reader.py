@@ -37,7 +37,7 @@ Miss = Callable[[Path, int], None]
 """What to do about a file nobody vouches for: see to it that it may be mapped, or raise."""
 
 
-def refuse_unchecked(generation: Path, shard: int) -> None:  # noqa: ARG001
+def refuse_unchecked(_generation: Path, shard: int) -> None:
     """Leave files that nobody vouches for alone."""
     raise Unchecked(shard)
 

@@ -120,12 +120,18 @@ def _print_table(directory: DataDirectory, view: str, shards: list[dict[str, Any
     console.print(table)
     for entry in shards:
         if entry["reason"]:
-            console.print(f"shard {entry['shard']}: {entry['reason']}", markup=False)
+            console.print(_told(entry["shard"], entry["reason"]), markup=False)
     report = read_report(directory)
     if report.at:
         console.print(f"newest snapshot: {report.id}, {report.shards} shards", markup=False)
     if report.problem:
         console.print(f"the latest snapshot failed: {report.problem}", markup=False)
+
+
+def _told(shard: int, reason: str) -> str:
+    """The reason with its shard, which errors name by themselves."""
+    named = reason.startswith((f"shard {shard}:", f"shard {shard} "))
+    return reason if named else f"shard {shard}: {reason}"
 
 
 def _print_settings(run: Invocation, as_json: bool) -> None:

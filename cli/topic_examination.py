@@ -51,6 +51,7 @@ def look_at_topic(
                 return TopicFacts(0)
             configs = _configs(admin, settings.topic)
             others = set(admin.list_topics()) & table_topics(view, connector) - {settings.topic}
+            members = () if node is None else tuple(foreign_members(settings, f"kycache-{node.id}"))
         finally:
             admin.close()
     except KafkaConfigurationError as error:
@@ -65,7 +66,7 @@ def look_at_topic(
         int(configs.get("retention.bytes") or -1),
         configs.get("unclean.leader.election.enable") == "true",
         tuple(sorted(others)),
-        () if node is None else tuple(foreign_members(settings, f"kycache-{node.id}")),
+        members,
     )
 
 

@@ -179,6 +179,7 @@ class ConsumerThread:
         """Members of another data directory would take partitions whose shards are then nowhere to be read here.
 
         Raises:
+            KafkaError, OSError: the group cannot be asked; then it is not joined either.
             Refused: there is one, and it outlived the time after which a dead one is gone.
         """
         deadline = time.monotonic() + SESSION_TIMEOUT_MS / 1000 + RETRY_WAIT_S

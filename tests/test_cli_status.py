@@ -142,6 +142,8 @@ def test_status_of_a_truncated_file(
     assert entry["state"] == "halted"
     assert "data.mdb" in entry["reason"]
     assert entry["users"] is None
+    if keep_bytes == 0:
+        assert kycache_process("status").out.count("shard 0: ") == 1
 
 
 def test_status_of_nothing(kycache: RunCommand, view: View) -> None:
