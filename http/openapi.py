@@ -6,7 +6,7 @@ from typing import Any
 from kycache.model.view import Filter, View
 
 from .problems import PROBLEM_JSON, Kind
-from .query import FILTER_BYTES_MAX, SIZE_DEFAULT, SIZE_MAX
+from .query import FILTER_BYTES_MAX, INTEGER, SIZE_DEFAULT, SIZE_MAX
 from .schemas import Schema, id_name, key_column, profile_schema, row_schema, value_schema
 from .truth import CONSISTENCY, MAX_STALENESS, MIN_LSN
 
@@ -66,7 +66,7 @@ def _list(view: View) -> dict[str, Any]:
         _query("page", {"type": "integer", "minimum": 1, "default": 1}, "Page number. Not beside `cursor`."),
         _query("cursor", _TEXT, "`page.next` or `page.prev` of an earlier answer."),
         _query("order", order, f"By `{view.list_order}`, ties by `{id_name(view)}`."),
-        *(_query(f.name, _filter_schema(f), "Only these.") for f in view.filters),
+        *(_query(f.name, _filter_schema(view, f), "Only these.") for f in view.filters),
         *_demand_references(),
     ]
     seen = _header_references("Cache-Control", "Vary", "Link", *_TRUTH)
@@ -99,7 +99,7 @@ def _export(view: View) -> dict[str, Any]:
         "parameters": [
             _query("cursor", _TEXT, "Go on behind this place: from a line of an earlier export."),
             _query("order", order, f"By `{view.list_order}`, ties by `{id_name(view)}`."),
-            *(_query(f.name, _filter_schema(f), "Only these.") for f in view.filters),
+            *(_query(f.name, _filter_schema(view, f), "Only these.") for f in view.filters),
             {
                 "name": "Accept-Encoding",
                 "in": "header",
@@ -171,9 +171,11 @@ def _query(name: str, schema: Schema, description: str) -> dict[str, Any]:
     return {"name": name, "in": "query", "schema": schema, "description": description}
 
 
-def _filter_schema(declared: Filter) -> Schema:
+def _filter_schema(view: View, declared: Filter) -> Schema:
     if declared.labels:
         return {"enum": list(declared.labels)}
+    if view.is_integer(declared):
+        return {"type": "string", "pattern": f"^{INTEGER}$"}
     return {"type": "string", "minLength": 1, "maxLength": FILTER_BYTES_MAX}
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from kycache.model.values import INT_MAX
 from kycache.model.view import Filter, View
 
 from .problems import Kind, Problem
@@ -27,6 +28,11 @@ CURSOR_CHARS_MAX = 8192
 """Four filters at their limit make 5.6 KB. More is refused before it is decoded."""
 
 _DIGITS = re.compile(r"[0-9]+")
+
+INTEGER = r"(0|-?[1-9][0-9]{0,18})"
+"""An integer filter's value, in the one form it is shown in: another would be looked for in vain."""
+
+_INTEGER = re.compile(INTEGER)
 _ESCAPE = re.compile(rb"%(?:([0-9A-Fa-f]{2})|)")
 
 
@@ -125,7 +131,7 @@ def _newest(given: dict[str, str]) -> bool | None:
 
 
 def _filters(given: dict[str, str], view: View) -> tuple[str | None, ...]:
-    return tuple(_filter(f, given.get(f.name)) for f in view.filters)
+    return tuple(_filter(f, given.get(f.name), integer=view.is_integer(f)) for f in view.filters)
 
 
 def _number(given: dict[str, str], name: str, most: int) -> int | None:
@@ -138,12 +144,18 @@ def _number(given: dict[str, str], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _filter(declared: Filter, value: str | None) -> str | None:
+def _filter(declared: Filter, value: str | None, *, integer: bool) -> str | None:
     if value is None:
         return None
     if declared.labels and value not in declared.labels:
         raise Problem(
             Kind.INVALID_PARAMETER, f"{declared.name} is one of {', '.join(declared.labels)}.", declared.name
+        )
+    if integer and (not _INTEGER.fullmatch(value) or abs(int(value)) > INT_MAX):
+        raise Problem(
+            Kind.INVALID_PARAMETER,
+            f"{declared.name} is a whole number of at most 64 bits, without leading zeros.",
+            declared.name,
         )
     if len(value.encode()) > FILTER_BYTES_MAX:
         raise Problem(

@@ -149,6 +149,11 @@ class View:
         """The root, then the children."""
         return (self.root, *self.children)
 
+    def is_integer(self, declared: Filter) -> bool:
+        """The filter's values are whole numbers."""
+        name = declared.column
+        return name is not None and self.root.columns[self.root.index_of(name)].type.kind is Kind.INT
+
 
 class _RawColumn(msgspec.Struct, forbid_unknown_fields=True):
     name: str

@@ -1,6 +1,7 @@
 """Query strings, headers and cursors, as far as they need no server."""
 
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,14 @@ from kycache.http.problems import Kind, Problem
 from kycache.http.query import ListQuery, parse_list, parse_parameters
 from kycache.http.truth import Demand, format_instant, parse_demand, truth_headers, unmet
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import default_view
+from kycache.model.view import Column, ColumnType, Filter, Privacy, default_view
+from kycache.model.view import Kind as ColumnKind
 
 VIEW = default_view()
+LEVEL = Column("level", ("level",), ColumnType(ColumnKind.INT), Privacy.OPEN)
+LEVELS = replace(
+    VIEW, root=replace(VIEW.root, columns=(*VIEW.root.columns, LEVEL)), filters=(Filter("level", "level", ()),)
+)
 OLD_KEY = "0" * 32
 NEW_KEY = "1" * 32
 
@@ -40,6 +46,19 @@ class TestQuery:
     )
     def test_percent_decoding(self, raw: bytes, region: str) -> None:
         assert parse_list(b"region=" + raw, VIEW).filters == (None, region)
+
+    @pytest.mark.parametrize("level", ["0", "7", "-7", "9223372036854775807", "-9223372036854775807"])
+    def test_an_integer_filter_takes_a_number_as_it_is_shown(self, level: str) -> None:
+        assert parse_list(b"level=" + level.encode(), LEVELS).filters == (level,)
+
+    @pytest.mark.parametrize(
+        "level",
+        ["abc", "07", "-0", "7.0", "7e3", " 7", "٣", "9223372036854775808", "-9223372036854775808", "9" * 5000],
+    )
+    def test_an_integer_filter_takes_nothing_else(self, level: str) -> None:
+        with pytest.raises(Problem) as caught:
+            parse_list(b"level=" + level.replace(" ", "+").encode(), LEVELS)
+        assert (caught.value.kind, caught.value.parameter) == (Kind.INVALID_PARAMETER, "level")
 
     def test_names_are_decoded_too_and_blank_pieces_ignored(self) -> None:
         assert parse_list(b"&%73ize=5&&", VIEW).size == 5
