@@ -16,8 +16,8 @@ from kycache.model.errors import Refused
 from .checked import vouched
 from .environment import Environments
 from .files import ShardFolder
+from .meta import read_state
 from .state import ShardState
-from .store import read_state
 
 log = structlog.get_logger()
 

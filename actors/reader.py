@@ -18,15 +18,11 @@ from kycache.model.view import View
 from .checked import Unchecked, vouched
 from .environment import Databases, Environments, check_before_mapping
 from .files import ShardFolder
+from .meta import check_identity, key_columns, read_state
 from .order_views import OrderSnapshot
 from .quarantine import Quarantined, read_quarantine
 from .state import Identity, ShardState
-from .store import (
-    FORMAT,
-    check_identity,
-    key_columns,
-    read_state,
-)
+from .store import FORMAT
 
 
 class NoStore(Refused):

@@ -18,14 +18,14 @@ import lmdb
 import msgspec
 
 from kycache.model.change import Change, Item, Poison, Scope
-from kycache.model.errors import Refused
 from kycache.model.render import Renderer
 from kycache.model.view import View
 
 from .checked import Held, mark_of, vouch
-from .environment import Databases, Environments, check_before_mapping, grow_ahead
+from .environment import Environments, check_before_mapping, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard, sweep_spared
+from .meta import check_identity, key_columns, read_state, write_identity, write_state
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
@@ -85,40 +85,6 @@ class Fence:
             self._closed = True
 
 
-_IDENTITY = b"identity"
-_STATE = b"state"
-_encode = msgspec.msgpack.Encoder().encode
-_decode_state = msgspec.msgpack.Decoder(ShardState).decode
-_decode_identity = msgspec.msgpack.Decoder(Identity).decode
-
-
-def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardState:
-    """The shard's state as of a transaction."""
-    data = txn.get(_STATE, db=databases.meta)
-    if data is None:
-        raise Refused("the store holds no state: its creation was cut off", "run `kycache rebuild`")
-    return _decode_state(data)
-
-
-def read_identity(txn: "lmdb.Transaction[bytes]", databases: Databases) -> Identity:
-    """Which shard of which view a file holds."""
-    data = txn.get(_IDENTITY, db=databases.meta)
-    if data is None:
-        raise Refused("the store holds no identity: its creation was cut off", "run `kycache rebuild`")
-    return _decode_identity(data)
-
-
-def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> None:
-    """Refuse a file of another shard, view or format."""
-    data = txn.get(_IDENTITY, db=databases.meta)
-    found = None if data is None else _decode_identity(data)
-    if found is None or msgspec.structs.replace(found, epoch=expected.epoch) != expected:
-        raise Refused(
-            f"shard {expected.shard}: the file holds {found}, expected {expected}",
-            f"put the right file back, or run `kycache rebuild --shard {expected.shard}`",
-        )
-
-
 def create_store(
     environments: Environments, generation: Path, identity: Identity, position: Position, *, from_start: bool
 ) -> None:
@@ -126,9 +92,8 @@ def create_store(
     environment, databases = environments.lease(generation, identity.shard, create=True)
     try:
         with environment.begin(write=True) as txn:
-            txn.put(_IDENTITY, _encode(identity), db=databases.meta)
-            state = ShardState(position, from_start=from_start, epoch=identity.epoch)
-            txn.put(_STATE, _encode(state), db=databases.meta)
+            write_identity(txn, databases, identity)
+            write_state(txn, databases, ShardState(position, from_start=from_start, epoch=identity.epoch))
         environment.sync(True)
     finally:
         environments.release(generation)
@@ -231,7 +196,7 @@ class Store:
             work.finish(state)
             state.position = position
             state.high_water = max(high_water, position.offset)
-            txn.put(_STATE, _encode(state), db=self._databases.meta)
+            write_state(txn, self._databases, state)
             if doubts:
                 self._mark(tuple(doubts))
             committed = fence.commit(txn)
@@ -278,7 +243,7 @@ class Store:
                 state = read_state(txn, self._databases)
                 settled = [self._settle_one(work, state, offset, redecode) for offset in offsets]
                 work.finish(state)
-                txn.put(_STATE, _encode(state), db=self._databases.meta)
+                write_state(txn, self._databases, state)
         except BaseException:
             self._order.forget()
             raise
@@ -324,8 +289,3 @@ class Store:
 class _Halt(NamedTuple):
     offset: int
     error: HaltShard
-
-
-def key_columns(view: View) -> tuple[int, ...]:
-    """Where each child's primary key stands among its stored values."""
-    return tuple(t.index_of(t.key) for t in view.children)

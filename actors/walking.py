@@ -25,11 +25,11 @@ from kycache.model.view import View
 
 from . import order
 from .environment import DamagedFile, Databases, Environments, check_before_mapping
+from .meta import check_identity, key_columns, read_identity, read_state
 from .order_check import check
 from .order_reader import OrderSnapshot
 from .quarantine import read_quarantine
 from .state import Identity, ShardState
-from .store import check_identity, key_columns, read_identity, read_state
 from .walk import Facts, Job, Outcome, damage_remedy
 
 PROBLEMS_SHOWN = 3

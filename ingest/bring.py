@@ -6,7 +6,7 @@ from kycache.actors.building import served_state
 from kycache.actors.checked import vouched
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Doubt
-from kycache.actors.store import read_state
+from kycache.actors.meta import read_state
 from kycache.model.errors import Refused
 
 _NAME = re.compile(r"gen-[0-9]{6,}")

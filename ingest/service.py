@@ -171,23 +171,6 @@ class Ingest:
             with suppress(DamagedFile):
                 self._checker.ensure(served, folder.number, trio.from_thread.check_cancelled)
 
-    async def walk_ahead(self) -> None:
-        """Walk what an unclean stop left while the group is still being joined."""
-        async with trio.open_nursery() as nursery:
-            for number in range(self._node.shards):
-                nursery.start_soon(self._walk_ahead, number)
-
-    async def _walk_ahead(self, number: int) -> None:
-        folder = self._directory.shard(number)
-        generation = folder.current()
-        if generation is None or folder.holder() is not None:
-            return
-        with suppress(KycacheError, OSError):  # opening the shard says it, where it can be acted upon
-            if await trio.to_thread.run_sync(
-                self._checker.ensure, generation, number, trio.from_thread.check_cancelled
-            ):
-                log.info("walked a shard's file after an unclean stop", shard=number)
-
     async def watch_topic(self) -> None:
         """Compare the topic with what the stores were read from, for as long as ingest runs.
 
@@ -275,6 +258,24 @@ async def found_node(settings: KafkaSettings, directory: DataDirectory, view: Vi
     return directory.found(view.hash, topic.name, topic.id, topic.partitions)
 
 
+async def _walk_ahead(directory: DataDirectory, checker: Checker, shards: int) -> None:
+    """Walk what an unclean stop left while the broker is still being asked and the group joined."""
+    async with trio.open_nursery() as nursery:
+        for number in range(shards):
+            nursery.start_soon(_walk_one_ahead, directory.shard(number), checker)
+
+
+async def _walk_one_ahead(folder: ShardFolder, checker: Checker) -> None:
+    generation = folder.current()
+    if generation is None or folder.holder() is not None:
+        return
+    with suppress(KycacheError, OSError):  # opening the shard says it, where it can be acted upon
+        if await trio.to_thread.run_sync(
+            checker.ensure, generation, folder.number, trio.from_thread.check_cancelled
+        ):
+            log.info("walked a shard's file after an unclean stop", shard=folder.number)
+
+
 @asynccontextmanager
 async def _thread(ingest: Ingest, nursery: trio.Nursery) -> AsyncIterator[None]:
     """The consumer thread runs inside; it has ended when this is left."""
@@ -312,13 +313,15 @@ async def run_ingest(
     """
     directory.prepare()
     checker = Checker(view)
-    node = await found_node(settings, directory, view)
+    known = directory.node()
     with slot(directory.run) as number:
-        instance_id = f"kycache-{node.id}-{number}"
         # Shards outlive the consumer thread, so that what it delivered last is applied or fenced off.
         async with trio.open_nursery() as nursery, trio.open_nursery() as shards:
+            if known is not None:
+                nursery.start_soon(_walk_ahead, directory, checker, known.shards)
+            node = await found_node(settings, directory, view)
+            instance_id = f"kycache-{node.id}-{number}"
             ingest = Ingest(settings, directory, environments, view, checker, node, shards, instance_id)
-            nursery.start_soon(ingest.walk_ahead)
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch_topic)
                 nursery.start_soon(ingest.hint_positions)

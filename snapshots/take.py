@@ -20,7 +20,7 @@ from backports.zstd import CompressionParameter, ZstdCompressor
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node
 from kycache.actors.hot_copy import CopyLimits, copied_pages
-from kycache.actors.store import read_identity, read_state
+from kycache.actors.meta import read_identity, read_state
 from kycache.model.errors import Refused
 
 from . import manifest as manifests
