@@ -5,14 +5,13 @@ the others go on; it is tried again when the assignment changes, or when a remed
 """
 
 import time
-import traceback
 from collections import deque
 from collections.abc import Callable
 
 import structlog
 import trio
 
-from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.errors import KycacheError, Refused, Unreachable, whereabouts
 
 from .files import Report, ShardFolder, ShardLock, holder_name
 from .fold import HaltShard
@@ -185,7 +184,7 @@ class ShardHolder:
                 failures.clear()
                 number = self.folder.number
                 self.halted = HaltShard(
-                    f"shard {number} failed {RESTARTS_MAX} times in a row: {type(error).__name__}",
+                    f"shard {number} failed {RESTARTS_MAX} times within a minute: {type(error).__name__}",
                     f"see the log of ingest; then restart it, or run `kycache rebuild --shard {number}`",
                 )
         if self.halted is not None:
@@ -233,7 +232,4 @@ class ShardHolder:
             log.error("state.json cannot be written", shard=self.folder.number, error=error.strerror)
 
     def _log_failure(self, error: Exception) -> None:
-        """Where it happened, without the message: it may hold values."""
-        frames = traceback.extract_tb(error.__traceback__)
-        where = " < ".join(f"{frame.name} {frame.filename}:{frame.lineno}" for frame in reversed(frames))
-        log.error("shard failed", shard=self.folder.number, error=type(error).__name__, where=where)
+        log.error("shard failed", shard=self.folder.number, error=whereabouts(error))

@@ -1,13 +1,16 @@
 """The log of a process: lines of JSON on stderr, or plain lines where a person looks at a terminal.
 
-No personal data: what is logged names shards, offsets, tables and settings. Tracebacks are printed without the
-values of local variables, and libraries speak only from warnings on (Kafka's client from errors on).
+No personal data: what is logged names shards, offsets, tables and settings. Of an exception that a library logs,
+its kind and where it happened are told, not its message; libraries speak only from warnings on (Kafka's client
+from errors on).
 """
 
 import logging
 import sys
 
 import structlog
+
+from kycache.model.errors import whereabouts
 
 
 def configure_log() -> None:
@@ -16,17 +19,13 @@ def configure_log() -> None:
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    end: list[structlog.typing.Processor]
-    if sys.stderr.isatty():
-        # Not the default formatter of exceptions, which shows local variables.
-        end = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    else:
-        end = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    end: structlog.typing.Processor
+    end = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *end],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _without_messages, end],
         )
     )
     root = logging.getLogger()
@@ -43,3 +42,14 @@ def configure_log() -> None:
         logger_factory=lambda *_: logging.getLogger("kycache"),
         cache_logger_on_first_use=True,
     )
+
+
+def _without_messages(
+    _logger: object, _name: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """In place of a stack trace, which ends with a message that may hold values."""
+    told = event.pop("exc_info", None)
+    error = told[1] if isinstance(told, tuple) else told if isinstance(told, BaseException) else sys.exc_info()[1]
+    if told and error is not None:
+        event["exception"] = whereabouts(error)
+    return event

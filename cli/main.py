@@ -1,7 +1,7 @@
 """`kycache`: the commands, and how a run of one ends.
 
-An expected failure is two lines on stderr, what is wrong and what to do next, and an exit code; never a stack
-trace. A stack trace is a bug of ours.
+An expected failure is two lines on stderr, what is wrong and what to do next, and an exit code. So is an
+unexpected one, a bug of ours: it says where it happened, without the messages and values of a stack trace.
 """
 
 import sys
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from kycache.model.errors import ConfigurationError, KycacheError, Refused
+from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
 
 from .connector import connector
 from .demo import demo
@@ -77,6 +77,12 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(report(ConfigurationError(f"{error.filename}: {error.strerror}", "set `[data] dir` to a folder")))
     except PermissionError as error:
         sys.exit(report(Refused(f"{error.filename}: {error.strerror}", "run kycache as the user who owns it")))
+    except OSError as error:
+        what = ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+        sys.exit(report(Refused(what or type(error).__name__, "mend that, and run the command again")))
+    except Exception as error:
+        what = f"failed unexpectedly, by a mistake of ours: {whereabouts(error)}"
+        sys.exit(report(KycacheError(what, "report it with this line, which holds no data")))
 
 
 def report(error: KycacheError) -> int:

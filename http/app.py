@@ -6,7 +6,6 @@ answer, a traceback in the log with the request's values) is switched off.
 
 import logging
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -19,6 +18,7 @@ from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 
+from kycache.model.errors import whereabouts
 from kycache.model.view import View
 
 from .answers import Answers, Outcome, Request
@@ -175,11 +175,9 @@ def _of_framework(error: HTTPException) -> Problem:
 
 
 def _log_unexpected(error: Exception) -> None:
-    """Where it happened, without messages, values or the path: each may hold personal data."""
-    frames = traceback.extract_tb(error.__traceback__)
-    where = " < ".join(f"{frame.name} {frame.filename}:{frame.lineno}" for frame in reversed(frames))
+    """Without the path, which may hold personal data."""
     route = request.url_rule.rule if request.url_rule else "other"
-    log.error("%s while answering %s: %s", type(error).__name__, route, where)
+    log.error("failed while answering %s: %s", route, whereabouts(error))
 
 
 def _count_requests(app: QuartTrio, counts: Counts) -> None:

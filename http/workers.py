@@ -11,11 +11,10 @@ import socket
 import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kycache.model.errors import ConfigurationError, KycacheError, Refused
+from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
 
 from .listen import bind
 from .settings import HttpSettings
@@ -169,8 +168,8 @@ class _Parent:
         except KycacheError as error:
             print(f"kycache: {error}", file=sys.stderr)
             code = error.exit_code
-        except BaseException:
-            traceback.print_exc()
+        except BaseException as error:
+            print(f"kycache: failed unexpectedly: {whereabouts(error)}", file=sys.stderr)
         finally:
             sys.stdout.flush()
             sys.stderr.flush()

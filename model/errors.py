@@ -1,8 +1,10 @@
 """Errors an operator can act on: what, which, and what next.
 
 Each class is one exit code of the command line (DESIGN section 9); 0 is success and 2 is usage,
-which the argument parser raises itself.
+which the argument parser raises itself; 1 is a bug of ours.
 """
+
+from traceback import walk_tb
 
 
 class KycacheError(Exception):
@@ -35,3 +37,16 @@ class Refused(KycacheError):
     """Going on would break a promise: other topic, other view, log cut, failed verification."""
 
     exit_code = 5
+
+
+def whereabouts(error: BaseException) -> str:
+    """Of which kind an unexpected failure is and where it happened, innermost frame first.
+
+    Without its message and the values around it: either may hold personal data.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return "; ".join(map(whereabouts, error.exceptions))
+    frames = [
+        f"{frame.f_code.co_name} {frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)
+    ]
+    return " < ".join((type(error).__name__, *reversed(frames)))

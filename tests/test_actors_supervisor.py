@@ -122,7 +122,7 @@ async def test_a_shard_that_keeps_failing_is_halted_and_a_remedy_wakes_it(tmp_pa
         await until(lambda: desk.report() == "halted")
         report = desk.shard.folder.report()
         assert report is not None
-        assert "5 times in a row: ValueError" in report.reason
+        assert "5 times within a minute: ValueError" in report.reason
         assert "Lovelace" not in json.dumps([report.reason, report.remedy])
         await holder.remedy(lambda: None, WAIT_S)
         await until(lambda: desk.asked)

@@ -1,9 +1,14 @@
 """How a run of the command line ends: exit codes, and errors an operator can act on."""
 
+import subprocess
+import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from command_line import RunCommand
+
+from kycache.cli import status
 
 NO_BROKER = "[kafka]\nbootstrap = '127.0.0.1:1'\n"
 """Nobody listens on TCP port 1."""
@@ -80,3 +85,45 @@ def test_rebuild_of_nothing_exits_5(kycache: RunCommand) -> None:
     ended = kycache("rebuild", "--yes")
     assert ended.code == 5
     assert "nothing was ingested" in ended.err
+
+
+def test_an_unexpected_failure_says_where_and_no_value(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise ExceptionGroup("Lovelace", [KeyError("Lovelace")])
+
+    monkeypatch.setattr(status, "data_directory", broken)
+    ended = kycache("status")
+    assert ended.code == 1
+    assert ended.err.startswith("kycache: failed unexpectedly, by a mistake of ours: KeyError")
+    assert "\n  next: report it" in ended.err
+    assert "Lovelace" not in ended.err
+
+
+def test_what_the_system_refuses_is_said_with_the_file(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise OSError(28, "No space left on device", "/data/run")
+
+    monkeypatch.setattr(status, "data_directory", broken)
+    ended = kycache("status")
+    assert ended.code == 5
+    assert ended.err.startswith("kycache: /data/run: No space left on device\n")
+
+
+def test_a_librarys_exception_is_logged_without_its_message() -> None:
+    script = """
+import logging, structlog
+from kycache.cli.log import configure_log
+configure_log()
+try:
+    {}["Lovelace"]
+except KeyError as error:
+    logging.getLogger("hypercorn.error").exception("failed")
+    structlog.get_logger().error("failed too", exc_info=error)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert "Lovelace" not in done.stderr
+    assert [line.count("KeyError < <module> <string>:6") for line in done.stderr.splitlines()] == [1, 1]

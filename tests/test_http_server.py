@@ -180,7 +180,7 @@ class TestOddRequests:
         assert "secret" not in str(body)
         assert "secret" not in caplog.text
         assert ADA.id not in caplog.text
-        assert "ValueError while answering /users/<user_id>: broken " in caplog.text
+        assert "failed while answering /users/<user_id>: ValueError < broken " in caplog.text
 
 
 class TestStartAndStop:
