@@ -33,13 +33,16 @@ def may_serve(built: ShardState, served: ShardState) -> bool:
     as_new = built.as_of_ms >= served.as_of_ms and (
         built.epoch != served.epoch or built.watermark >= served.watermark
     )
+    if (built.epoch, built.position.topic_id) == (served.epoch, served.position.topic_id):
+        # Of one transaction some changes may be read and others not, all with the same clock and watermark.
+        as_new = as_new and built.position.offset >= served.position.offset
     return as_new or built.position.offset >= built.high_water
 
 
 def served_state(environments: Environments, folder: ShardFolder) -> ShardState | None:
     """The state of the generation in use; None where there is none that can answer."""
     generation = folder.current()
-    state = None if generation is None else _state(environments, folder, generation)
+    state = None if generation is None else state_of(environments, folder, generation)
     return state if state is not None and state.bootstrapped else None
 
 
@@ -54,7 +57,7 @@ def take_over_when_due(environments: Environments, folder: ShardFolder) -> Calla
         return None
     served = served_state(environments, folder)
     if served is not None:
-        built = _state(environments, folder, building)
+        built = state_of(environments, folder, building)
         if built is None or not may_serve(built, served):
             return partial(may_serve, served=served)
     folder.flip(building)
@@ -62,7 +65,7 @@ def take_over_when_due(environments: Environments, folder: ShardFolder) -> Calla
     return None
 
 
-def _state(environments: Environments, folder: ShardFolder, generation: Path) -> ShardState | None:
+def state_of(environments: Environments, folder: ShardFolder, generation: Path) -> ShardState | None:
     """The state in a generation's file, of whatever view; None where it cannot be read."""
     if not vouched(generation):
         return None

@@ -19,6 +19,7 @@ import lmdb
 
 from kycache.model.errors import Refused
 
+from .environment import Databases
 from .open_reads import GROWTH_MIN_BYTES
 from .scrub import PAGE_SIZE, Scrubber
 
@@ -61,6 +62,12 @@ class _Copy(Thread):
             self.failure = error
         finally:
             os.close(self._end)
+
+
+def compacted_bytes(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]", databases: Databases) -> int:
+    """How large the file would be without its free pages: two meta pages, and those of every tree."""
+    trees = [environment.stat(), *(txn.stat(database) for database in databases)]
+    return PAGE_SIZE * (2 + sum(t["branch_pages"] + t["leaf_pages"] + t["overflow_pages"] for t in trees))
 
 
 def copied_pages(

@@ -68,5 +68,11 @@ def read_quarantine(
     return found
 
 
+def kept_offsets(txn: "lmdb.Transaction[bytes]", databases: Databases) -> set[int]:
+    """The offsets of all records in quarantine."""
+    with txn.cursor(db=databases.quarantine) as cursor:
+        return {int.from_bytes(key, "big") for key in cursor.iternext(keys=True, values=False)}
+
+
 def _key(offset: int) -> bytes:
     return offset.to_bytes(8, "big")

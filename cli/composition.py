@@ -9,6 +9,7 @@ from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
+from kycache.actors.hot_copy import CopyLimits
 from kycache.actors.reader import Miss
 from kycache.actors.router import Router
 from kycache.http.settings import HttpSettings
@@ -116,6 +117,12 @@ def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotS
         time_limit_s=snapshots.time_limit,
         part_bytes=snapshots.part_mib * MIB,
     )
+
+
+def copy_limits(settings: Settings) -> CopyLimits:
+    """What copying a shard's file while it is written may cost, for whichever purpose."""
+    snapshots = settings.snapshots
+    return CopyLimits(snapshots.growth, snapshots.time_limit, snapshots.rate * MIB)
 
 
 def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:

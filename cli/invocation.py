@@ -13,6 +13,9 @@ ShardsOption = Annotated[
     list[int] | None,
     typer.Option("--shard", min=0, metavar="N", help="Only this shard; may be repeated. Default: all."),
 ]
+NoWaitOption = Annotated[
+    bool, typer.Option("--no-wait", help="Do not wait until ingest has read the shards on to the log's end.")
+]
 
 
 @dataclass

@@ -13,6 +13,7 @@ import typer
 
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
 
+from .compact import compact
 from .connector import connector
 from .demo import demo
 from .doctor import doctor
@@ -60,7 +61,7 @@ def options(
     context.obj = Invocation(config)
 
 
-for _command in (demo, node, ingest, web, status, connector, doctor, rebuild):
+for _command in (demo, node, ingest, web, status, connector, doctor, rebuild, compact):
     app.command()(_command)
 app.add_typer(quarantine, name="quarantine")
 snapshot.command()(restore)

@@ -10,8 +10,10 @@ import typer
 from kycache.actors.files import DataDirectory
 from kycache.model.errors import Refused
 
+from .catch_up import wait_caught_up
 from .composition import data_directory, environments, kafka_settings
-from .invocation import JsonOption, ShardsOption, invocation
+from .invocation import JsonOption, NoWaitOption, ShardsOption, invocation
+from .settings import Settings
 from .snapshot import StoreOption, opened_store
 from .transfer import TransferBars
 
@@ -30,6 +32,7 @@ def restore(
         bool,
         typer.Option("--replace", help="Serve what comes back at once, also where it is older than what serves."),
     ] = False,
+    no_wait: NoWaitOption = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
     as_json: JsonOption = False,
 ) -> None:
@@ -87,7 +90,16 @@ def restore(
                     "make room there, then run the command again for the shards that are left",
                 ) from None
             bars.done(number, f"shard {number}: {entry.users} users, {behind} records behind the log")
+    if not no_wait:
+        _wait(settings, directory, made, as_json)
     _print(made, "restored", as_json)
+
+
+def _wait(settings: Settings, directory: DataDirectory, made: "Plan", as_json: bool) -> None:
+    """Until ingest has read each shard on to where the log ended when the restore was planned."""
+    targets = {entry.shard: entry.position.offset + behind for entry, behind in made.steps}
+    if not wait_caught_up(directory, environments(settings, readonly=True), targets, quiet=as_json):
+        typer.echo("ingest does not run: the shards read on when it is started", err=True)
 
 
 def home_facts(directory: DataDirectory, view: str) -> "HomeFacts":

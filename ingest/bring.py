@@ -1,13 +1,19 @@
-"""Bringing a restored generation into use: beside what serves until it has caught up, or at once."""
+"""Bringing a restored or compacted generation into use: beside what serves until it has caught up, or at once."""
 
 import re
+from pathlib import Path
 
 from kycache.actors.building import served_state
 from kycache.actors.checked import vouched
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Doubt
+from kycache.actors.files import DataDirectory, Doubt, ShardFolder
 from kycache.actors.meta import read_state
+from kycache.actors.quarantine import kept_offsets
+from kycache.actors.state import ShardState
 from kycache.model.errors import Refused
+
+from .settings import KafkaSettings
+from .topic import describe_topic
 
 _NAME = re.compile(r"gen-[0-9]{6,}")
 
@@ -23,14 +29,7 @@ def bring(directory: DataDirectory, environments: Environments, shard: int, name
     """
     folder = directory.shard(shard)
     generation = folder.path / name
-    if _NAME.fullmatch(name) is None or not vouched(generation):
-        raise Refused(f"shard {shard}: {generation} is no whole generation", "restore it again")
-    environment, databases = environments.lease(generation, shard)
-    try:
-        with environment.begin() as txn:
-            state = read_state(txn, databases)
-    finally:
-        environments.release(generation)
+    state, _ = _look(environments, folder, generation)
     if state.doubts:
         reason = "it was restored with records in quarantine that name no user"
         directory.add_doubts((Doubt("suspect", shard, state.position.offset, reason),))
@@ -38,3 +37,57 @@ def bring(directory: DataDirectory, environments: Environments, shard: int, name
         folder.build(generation)
     else:
         folder.flip(generation)
+
+
+def bring_compacted(
+    settings: KafkaSettings, directory: DataDirectory, environments: Environments, shard: int, name: str, of: str
+) -> None:
+    """Bring a compacted copy of the generation `of` into use. The caller holds the shard's lock. Blocking.
+
+    At once where nothing was committed since it was copied; else it first reads on beside what serves, to where
+    that one is.
+
+    Raises:
+        Refused: something else than the log changed the shard meanwhile, or the log holds no more what was
+            committed; nothing was changed.
+        Unreachable: the broker does not answer, and something is to be read from it.
+    """
+    folder = directory.shard(shard)
+    generation = folder.path / name
+    copied, kept = _look(environments, folder, generation)
+    served = folder.current()
+    if served is None or served.name != of or folder.building() is not None:
+        raise Refused(
+            f"shard {shard}: it was rebuilt or restored while it was copied", "run the command again if need be"
+        )
+    state, still_kept = _look(environments, folder, served)
+    if not kept <= still_kept:
+        # The log does not say so: the copy would bring back what an operator has settled.
+        raise Refused(f"shard {shard}: records left its quarantine while it was copied", "run the command again")
+    if copied == state:
+        folder.flip(generation)
+        folder.clean()
+        return
+    topic = describe_topic(settings)
+    if copied.position.topic_id != topic.id or copied.position.offset < topic.starts[shard]:
+        raise Refused(
+            f"shard {shard}: the log holds no more what was committed while it was copied",
+            "run the command again, and keep the topic longer",
+        )
+    folder.build(generation)
+
+
+def _look(environments: Environments, folder: ShardFolder, generation: Path) -> tuple[ShardState, set[int]]:
+    """A whole generation's state, and the offsets of its records in quarantine.
+
+    Raises:
+        Refused: it is not there, or nobody vouches for it.
+    """
+    if _NAME.fullmatch(generation.name) is None or not vouched(generation):
+        raise Refused(f"shard {folder.number}: {generation} is no whole generation", "run the command again")
+    environment, databases = environments.lease(generation, folder.number)
+    try:
+        with environment.begin() as txn:
+            return read_state(txn, databases), kept_offsets(txn, databases)
+    finally:
+        environments.release(generation)

@@ -22,7 +22,7 @@ from kycache.actors.store import Settled
 from kycache.model.errors import KycacheError, Refused
 from kycache.model.view import View
 
-from .bring import bring
+from .bring import bring, bring_compacted
 from .quarantine import settle
 from .rebuild import rebuild
 from .settings import KafkaSettings
@@ -48,13 +48,15 @@ log = structlog.get_logger()
 class Request(msgspec.Struct, frozen=True):
     """A command for one shard."""
 
-    command: Literal["rebuild", "replay", "drop", "bring"]
+    command: Literal["rebuild", "replay", "drop", "bring", "compact"]
     shard: int
     offsets: tuple[int, ...] = ()
     replace: bool = False
     """`rebuild` and `bring`: do not build beside what serves."""
     generation: str = ""
-    """`bring`: which one into use; it lies in the shard's folder, whole."""
+    """`bring` and `compact`: which one into use; it lies in the shard's folder, whole."""
+    of: str = ""
+    """`compact`: the one that it is a copy of."""
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -102,6 +104,11 @@ class Worker:
             return ()
         if request.command == "bring":
             bring(self._directory, self._environments, request.shard, request.generation, request.replace)
+            return ()
+        if request.command == "compact":
+            bring_compacted(
+                self._settings, self._directory, self._environments, request.shard, request.generation, request.of
+            )
             return ()
         return tuple(settle(*about, request.offsets[:OFFSETS_MAX], drop=request.command == "drop"))
 
