@@ -36,6 +36,16 @@ class Image(NamedTuple):
     values: tuple[object, ...] | None
 
 
+def placed(item: Item, sent: Sent) -> int:
+    """Where an image stands, by the source's order.
+
+    A partial snapshot's row stands behind what was streamed of the same moment. Both say the same, but who sees
+    only versions has to take the streamed one for older, and so not for a cure of the other.
+    """
+    origin = item.origin if isinstance(item, Change | Poison) else None
+    return 2 * sent.order + (origin is not None and origin.snapshot is Snapshot.PARTIAL)
+
+
 class ShardModel:
     """One shard, at the position behind the last item it was told."""
 
@@ -91,21 +101,22 @@ class ShardModel:
         self.position = item.offset + 1
         if isinstance(item, Skip):
             return
+        order = placed(item, sent)
         origin = item.origin if isinstance(item, Change | Beat | Truncate | Poison) else None
-        if origin is not None and origin.snapshot is Snapshot.WHOLE and self.snapshot != sent.order:
-            self.snapshot, self.snapshot_offset, self.swept = sent.order, self.placed_offset, False
+        if origin is not None and origin.snapshot is Snapshot.WHOLE and self.snapshot != order:
+            self.snapshot, self.snapshot_offset, self.swept = order, self.placed_offset, False
         if origin is not None:
             self.placed_offset = item.offset + 1
         if origin is not None and origin.snapshot is Snapshot.STREAMED:
-            self._streamed(sent.order)
+            self._streamed(order)
             self.watermark = max(self.watermark, origin.lsn)
             self.as_of_ms = max(self.as_of_ms, origin.ts_ms)
         if isinstance(item, Change):
-            self.row(item, sent.order)
+            self.row(item, order)
         elif isinstance(item, Beat):
-            self._truncate(item.truncated, sent.order)
+            self._truncate(item.truncated, order)
         elif isinstance(item, Poison):
-            self._poison(item, sent.order)
+            self._poison(item, order)
 
     def row(self, change: Change, order: int) -> None:
         """One image of a row, from the log or out of quarantine."""

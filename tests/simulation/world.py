@@ -24,7 +24,7 @@ from kycache.model.view import View, default_view
 from .check import Promise, check_index, check_profile, check_sql, check_state, require
 from .log import TIMESTAMP_MS, Log
 from .member import SETTINGS, Member
-from .model import ShardModel
+from .model import ShardModel, placed
 from .seams import Died, Fate, Violation
 
 VIEW = default_view()
@@ -36,8 +36,8 @@ META_BYTES = 2 * PAGE
 RECOUNT_SHARE = 0.05
 """Of the commits after which the whole index is counted anew."""
 
-FAILURES_MAX = 3
-"""Unforeseen failures of one shard in a row: at five the supervisor halts it, rightly."""
+FAILURES_MAX = 4
+"""Unforeseen failures of one shard in a history, of less than a minute: at five the supervisor halts it, rightly."""
 
 TURN_S = 0.05
 """A turn of the schedule, on the mock clock."""
@@ -127,7 +127,6 @@ class World:
 
     def committed(self, member: Member, shard: int) -> None:
         """Compare what was committed with the model at the same position."""
-        self._failures[shard] = 0
         model = self.models[shard]
         reader = self._reader(member, shard)
         try:
@@ -250,7 +249,7 @@ class World:
             if meant is not None and not drop:
                 item = _Mended(self.log, shard).decode(Record(one.offset, TIMESTAMP_MS, meant.key, meant.value))
                 if isinstance(item, Change):
-                    model.row(item, meant.order)
+                    model.row(item, placed(item, meant))
             model.settle(one.offset)
         self.committed(owner, shard)
 
