@@ -33,10 +33,13 @@ def may_serve(built: ShardState, served: ShardState) -> bool:
     as_new = built.as_of_ms >= served.as_of_ms and (
         built.epoch != served.epoch or built.watermark >= served.watermark
     )
+    end = built.high_water
     if (built.epoch, built.position.topic_id) == (served.epoch, served.position.topic_id):
         # Of one transaction some changes may be read and others not, all with the same clock and watermark.
         as_new = as_new and built.position.offset >= served.position.offset
-    return as_new or built.position.offset >= built.high_water
+        # A copy that has read nothing yet knows the log's end as it was when the copy was made.
+        end = max(end, served.high_water)
+    return as_new or built.position.offset >= end
 
 
 def served_state(environments: Environments, folder: ShardFolder) -> ShardState | None:

@@ -66,6 +66,17 @@ def test_when_it_takes_over(built: ShardState, may: bool) -> None:
     assert may_serve(built, SERVED) is may
 
 
+def test_a_copy_that_had_caught_up_when_it_was_made_waits_all_the_same() -> None:
+    """It knows the log's end of then: what serves has read on since."""
+    copied = state(40, watermark=400, as_of_ms=4_000)
+    copied.high_water = 40
+    assert not may_serve(copied, SERVED)
+    # The same clock and watermark, and yet a change of the same transaction is missing.
+    copied.position = msgspec.structs.replace(copied.position, offset=49)
+    copied.high_water, copied.as_of_ms, copied.watermark = 49, SERVED.as_of_ms, SERVED.watermark
+    assert not may_serve(copied, SERVED)
+
+
 def test_where_a_shard_is_whole() -> None:
     node = Node(1, "id", VIEW.hash, TOPIC, TOPIC_ID, 1)
     assert check_log(node, WHOLE, 0) == 0
