@@ -37,7 +37,7 @@ RECOUNT_SHARE = 0.05
 """Of the commits after which the whole index is counted anew."""
 
 FAILURES_MAX = 4
-"""Unforeseen failures of one shard in a history, of less than a minute: at five the supervisor halts it, rightly."""
+"""Unforeseen failures of one shard in a history: at five within a minute the supervisor halts it, rightly."""
 
 TURN_S = 0.05
 """A turn of the schedule, on the mock clock."""
