@@ -55,14 +55,14 @@ class ShardHolder:
         self,
         folder: ShardFolder,
         open_store: Callable[[], Opened],
-        read_from: Callable[[int], None],
+        read_from: Callable[[int, int], None],
         pause: Callable[[], None],
         resume: Callable[[], None],
     ) -> None:
         """Args:
         open_store: opens or creates the store; raises `KycacheError` or `HaltShard` where it must not.
             Blocking; called in a worker thread.
-        read_from: asks for the partition's records from an offset on.
+        read_from: asks for the records from an offset on; the one before it was read in the leader epoch given.
         pause: asks for none until `resume` or `read_from`.
         """
         self.folder = folder
@@ -195,7 +195,7 @@ class ShardHolder:
         try:
             self.actor = ShardActor(opened, self.fence, self._resume, self._report_blocked)
             self._report(Report("open", holder=holder_name()))
-            self._read_from(opened.offset)
+            self._read_from(opened.offset, opened.store.opened_at.position.leader_epoch)
             await self.actor.run()
         finally:
             self._pause()

@@ -109,8 +109,8 @@ class ConsumerThread:
         """End the thread; the group keeps this member's place for the session's time."""
         self._stopping = True
 
-    def read_from(self, partition: int, offset: int) -> None:
-        """Order: deliver the partition's records from `offset` on."""
+    def read_from(self, partition: int, offset: int, leader_epoch: int) -> None:
+        """Order: deliver the partition's records from `offset` on; `leader_epoch` is that of the one before it."""
 
         def run(session: _Session) -> None:
             tp = self._tp(partition)
@@ -118,6 +118,10 @@ class ConsumerThread:
                 session.parked.discard(partition)
                 session.expected[partition] = offset
                 session.consumer.seek(tp, offset)
+                if leader_epoch >= 0:
+                    # With the epoch the client asks a new leader first whether it has what was read (KIP-320);
+                    # else others in its place are taken for what follows (seen). Its own `seek` takes none.
+                    session.consumer._subscription.seek(tp, OffsetAndMetadata(offset, "", leader_epoch))
                 session.consumer.resume(tp)
 
         self._orders.put(_Order(run))
@@ -304,7 +308,8 @@ class ConsumerThread:
                 tp.partition,
                 HaltShard(
                     f"shard {tp.partition}: the broker lost records that were read (unclean leader election)",
-                    f"run `kycache rebuild --shard {tp.partition}`",
+                    # Debezium was told that the broker has them, and sends them no second time.
+                    "run `kycache rebuild --epoch`",
                 ),
             )
 

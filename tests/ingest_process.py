@@ -132,17 +132,20 @@ def delete_topic(bootstrap: str, topic: str) -> None:
 class Feed:
     """Sends a source's records as they come, each into its own partition."""
 
-    def __init__(self, bootstrap: str, topic: str, source: FakeSource) -> None:
+    def __init__(self, bootstrap: str, topic: str, source: FakeSource, sent: int = 0) -> None:
+        """Args:
+        sent: how many records of the source's log were sent before.
+        """
         self.source = source
+        self.sent = sent
         self._topic = topic
-        self._sent = 0
         self._producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=20, acks="all")
 
     def send(self) -> None:
         """Send what is new in the source's log."""
-        for sent in self.source.log[self._sent :]:
+        for sent in self.source.log[self.sent :]:
             self._producer.send(self._topic, key=sent.key, value=sent.value, partition=sent.partition)
-        self._sent = len(self.source.log)
+        self.sent = len(self.source.log)
         self._producer.flush()
 
     def raw(self, partition: int, key: bytes | None, value: bytes | None) -> None:

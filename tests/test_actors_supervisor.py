@@ -43,7 +43,7 @@ class Desk:
         self.failures: list[Exception] = []
         self.opened = 0
         self.asked: list[int] = []
-        self.holder = ShardHolder(made.folder, self._open, self.asked.append, lambda: None, lambda: None)
+        self.holder = ShardHolder(made.folder, self._open, self._read_from, lambda: None, lambda: None)
         source = FakeSource(Random(1), 1)
         source.snapshot()
         source.transactions(3)
@@ -57,6 +57,9 @@ class Desk:
             raise self.failures.pop(0)
         self.shard.store = self.shard._open()
         return Opened(self.shard.store, "id", self.shard.store.opened_at.position.offset)
+
+    def _read_from(self, offset: int, _epoch: int) -> None:
+        self.asked.append(offset)
 
     def batch(self, first: int, end: int) -> Batch:
         return Batch(first, self.items[first:end], 1, end, -1, len(self.items))

@@ -88,7 +88,9 @@ async def test_a_full_disk_pauses_and_goes_on_by_itself(
         shard.store = shard._open()
         return Opened(shard.store, TOPIC_ID, shard.store.opened_at.position.offset)
 
-    holder = ShardHolder(shard.folder, open_store, asked.append, lambda: None, lambda: None)
+    holder = ShardHolder(
+        shard.folder, open_store, lambda offset, _: asked.append(offset), lambda: None, lambda: None
+    )
     ballast = small_disk / "ballast"
     offset, paused = 0, 0
     with trio.fail_after(WAIT_S):

@@ -377,7 +377,7 @@ def _make_again(scene: Scene) -> None:
             assert time.monotonic() < deadline
             time.sleep(0.2)
     scene.source.log.clear()
-    scene.feed._sent = 0
+    scene.feed.sent = 0
 
 
 def test_added_partitions_end_the_process(scene: Scene) -> None:

@@ -140,7 +140,7 @@ async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
         return Opened(written.shard.store, "id", written.next)
 
     ready = trio.Event()
-    holder = ShardHolder(folder, opened, lambda _offset: ready.set(), lambda: None, lambda: None)
+    holder = ShardHolder(folder, opened, lambda _offset, _epoch: ready.set(), lambda: None, lambda: None)
 
     def position() -> int:
         return written.shard.state.position.offset

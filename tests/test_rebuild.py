@@ -159,7 +159,9 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
     served = site.shard.folder.current()
     items, asked = site.items(), list[int]()
     position = site.shard.state.position.offset
-    holder = ShardHolder(site.shard.folder, site.open, asked.append, lambda: None, lambda: None)
+    holder = ShardHolder(
+        site.shard.folder, site.open, lambda offset, _: asked.append(offset), lambda: None, lambda: None
+    )
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)
         for first in range(0, position, 20):

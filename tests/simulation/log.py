@@ -17,7 +17,7 @@ class Fetched(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    leader_epoch: int = 0
+    leader_epoch: int = -1
 
 
 class Log:
