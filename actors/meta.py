@@ -28,7 +28,7 @@ def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardSta
 
 
 def write_state(txn: "lmdb.Transaction[bytes]", databases: Databases, state: ShardState) -> None:
-    """Put the state in a transaction's place of it."""
+    """Put the state as of a transaction into it."""
     txn.put(_STATE, _encode(state), db=databases.meta)
 
 
