@@ -96,15 +96,18 @@ def status(
 
     Args:
         rebuilding: another generation is built beside this one, which is not written meanwhile.
+        why_no_state: its file is not looked at yet; what its writer last said was said before that.
     """
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
     held = [d for d in doubts if state is None or concerns(d, state)]
     cut_off = next((d.reason for d in held if d.kind == "stale"), "")
-    if report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
+    if why_no_state:
+        standing, reason = Standing.BOOTSTRAPPING, why_no_state
+    elif report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
         standing, reason = Standing(report.state), "; ".join(filter(None, (report.reason, report.remedy)))
     elif state is None:
-        standing, reason = Standing.BOOTSTRAPPING, why_no_state or "nothing was ingested yet"
+        standing, reason = Standing.BOOTSTRAPPING, "nothing was ingested yet"
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
     elif rebuilding:

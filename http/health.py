@@ -59,9 +59,14 @@ class Health:
         serving = {s.shard for s in statuses if s.state is not None and s.state.bootstrapped}
         # Bootstrapped is what "was ready once" means to a shard, and its file remembers it: a process that
         # starts while the source is away serves what it has, labelled. A shard being rebuilt stays in the set.
-        # One whose file cannot be read cannot be asked, and keeps no other from serving: its own answers are 503.
-        unreadable = {s.shard for s in statuses if s.state is None and self._router.has_store(s.shard)}
-        self._ready_once |= serving | unreadable
+        # A file that was found damaged stays so until an operator mends it, and keeps no other shard from
+        # serving: its own answers are 503. One that is still walked will be served within seconds: wait for it.
+        damaged = {
+            s.shard
+            for s in statuses
+            if s.state is None and s.standing is not Standing.BOOTSTRAPPING and self._router.has_store(s.shard)
+        }
+        self._ready_once |= serving | damaged
         if self.draining or not serving or len(self._ready_once) < len(statuses):
             return False
         return not strict or all(s.standing is Standing.READY for s in statuses)

@@ -5,9 +5,11 @@ import re
 from pathlib import Path
 
 import pytest
-from http_stand import OTHER_VIEW, Stand, User, now_ms, problem, serving
+from http_stand import MAP_BYTES, OTHER_VIEW, Stand, User, now_ms, problem, serving
 from quart_trio import QuartTrio
 
+from kycache.actors.checked import MARK, mark_of, vouch
+from kycache.actors.environment import Environments
 from kycache.actors.files import Report
 from kycache.actors.router import Router
 from kycache.http.answers import Answers
@@ -76,6 +78,29 @@ class TestOperations:
             response = await client.get("/readyz")
             assert response.status_code == 503
             assert {s["state"] for s in response.json()["shards"]} == {"bootstrapping"}
+
+    async def test_not_ready_until_each_file_is_walked(self, stand: Stand) -> None:
+        """After an unclean stop: the list would be 503, so a load balancer must not send requests yet."""
+        folder = stand.directory.shard(1)
+        folder.write_report(Report("halted", "what the killed process last said"))
+        generation = folder.current()
+        assert generation is not None
+        stand.close()
+        (generation / MARK).unlink()
+        stand.environments = Environments(readonly=True, map_size=MAP_BYTES)
+        async with serving(stand) as client:
+            ready = await client.get("/readyz")
+            assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+            assert [s["state"] for s in ready.json()["shards"]] == ["ready", "bootstrapping", "ready"]
+            problem(await client.get("/users"), 503, "not-ready")
+            vouch(generation, mark_of(generation))
+            ready = await client.get("/readyz")
+            assert ready.status_code == 200
+            assert [s["state"] for s in ready.json()["shards"]] == ["ready", "halted", "ready"]
+            assert (await client.get("/users")).status_code == 200
+            (generation / MARK).unlink()  # a writer is killed: who has the file open goes on
+            assert (await client.get("/readyz")).status_code == 200
+            assert (await client.get("/users")).status_code == 200
 
     async def test_metrics(self, stand: Stand) -> None:
         async with serving(stand) as client:
