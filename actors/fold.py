@@ -257,23 +257,23 @@ class Fold:
     def _change(self, state: ShardState, change: Change, profiles: Profiles) -> Outcome:
         version = version_of(state, change.origin)
         profile = profiles.get(change.user)
-        stored = profile.row(change.table, change.key)
+        stored = profile.version(change.table, change.key)
         floor = state.floors.get(change.table)
         state.counters.unknown_columns += change.extra
         if (
-            (stored is not None and version < stored.version)
+            (stored is not None and version < stored)
             or (floor is not None and version < floor)
             or precedes_snapshot(state, change.origin)
         ):
             state.counters.stale += 1
             return Outcome.STALE
         if change.values is None:
-            profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms, change.key))
+            profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms))
             self._heal(profile, change.table, change.key, version)
         else:
             whole = True
             if change.partial:
-                row, whole = _merge(change.values, stored)
+                row, whole = _merge(change.values, profile.row(change.table, change.key))
             else:
                 row = cast("tuple[Value, ...]", change.values)
             profile.put(change.table, change.key, Row(version, row))

@@ -7,7 +7,6 @@ import lmdb
 import msgspec
 
 from kycache.model.errors import Refused
-from kycache.model.view import View
 
 from .environment import Databases
 from .state import Identity, ShardState
@@ -54,8 +53,3 @@ def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expecte
             f"shard {expected.shard}: the file holds {found}, expected {expected}",
             f"put the right file back, or run `kycache rebuild --shard {expected.shard}`",
         )
-
-
-def key_columns(view: View) -> tuple[int, ...]:
-    """Where each child's primary key stands among its stored values."""
-    return tuple(t.index_of(t.key) for t in view.children)

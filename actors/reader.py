@@ -18,7 +18,7 @@ from kycache.model.view import View
 from .checked import Unchecked, vouched
 from .environment import Databases, Environments, check_before_mapping
 from .files import ShardFolder
-from .meta import check_identity, key_columns, read_state
+from .meta import check_identity, read_state
 from .order_views import OrderSnapshot
 from .quarantine import Quarantined, read_quarantine
 from .state import Identity, ShardState
@@ -47,19 +47,17 @@ class ShardSnapshot:
         txn: "lmdb.Transaction[bytes]",
         databases: Databases,
         view: View,
-        columns: tuple[int, ...],
     ) -> None:
         self.shard = shard
         self._txn = txn
         self._databases = databases
-        self._columns = columns
         self.state: ShardState = read_state(txn, databases)
         self.order = OrderSnapshot(len(view.filters), txn, databases.rows, databases.order)
 
     def profile(self, user: bytes) -> Profile | None:
         """What is known about a user; None where nothing is."""
         data = self._txn.get(user, db=self._databases.profiles)
-        return None if data is None else unpack_profile(data, self._columns)
+        return None if data is None else unpack_profile(data)
 
     def quarantine(self, first: int = 0) -> list[Quarantined]:
         """A page of the records in quarantine, from offset `first` on."""
@@ -82,7 +80,6 @@ class ShardReader:
         self.folder = folder
         self._environments = environments
         self._view = view
-        self._columns = key_columns(view)
         self._identity = Identity(FORMAT, folder.number, shards, view.hash)
         self._link = ""
         self._generation: Path | None = None
@@ -101,7 +98,7 @@ class ShardReader:
         environment, databases = self._follow()
         try:
             with self._begin(environment) as txn:
-                yield ShardSnapshot(self.shard, txn, databases, self._view, self._columns)
+                yield ShardSnapshot(self.shard, txn, databases, self._view)
         except lmdb.Error as error:
             raise Refused(
                 f"shard {self.shard}: {self._generation} cannot be read: {error}",

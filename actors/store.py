@@ -25,14 +25,15 @@ from .checked import Held, mark_of, vouch
 from .environment import Environments, check_before_mapping, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard, sweep_spared
-from .meta import check_identity, key_columns, read_state, write_identity, write_state
+from .meta import check_identity, read_state, write_identity, write_state
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
 from .state import Identity, Position, ShardState
+from .turn import Turn
 from .work import Work
 
-FORMAT = 1
+FORMAT = 2
 """Of a shard's file; another is refused."""
 
 MARKERS_KEPT_MS = 7 * 24 * 3600 * 1000
@@ -112,10 +113,12 @@ class Store:
         mark: Callable[[tuple[Doubt, ...]], None],
         *,
         halt_on_poison: bool = False,
+        turn: Turn | None = None,
     ) -> None:
         """Args:
         mark: writes what puts the whole data directory in doubt, durably.
         halt_on_poison: a record that cannot be decoded stops the shard.
+        turn: shared by the threads of this process that compute.
 
         Raises:
             Refused: the file is damaged, or another shard's.
@@ -126,7 +129,8 @@ class Store:
         self.renderer = Renderer(view)
         self._environments = environments
         self._mark = mark
-        self._key_columns = key_columns(view)
+        self._turn = turn or Turn()
+        self._children = len(view.children)
         names = tuple(t.name for t in view.tables)
         self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
         check_before_mapping(generation, identity.shard)
@@ -186,17 +190,18 @@ class Store:
         grow_ahead(self._environment)
         txn: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         try:
-            work = Work(txn, self._databases, self.renderer, self._key_columns, self._order)
-            state = read_state(txn, self._databases)
-            halt, doubts = self._fold_items(work, state, items)
-            if halt is not None:
-                position = msgspec.structs.replace(position, offset=halt.offset)
-            if not state.quarantined:  # a replay may be of anything deleted since the record came
-                work.drop_due_markers(state.as_of_ms - MARKERS_KEPT_MS)
-            work.finish(state)
-            state.position = position
-            state.high_water = max(high_water, position.offset)
-            write_state(txn, self._databases, state)
+            with self._turn.taken():
+                work = Work(txn, self._databases, self.renderer, self._children, self._order)
+                state = read_state(txn, self._databases)
+                halt, doubts = self._fold_items(work, state, items)
+                if halt is not None:
+                    position = msgspec.structs.replace(position, offset=halt.offset)
+                if not state.quarantined:  # a replay may be of anything deleted since the record came
+                    work.drop_due_markers(state.as_of_ms - MARKERS_KEPT_MS)
+                work.finish(state)
+                state.position = position
+                state.high_water = max(high_water, position.offset)
+                write_state(txn, self._databases, state)
             if doubts:
                 self._mark(tuple(doubts))
             committed = fence.commit(txn)
@@ -239,7 +244,7 @@ class Store:
         grow_ahead(self._environment)
         try:
             with self._environment.begin(write=True) as txn:
-                work = Work(txn, self._databases, self.renderer, self._key_columns, self._order)
+                work = Work(txn, self._databases, self.renderer, self._children, self._order)
                 state = read_state(txn, self._databases)
                 settled = [self._settle_one(work, state, offset, redecode) for offset in offsets]
                 work.finish(state)

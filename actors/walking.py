@@ -25,7 +25,7 @@ from kycache.model.view import View
 
 from . import order
 from .environment import DamagedFile, Databases, Environments, check_before_mapping
-from .meta import check_identity, key_columns, read_identity, read_state
+from .meta import check_identity, read_identity, read_state
 from .order_check import check
 from .order_reader import OrderSnapshot
 from .quarantine import read_quarantine
@@ -121,7 +121,7 @@ class _Recheck:
         self._databases = databases
         self._state = state
         self._renderer = Renderer(view)
-        self._key_columns = key_columns(view)
+        self._key_at = (0, *(t.index_of(t.key) for t in view.children))
         self._filters = len(view.filters)
         self._values_of: dict[bytes, tuple[bytes | None, ...]] = {}
         self._users = 0
@@ -132,7 +132,7 @@ class _Recheck:
         check(OrderSnapshot(self._filters, self._txn, self._databases.rows, self._databases.order))
         with self._txn.cursor(self._databases.profiles) as cursor:
             for user, data in cursor:
-                self._profile(user, unpack_profile(data, self._key_columns))
+                self._profile(user, unpack_profile(data))
         # Each user's own list row was found, and there are as many rows as users: none belongs to nobody.
         _require(self._users == state.users, f"{self._users} users found, {state.users} counted")
         _require(self._suspects == state.suspects, f"{self._suspects} suspects found, {state.suspects} counted")
@@ -140,7 +140,9 @@ class _Recheck:
 
     def _profile(self, user: bytes, profile: Profile) -> None:
         _require(not profile.blank, "a profile knows nothing")
-        for _, _, row in profile.rows():
+        for table, key, row in profile.rows():
+            named = table == 0 or row.values is None or row.values[self._key_at[table]] == key
+            _require(named, "a row stands under another's key")
             if row.values is None and row.deleted_ms > 0:
                 due = row.deleted_ms.to_bytes(8, "big") + user
                 _require(self._txn.get(due, db=self._databases.markers) is not None, "a marker never falls due")

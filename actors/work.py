@@ -5,7 +5,7 @@ from collections.abc import Callable
 import lmdb
 
 from kycache.model.change import Change, Poison
-from kycache.model.profile import Profile, Row, pack_profile, unpack_profile
+from kycache.model.profile import NO_ROW, Packed, Profile, Row, pack_profile, unpack_profile
 from kycache.model.render import Listed, Listing, Renderer
 
 from . import quarantine
@@ -27,7 +27,7 @@ class _Loaded:
 
     __slots__ = ("listed_by", "profile", "size", "suspect", "touched")
 
-    def __init__(self, profile: Profile, listed_by: tuple[Row | None, ...], size: int) -> None:
+    def __init__(self, profile: Profile, listed_by: tuple[Packed, ...], size: int) -> None:
         self.profile = profile
         self.listed_by = listed_by
         self.suspect = bool(profile.suspicions)
@@ -43,13 +43,13 @@ class Work:
         txn: "lmdb.Transaction[bytes]",
         databases: Databases,
         renderer: Renderer,
-        key_columns: tuple[int, ...],
+        children: int,
         order: OrderWriter,
     ) -> None:
         self._txn = txn
         self._databases = databases
         self._renderer = renderer
-        self._key_columns = key_columns
+        self._children = children
         self._order = order
         self._loaded: dict[bytes, _Loaded] = {}
         self.users = 0
@@ -73,9 +73,9 @@ class Work:
         if loaded is None:
             data = self._txn.get(user, db=self._databases.profiles)
             if data is None:
-                loaded = _Loaded(Profile.empty(len(self._key_columns)), (None,), 0)
+                loaded = _Loaded(Profile.empty(self._children), (NO_ROW,), 0)
             else:
-                profile = unpack_profile(data, self._key_columns)
+                profile = unpack_profile(data)
                 loaded = _Loaded(profile, self._renderer.listed_by(profile), len(data))
             self._loaded[user] = loaded
         return loaded
@@ -107,13 +107,14 @@ class Work:
     def _flush(self) -> None:
         """Write what was touched, and forget what was read."""
         moves: list[tuple[Entry | None, Entry | None]] = []
+        written: list[tuple[bytes, bytes]] = []
         for user in sorted(u for u, loaded in self._loaded.items() if loaded.touched):
             loaded = self._loaded[user]
             profile = loaded.profile
             if profile.blank:
                 self._txn.delete(user, db=self._databases.profiles)
             else:
-                self._txn.put(user, pack_profile(profile), db=self._databases.profiles)
+                written.append((user, pack_profile(profile)))
             self.suspects += bool(profile.suspicions) - loaded.suspect
             listed_by = self._renderer.listed_by(profile)
             if listed_by == loaded.listed_by:
@@ -122,6 +123,8 @@ class Work:
             if before != after:
                 self.users += (after is not None) - (before is not None)
                 moves.append((self._entry(user, before), self._entry(user, after)))
+        with self._txn.cursor(db=self._databases.profiles) as cursor:
+            cursor.putmulti(written)
         if moves:
             self._order.apply(self._txn, moves)
         self._loaded.clear()

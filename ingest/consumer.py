@@ -26,6 +26,7 @@ from kafka.structs import OffsetAndMetadata
 
 from kycache.actors.fold import HaltShard
 from kycache.actors.shard import Batch
+from kycache.actors.turn import Turn
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm
 from kycache.model.view import View
@@ -96,11 +97,12 @@ class _Session(NamedTuple):
 class ConsumerThread:
     """Reads the topic as a member of the group. `run` is the thread; the other methods give it orders."""
 
-    def __init__(self, settings: KafkaSettings, view: View, instance_id: str, sink: Sink) -> None:
+    def __init__(self, settings: KafkaSettings, view: View, instance_id: str, sink: Sink, turn: Turn) -> None:
         self._settings = settings
         self._decoder = RecordDecoder(view, KeyForm(settings.key_form))
         self._instance_id = instance_id
         self._sink = sink
+        self._turn = turn
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self._stopping = False
         self._well: bool | None = None
@@ -270,7 +272,8 @@ class ConsumerThread:
             return
         tp = self._tp(partition)
         decode = self._decoder.decode
-        items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]
+        with self._turn.taken():
+            items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]
         last = records[-1]
         epoch = getattr(last, "leader_epoch", None)
         batch = Batch(

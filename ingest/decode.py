@@ -5,7 +5,7 @@ Debezium's envelope is accepted bare or wrapped in `{"schema", "payload"}`. What
 `Misrouted`. The rules are those of DESIGN 6.8 and of DEBEZIUM; the line numbers below are the latter's.
 """
 
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -61,6 +61,9 @@ USERS_REMEMBERED = 16_384
 """User ids whose two forms are kept: a fifth of the users make four fifths of the changes; some MB."""
 
 
+_NULL = msgspec.Raw(b"null")
+
+
 class _Source(msgspec.Struct, gc=False):
     table: str
     ts_ms: int
@@ -73,8 +76,8 @@ class _Source(msgspec.Struct, gc=False):
 class _Envelope(msgspec.Struct):
     op: str | None = None
     source: _Source | None = None
-    before: msgspec.Raw = msgspec.Raw(b"null")  # read for deletes only: it is half of an update
-    after: dict[str, Any] | None = None
+    before: msgspec.Raw = _NULL  # read for deletes only: it is half of an update
+    after: msgspec.Raw = _NULL
     payload: "_Envelope | msgspec.UnsetType | None" = msgspec.UNSET
 
 
@@ -186,20 +189,26 @@ class RecordDecoder:
             # Streamed or of a snapshot, nobody can say: it must neither move the watermark nor end a snapshot.
             raise _Poisoned(f"table {source.table!r}: unknown operation")
         if shape is None:
-            return self._beat(record, origin, op, envelope.after)
+            return self._beat(record, origin, op, self._image_of("after", envelope.after, origin))
         if op == "d":
             return self._delete(record, origin, shape, envelope.before)
-        if envelope.after is None:
+        if envelope.after == _NULL:
             raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", origin=origin)
         # Without a known `before`, an update's placeholder says that the value did not change.
-        understood = op == "u" and bytes(envelope.before) == b"null"
+        understood = op == "u" and envelope.before == _NULL
         return self._row(record, origin, shape, envelope.after, placeholders_understood=understood)
 
     def _row(
-        self, record: Record, origin: Origin, shape: _Shape, image: Image, *, placeholders_understood: bool
+        self, record: Record, origin: Origin, shape: _Shape, after: msgspec.Raw, *, placeholders_understood: bool
     ) -> Item:
+        usual = shape.image.read(after)
+        if usual is None:
+            image = self._image_of("after", after, origin) or {}
+            owner = image.get(shape.owner)
+        else:
+            image, (owner, decoded) = {}, usual
         try:
-            user = self._user_of(image.get(shape.owner))
+            user = self._user_of(owner)
         except ValueRefused as error:
             raise _Poisoned(
                 f"table {shape.name!r}: column {shape.owner!r}: {error}", table=shape.number, origin=origin
@@ -209,7 +218,9 @@ class RecordDecoder:
         if len(user.key) > USER_KEY_BYTES_MAX:
             raise _too_long(shape, user, origin)
         try:
-            values, extra, placeholders, partial = shape.image.decode(image)
+            if usual is None:
+                decoded = shape.image.decode_each(image)
+                shape.image.learn(image)
         except ColumnRefused as refused:
             # Without a key the whole profile is in doubt; the key's own refusal is the first that is told.
             named = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
@@ -220,6 +231,7 @@ class RecordDecoder:
                 key=named,
                 origin=origin,
             ) from None
+        values, extra, placeholders, partial = decoded
         key: Value = None
         if shape.number:  # the root's key is the user: one root row a profile
             found = values[shape.key_at]
@@ -231,10 +243,7 @@ class RecordDecoder:
         )
 
     def _delete(self, record: Record, origin: Origin, shape: _Shape, before: msgspec.Raw) -> Item:
-        try:
-            image = self._image.decode(before)
-        except msgspec.MsgspecError:
-            raise _Poisoned("not a Debezium envelope: `before` is no object", origin=origin) from None
+        image = self._image_of("before", before, origin)
         if image is None:  # whose row it was, nobody can say
             raise _Poisoned(f"table {shape.name!r}, op d: no row image", scope=Scope.DIRECTORY, origin=origin)
         owner = image.get(shape.owner)
@@ -257,6 +266,13 @@ class RecordDecoder:
             raise _too_long(shape, user, origin)
         key = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
         return Change(record.offset, origin, shape.number, user.kafka_key, user.key, key, None)
+
+    def _image_of(self, name: str, image: msgspec.Raw, origin: Origin) -> Image | None:
+        try:
+            found: Image | None = self._image.decode(image)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise _Poisoned(f"not a Debezium envelope: `{name}` is no object", origin=origin) from None
+        return found
 
     def _user_of(self, owner: object) -> _User:
         """The user that a row image names. Raises `ValueRefused`."""

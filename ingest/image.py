@@ -1,7 +1,7 @@
 """A row image, `before` or `after`, to the stored values of its table. Pure.
 
-Two ways to the same values. The usual image, where each column of the view is there and plain, is checked by one
-typed conversion in C; whatever that refuses is read again column by column, which says what is wrong, and knows
+Two ways to the same values. The usual image, where each column of the view is there and plain, is read and checked
+by one typed decoder in C; what that refuses is read again column by column, which says what is wrong, and knows
 missing columns, placeholders and the odd numbers. A test holds the first equal to the second.
 """
 
@@ -28,6 +28,9 @@ from kycache.model.view import ColumnType, Kind, Table
 
 Image = dict[str, Any]
 
+EXTRA_COLUMNS_MAX = 64
+"""Columns outside the view that a usual image may have; with more, images of the table are read the slow way."""
+
 
 class Values(NamedTuple):
     """The stored columns of an image, in the view's order."""
@@ -52,35 +55,61 @@ class ImageDecoder:
     """Decodes the images of one table."""
 
     def __init__(self, table: Table) -> None:
+        self._table = table
         self._columns: list[tuple[str, Decoder]] = [(c.name, decoder(c.type)) for c in table.columns]
-        self._known = len({c.name for c in table.columns} | {table.owner, *table.secret})
-        self._typed = msgspec.defstruct(
-            "Image",
-            [(f"c{n}", _typed(c.type), msgspec.field(name=c.name)) for n, c in enumerate(table.columns)],
-            gc=False,
-        )
+        self._known = {c.name for c in table.columns} | {table.owner, *table.secret}
+        self._extra: tuple[str, ...] = ()
+        at = {c.name: n for n, c in enumerate(table.columns)}
+        self._owner_at = at.get(table.owner, len(at))
         finish = ((n, _finish(c.type)) for n, c in enumerate(table.columns))
         self._finish = [(n, made) for n, made in finish if made is not None]
+        self._typed = self._make_typed()
 
-    def decode(self, image: Image) -> Values:
-        """The image's values.
+    def read(self, image: msgspec.Raw) -> tuple[object, Values] | None:
+        """The owner's id and the values of a usual image, from its JSON; None where it is another."""
+        try:
+            made = msgspec.structs.astuple(self._typed(image))
+            if PLACEHOLDER in made:
+                return None
+            values = list(made[: len(self._columns)])
+            for at, finish in self._finish:
+                if values[at] is not None:
+                    values[at] = finish(values[at])
+        except (msgspec.MsgspecError, ValueRefused, UnicodeDecodeError, RecursionError):
+            return None
+        extra = sum(value is not msgspec.UNSET for value in made[-len(self._extra) :]) if self._extra else 0
+        return made[self._owner_at], Values(tuple(values), extra)
+
+    def learn(self, image: Image) -> None:
+        """Take the columns that the view does not declare for usual ones from now on."""
+        new = [name for name in image if name not in self._known and name not in self._extra]
+        if new and len(self._extra) + len(new) <= EXTRA_COLUMNS_MAX:
+            self._extra += tuple(new)
+            self._typed = self._make_typed()
+
+    def _make_typed(self) -> Callable[[msgspec.Raw], Any]:
+        """A decoder of usual images. It refuses columns it was not told of: they must be counted."""
+        table = self._table
+        declared = [c.name for c in table.columns]
+        types = [_typed(c.type, nullable=c.name != table.key) for c in table.columns]
+        if table.owner not in declared:
+            declared.append(table.owner)
+            types.append(str | int)
+        # As many as are needed, in order: fields named c0, c1… for whatever the columns are called.
+        fields = [(f"c{n}", types[n], msgspec.field(name=name)) for n, name in enumerate(declared)]
+        fields += [
+            (f"c{n}", Any, msgspec.field(name=name, default=msgspec.UNSET))
+            for n, name in enumerate((*table.secret, *self._extra), len(fields))
+        ]
+        typed = msgspec.defstruct("Image", fields, gc=False, forbid_unknown_fields=True)
+        return msgspec.json.Decoder(typed).decode
+
+    def decode_each(self, image: Image) -> Values:
+        """The values of any image, column by column.
 
         Raises:
             ColumnRefused: a value that its column's type cannot hold.
         """
-        if PLACEHOLDER not in image.values():
-            try:
-                made = list(msgspec.structs.astuple(msgspec.convert(image, self._typed)))
-                for at, finish in self._finish:
-                    if made[at] is not None:
-                        made[at] = finish(made[at])
-                return Values(tuple(made), max(0, len(image) - self._known))
-            except (msgspec.ValidationError, ValueRefused):
-                pass
-        return self.decode_each(image)
-
-    def decode_each(self, image: Image) -> Values:
-        """The same, column by column: knows everything, and takes its time."""
         values: list[Value | Absent] = []
         missing = unavailable = 0
         for name, decode in self._columns:
@@ -98,11 +127,11 @@ class ImageDecoder:
                     values.append(decode(value))
                 except ValueRefused as error:
                     raise ColumnRefused(name, error) from None
-        extra = max(0, len(image) - (self._known - missing))
+        extra = sum(name not in self._known for name in image)
         return Values(tuple(values), extra, unavailable > 0, missing + unavailable > 0)
 
 
-def _typed(kind: ColumnType) -> Any:
+def _typed(kind: ColumnType, *, nullable: bool) -> Any:
     """What msgspec checks of a column's usual values; never more than its decoder accepts."""
     typed: Any  # to a type checker `Annotated[…] | None` is no value
     match kind.kind:
@@ -121,7 +150,7 @@ def _typed(kind: ColumnType) -> Any:
             typed = Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")]
         case _:
             typed = str
-    return typed | None
+    return typed | None if nullable else typed
 
 
 def _finish(kind: ColumnType) -> Callable[[Any], Value] | None:

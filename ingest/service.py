@@ -17,6 +17,7 @@ from kycache.actors.shard import Batch, Opened
 from kycache.actors.state import Identity
 from kycache.actors.store import FORMAT, Store
 from kycache.actors.supervisor import ShardHolder
+from kycache.actors.turn import Turn
 from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
@@ -66,7 +67,8 @@ class Ingest:
         self._nursery = nursery
         self._answers = True
         self._token = trio.lowlevel.current_trio_token()
-        self.thread = ConsumerThread(settings, view, instance_id, self)
+        self._turn = Turn()
+        self.thread = ConsumerThread(settings, view, instance_id, self, self._turn)
 
     # What the consumer thread calls.
 
@@ -142,6 +144,7 @@ class Ingest:
             identity,
             self._directory.add_doubts,
             halt_on_poison=self._settings.halt_on_poison,
+            turn=self._turn,
         )
         position = store.opened_at.position
         # Also after a kill between a batch, or a command, and its mark.

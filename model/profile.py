@@ -1,11 +1,14 @@
 """A profile: every row the view holds about one user, with versions and delete markers; and its bytes.
 
-The stored form is msgpack, arrays only: `[schema, root, [children of table 1, …], suspicions]`, a living
-row `[version, values]`, a delete marker `[version, nil, ts_ms, key]`. The order of `values` is that of the
-view's stored columns; the view's hash in the store pins it; `schema` says which layout this is. What msgpack
-wrote, a typed decoder reads straight into rows: it is what ingest does most.
+The stored form is msgpack: `[schema, root or nil, [{key: row} of table 1, …], suspicions]`, a living row
+`[version, values]`, a delete marker `[version, nil, ts_ms]`. The order of `values` is that of the view's stored
+columns; the view's hash in the store pins it; `schema` says which layout this is.
+
+Rows stay packed until somebody looks at one: a change concerns one row of a profile, and the others are
+written back as the bytes they were read from.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgpack
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 else:
     Stored = Any  # the decoder's types cannot say "bytes or text"; each comes back as it was written
 
-SCHEMA = 1
+SCHEMA = 2
 ANY_ROW = -1
 """Table number of a suspicion that could not be pinned to one row."""
 
@@ -31,14 +34,18 @@ SUSPICIONS_MAX = 20
 
 
 class Row(msgspec.Struct, array_like=True, frozen=True, gc=False):
-    """One row identity's latest word: its values, or that it is deleted. Replaced, never changed."""
+    """One row identity's latest word: its values, or that it is deleted."""
 
     version: Version
     values: tuple[Stored, ...] | None
     deleted_ms: int = 0
     """The source's clock at the delete; 0 for a living row."""
-    key: Stored = None
-    """A marker's primary key; a living row's is among its values."""
+
+
+class _Head(msgspec.Struct, array_like=True, frozen=True, gc=False):
+    """As much of a row as most changes need to see."""
+
+    version: Version
 
 
 class Suspicion(msgspec.Struct, array_like=True, frozen=True, gc=False):
@@ -51,100 +58,117 @@ class Suspicion(msgspec.Struct, array_like=True, frozen=True, gc=False):
     """Of what could not be applied; nothing is as new as an unknown one."""
 
 
-class Profile(msgspec.Struct):
-    """One user. Children may be there before the root: the user exists when `root` lives."""
+Packed = msgspec.Raw
+"""A row's bytes. Replaced, never changed: where it is the same object, it is the same row."""
 
-    root: Row | None
-    children: tuple[dict[Value, Row], ...]
+NO_ROW = Packed(b"\xc0")
+"""msgpack's nil: the root of a user whose root row never came."""
+
+_pack = msgpack.Packer().pack
+_head = msgspec.msgpack.Decoder(_Head).decode
+_row = msgspec.msgpack.Decoder(Row).decode
+
+
+def pack_row(row: Row) -> Packed:
+    """The row's bytes."""
+    living = row.values is not None
+    return Packed(_pack((row.version, row.values) if living else (row.version, None, row.deleted_ms)))
+
+
+def unpack_row(packed: Packed) -> Row:
+    """The row of some bytes.
+
+    Raises:
+        ValueError: they are no row.
+    """
+    try:
+        return _row(packed)
+    except msgspec.MsgspecError as error:
+        raise ValueError(f"not a row: {type(error).__name__}") from None
+
+
+class Profile(msgspec.Struct, array_like=True):
+    """One user. Children may be there before the root: the user exists when the root lives."""
+
+    schema: int
+    root_packed: Packed
+    children_packed: tuple[dict[Stored, Packed], ...]
     suspicions: tuple[Suspicion, ...] = ()
 
     @classmethod
     def empty(cls, children: int) -> "Profile":
         """A profile that knows nothing, for a view of so many child tables."""
-        return cls(None, tuple({} for _ in range(children)))
+        return cls(SCHEMA, NO_ROW, tuple({} for _ in range(children)))
+
+    @property
+    def root(self) -> Row | None:
+        """The user's own row, or its delete marker."""
+        return None if self.root_packed == NO_ROW else unpack_row(self.root_packed)
 
     @property
     def exists(self) -> bool:
         """The user's root row is there."""
-        return self.root is not None and self.root.values is not None
+        root = self.root
+        return root is not None and root.values is not None
 
     @property
     def blank(self) -> bool:
         """Nothing is known: no rows, no markers, no suspicions."""
-        return self.root is None and not any(self.children) and not self.suspicions
+        return self.root_packed == NO_ROW and not any(self.children_packed) and not self.suspicions
+
+    def children(self, number: int) -> Iterator[Row]:
+        """The rows and markers of a child table, counted from 0."""
+        return map(unpack_row, self.children_packed[number].values())
 
     def row(self, table: int, key: Value) -> Row | None:
         """The row of a table (0 is the root), or its delete marker."""
-        return self.root if table == 0 else self.children[table - 1].get(key)
+        packed = self._packed(table, key)
+        return None if packed is None else unpack_row(packed)
+
+    def version(self, table: int, key: Value) -> Version | None:
+        """The version of a row, or of its delete marker."""
+        packed = self._packed(table, key)
+        return None if packed is None else _head(packed).version
+
+    def _packed(self, table: int, key: Value) -> Packed | None:
+        if table:
+            return self.children_packed[table - 1].get(key)
+        return None if self.root_packed == NO_ROW else self.root_packed
 
     def put(self, table: int, key: Value, row: Row | None) -> None:
         """Set, or with None forget, a row."""
         if table == 0:
-            self.root = row
+            self.root_packed = NO_ROW if row is None else pack_row(row)
         elif row is None:
-            self.children[table - 1].pop(key, None)
+            self.children_packed[table - 1].pop(key, None)
         else:
-            self.children[table - 1][key] = row
+            self.children_packed[table - 1][key] = pack_row(row)
 
     def rows(self) -> "list[tuple[int, Value, Row]]":
         """All rows and markers as (table, key, row); the root's key is None."""
-        found: list[tuple[int, Value, Row]] = [] if self.root is None else [(0, None, self.root)]
-        for number, child in enumerate(self.children, 1):
-            found += [(number, key, row) for key, row in child.items()]
+        root = self.root
+        found: list[tuple[int, Value, Row]] = [] if root is None else [(0, None, root)]
+        for number, child in enumerate(self.children_packed, 1):
+            found += [(number, key, unpack_row(packed)) for key, packed in child.items()]
         return found
 
 
-class _Stored(msgspec.Struct, array_like=True):
-    schema: int
-    root: Row | None
-    children: tuple[tuple[Row, ...], ...]
-    suspicions: tuple[Suspicion, ...]
+pack_profile = msgspec.msgpack.Encoder().encode
+"""The profile as stored."""
+
+_decode = msgspec.msgpack.Decoder(Profile).decode
 
 
-_decode = msgspec.msgpack.Decoder(_Stored).decode
-
-
-def pack_profile(profile: Profile) -> bytes:
-    """The profile as stored."""
-    return msgpack.packb(  # type: ignore[no-any-return]
-        (
-            SCHEMA,
-            None if profile.root is None else _pack_row(profile.root),
-            [[_pack_row(row) for row in child.values()] for child in profile.children],
-            [(s.table, s.key, s.offset, s.version) for s in profile.suspicions],
-        )
-    )
-
-
-def _pack_row(row: Row) -> tuple[object, ...]:
-    if row.values is None:
-        return (row.version, None, row.deleted_ms, row.key)
-    return (row.version, row.values)
-
-
-def unpack_profile(data: bytes | memoryview, key_columns: tuple[int, ...]) -> Profile:
-    """The profile that `pack_profile` wrote.
-
-    Args:
-        data: the stored bytes.
-        key_columns: for each child table, where its primary key stands among its values.
+def unpack_profile(data: bytes | memoryview) -> Profile:
+    """The profile that `pack_profile` wrote. Its rows are not looked into.
 
     Raises:
-        ValueError: they are no profile.
+        ValueError: it is no profile.
     """
     try:
-        stored = _decode(data)
+        profile = _decode(data)
     except msgspec.MsgspecError as error:
         raise ValueError(f"not a profile: {type(error).__name__}") from None
-    if stored.schema != SCHEMA:
-        raise ValueError(f"profile of unknown layout {stored.schema}")
-    return Profile(
-        stored.root,
-        tuple(
-            [
-                {(row.key if row.values is None else row.values[at]): row for row in rows}
-                for at, rows in zip(key_columns, stored.children, strict=True)
-            ]
-        ),
-        stored.suspicions,
-    )
+    if profile.schema != SCHEMA:
+        raise ValueError(f"profile of unknown layout {profile.schema}")
+    return profile

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from .profile import Profile, Row
+from .profile import NO_ROW, Packed, Profile, Row, unpack_row
 from .values import Value, key_order_bytes, order_bytes, printer
 from .view import Table, View
 
@@ -61,7 +61,7 @@ class Renderer:
         status = self.view.status
         if status is None:
             return ""
-        return self._status(profile.children[self._status_child].values())
+        return self._status(profile.children(self._status_child))
 
     def _status(self, rows: Iterable[Row]) -> str:
         status = self.view.status
@@ -73,35 +73,36 @@ class Renderer:
 
     def body(self, profile: Profile) -> bytes:
         """The detail's JSON. The user must exist."""
-        assert profile.root is not None
-        assert profile.root.values is not None
-        made = self._print_root(profile.root.values)
+        root = profile.root
+        assert root is not None
+        assert root.values is not None
+        made = self._print_root(root.values)
         for number, child in enumerate(self.view.children):
-            rows = self._sorted[number](profile.children[number].values())
+            rows = self._sorted[number](profile.children(number))
             made[child.output] = [self._print_children[number](values) for values in rows]
         if self.view.status is not None:
             made[self.view.status.output] = self.status(profile)
         return _ENCODER.encode({name: made[name] for name in self.view.members})
 
-    def listed_by(self, profile: Profile) -> tuple[Row | None, ...]:
+    def listed_by(self, profile: Profile) -> tuple[Packed, ...]:
         """The rows that the user's list entry follows from: the root's, and those of the status.
 
         Rows are replaced, never changed, so while these are the same, so is the entry.
         """
         if self._status_child < 0:
-            return (profile.root,)
-        return (profile.root, *profile.children[self._status_child].values())
+            return (profile.root_packed,)
+        return (profile.root_packed, *profile.children_packed[self._status_child].values())
 
-    def listing(self, rows: tuple[Row | None, ...]) -> "Listing | None":
+    def listing(self, rows: tuple[Packed, ...]) -> "Listing | None":
         """The stored values behind a list entry that follows from `rows`, None where the user does not exist.
 
         Equal listings have equal entries, so a change that leaves it alone needs no entry rendered.
         """
         root, *others = rows
-        if root is None or root.values is None:
+        values = None if root == NO_ROW else unpack_row(root).values
+        if values is None:
             return None
-        values = root.values
-        status = self._status(row for row in others if row is not None)
+        status = self._status(map(unpack_row, others))
         return (
             values[self._order_column],
             tuple(status if at is None else values[at] for at in self._filter_columns),

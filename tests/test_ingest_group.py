@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from kafka.errors import CoordinatorNotAvailableError, GroupIdNotFoundError, KafkaConnectionError, KafkaError
 
+from kycache.actors.turn import Turn
 from kycache.ingest import consumer, topic
 from kycache.ingest.consumer import ConsumerThread
 from kycache.ingest.settings import KafkaSettings
@@ -94,7 +95,7 @@ def test_the_group_is_joined_only_when_it_could_be_asked(asked: Answers, monkeyp
     class Nobody:
         """A sink that nothing reaches."""
 
-    thread = ConsumerThread(SETTINGS, default_view(), f"{OURS}-0", Nobody())  # type: ignore[arg-type]
+    thread = ConsumerThread(SETTINGS, default_view(), f"{OURS}-0", Nobody(), Turn())  # type: ignore[arg-type]
     with pytest.raises(Refused, match="members of another data directory: kycache-ffff-0"):
         thread.run()
     assert asked.asked > 3

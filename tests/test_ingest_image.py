@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kycache.ingest.image import ColumnRefused, ImageDecoder, Values
+from kycache.ingest.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
 from kycache.model.values import PLACEHOLDER, TIMESTAMP_ODD, Absent
 from kycache.model.view import View, default_view, load_view
 
@@ -42,19 +43,19 @@ ODD: list[Any] = [
 ]
 
 
-def same_both_ways(decoder: ImageDecoder, image: dict[str, Any]) -> Values | str:
-    def outcome(decode: Any) -> Values | str:
-        try:
-            made: Values = decode(image)
-        except ColumnRefused as refused:
-            return str(refused)
-        return made
-
-    quick, slow = outcome(decoder.decode), outcome(decoder.decode_each)
-    assert quick == slow
-    if isinstance(quick, Values) and isinstance(slow, Values):
-        assert [type(v) for v in quick.values] == [type(v) for v in slow.values]
-    return quick
+def same_both_ways(decoder: ImageDecoder, image: dict[str, Any], owner: str | None = None) -> Values | str:
+    """What decoding column by column makes of it; the quick way agrees, value and type, where it is one."""
+    try:
+        slow = decoder.decode_each(image)
+    except ColumnRefused as refused:
+        assert decoder.read(msgspec.Raw(msgspec.json.encode(image))) is None
+        return str(refused)
+    usual = decoder.read(msgspec.Raw(msgspec.json.encode(image)))
+    if usual is not None:
+        assert usual[1] == slow
+        assert [type(v) for v in usual[1].values] == [type(v) for v in slow.values]
+        assert usual[0] == image.get(owner or "user_id")
+    return slow
 
 
 def captured() -> list[tuple[View, str, dict[str, Any]]]:
@@ -85,6 +86,8 @@ def test_every_odd_value_in_every_column(table: Any) -> None:
     decoder = ImageDecoder(table)
     plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
     plain |= {c.name: c.type.labels[0] for c in table.columns if c.type.labels}
+    plain |= {table.owner: UUID}
+    assert decoder.read(msgspec.Raw(msgspec.json.encode(plain))) is not None
     values = same_both_ways(decoder, plain)
     assert isinstance(values, Values)
     assert not values.partial
@@ -95,6 +98,23 @@ def test_every_odd_value_in_every_column(table: Any) -> None:
         assert isinstance(missing, Values)
         assert Absent.MISSING in missing.values
         assert missing.partial
+
+
+def test_columns_outside_the_view_are_counted_and_become_usual() -> None:
+    table = VIEW.root
+    decoder = ImageDecoder(table)
+    plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
+    more = {**plain, "nickname": {"a": [1]}, "notes": PLACEHOLDER * 2}
+    assert decoder.read(msgspec.Raw(msgspec.json.encode(more))) is None
+    decoder.learn(more)
+    for image, extra in ((more, 2), (plain, 0), ({**plain, "notes": None}, 1)):
+        usual = decoder.read(msgspec.Raw(msgspec.json.encode(image)))
+        assert usual is not None
+        assert usual[1].extra == extra
+        assert same_both_ways(decoder, image) == usual[1]
+    decoder.learn({f"c{n}": n for n in range(EXTRA_COLUMNS_MAX)})
+    assert decoder.read(msgspec.Raw(msgspec.json.encode({**plain, "c0": 1}))) is None
+    assert decoder.read(msgspec.Raw(msgspec.json.encode(more))) is not None
 
 
 @given(st.data())

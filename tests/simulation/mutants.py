@@ -33,17 +33,17 @@ class Mutant(NamedTuple):
 
 
 MUTANTS = (
-    Mutant("equal-is-dropped", "actors/fold.py", "version < stored.version)", "version <= stored.version)"),
+    Mutant("equal-is-dropped", "actors/fold.py", "version < stored)", "version <= stored)"),
     Mutant(
         "lsn-is-not-compared",
         "actors/fold.py",
-        "(stored is not None and version < stored.version)",
-        "(stored is not None and version[:2] < stored.version[:2])",
+        "(stored is not None and version < stored)",
+        "(stored is not None and version[:2] < stored[:2])",
     ),
     Mutant(
         "delete-leaves-no-marker",
         "actors/fold.py",
-        "Row(version, None, change.origin.ts_ms, change.key)",
+        "Row(version, None, change.origin.ts_ms)",
         "None",
     ),
     Mutant(
