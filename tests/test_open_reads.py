@@ -1,17 +1,25 @@
 """FAULTS 2 and 11: readers that die, stop or hang must not make a shard's file grow without end."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from http.client import HTTPException
 from pathlib import Path
 from random import Random
+from urllib.request import urlopen
 
+import lmdb
 import pytest
 import trio
 from fake_source import FakeSource
+from http_stand import Stand, people
 from shards import ShardUnderTest
+from test_cli_process import started
 
 from kycache.actors import open_reads, shard
 from kycache.actors.freshness import Limits, status
@@ -26,6 +34,8 @@ VIEW = default_view()
 WAIT_S = 20.0
 PAGE_BYTES = 4096
 CHANGES_PER_BATCH = 24
+STOPS_MAX = 1000
+"""A page is read in most of the time that it takes to answer one; a few stops are enough."""
 
 READ_AND_STAY = """
 import sys, time
@@ -107,6 +117,75 @@ def test_a_reader_killed_in_mid_read_is_freed_by_the_running_writer(tmp_path: Pa
     written.write(24)
     assert written.pages() - freed <= held // 2
     written.shard.close()
+
+
+@contextmanager
+def asking(url: str) -> Iterator[None]:
+    """A client that asks for pages without a pause, until the server is gone."""
+
+    def ask() -> None:
+        with suppress(OSError, HTTPException):
+            while not ended.is_set():
+                with urlopen(f"{url}/users?size=500", timeout=WAIT_S) as answer:
+                    answer.read()
+
+    ended = threading.Event()
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def stop_in_mid_read(pid: int, environment: lmdb.Environment) -> None:
+    """Stop a child of ours in a moment in which it holds a read transaction."""
+    for _ in range(STOPS_MAX):
+        os.kill(pid, signal.SIGSTOP)
+        os.waitpid(pid, os.WUNTRACED)
+        if any(reader.pid == pid for reader in readers_in(environment.readers())):
+            return
+        os.kill(pid, signal.SIGCONT)
+        time.sleep(0.001)  # another moment
+    raise AssertionError("it was never met in the middle of a read")
+
+
+def test_a_web_killed_in_mid_read_is_freed_by_the_running_writer(no_settings: Path) -> None:
+    """FAULTS 2 with the whole `kycache web`, under requests, beside a writer of another process that goes on."""
+    stand = Stand(no_settings / "data", shards=1)
+    users = people(1000)
+    stand.load(users)
+    (no_settings / "kycache.toml").write_text("[http]\nport = 0\nlist_ttl = 0\n", encoding="utf-8")
+    (store,) = stand.stores
+    environment = stand.environments.lease(store.generation, 0).environment
+
+    def pages() -> int:
+        return int(environment.info()["last_pgno"])
+
+    def write(batches: int) -> None:
+        for user in users[:batches]:
+            stand.put(user)
+
+    write(40)
+    with started(no_settings, "web") as web, asking(str(web.logged("listening")["url"])):
+        pid = web.child.pid
+        stop_in_mid_read(pid, environment)
+        began = pages()
+        write(open_reads.DEAD_LOOK_TRANSACTIONS)
+        assert store.oldest_read is not None
+        assert store.oldest_read.reader.pid == pid
+        held = pages() - began
+        assert held > open_reads.DEAD_LOOK_TRANSACTIONS  # stopped, it keeps every page from being used again
+        web.child.kill()
+        web.child.wait()
+    write(1)
+    assert store.oldest_read is None
+    freed = pages()
+    write(40)
+    assert pages() - freed <= held // 2
+    stand.environments.release(store.generation)
+    stand.close()
 
 
 async def until(what: str, condition: Callable[[], bool]) -> None:
