@@ -20,6 +20,7 @@ from kycache.model.view import View
 from kycache.snapshots.schedule import Schedule
 from kycache.snapshots.settings import MIB, SnapshotSettings
 
+from .connect import KafkaConnect, Login
 from .sections import parts_of
 from .settings import Settings
 
@@ -146,6 +147,16 @@ def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:
 def source_dsn(settings: Settings) -> str | None:
     """The source's connection string, None where no source is configured."""
     return _revealed(settings.source.dsn)
+
+
+def kafka_connect(settings: Settings) -> KafkaConnect | None:
+    """The connector's Kafka Connect, None where none is configured."""
+    connect = settings.connect
+    if connect.url is None:
+        return None
+    password = _revealed(connect.password)
+    login = None if connect.username is None or password is None else Login(connect.username, password)
+    return KafkaConnect(connect.url, settings.connector.name, login)
 
 
 def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings:

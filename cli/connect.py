@@ -3,15 +3,16 @@
 https://kafka.apache.org/documentation/#connect_rest
 """
 
+import base64
 import json
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
-from kycache.model.errors import Refused, Unreachable
+from kycache.model.errors import ConfigurationError, KycacheError, Refused, Unreachable
 
 ANSWER_WAIT_S = 5.0
 """For what is only asked; it answers in milliseconds, but for while its workers divide their tasks anew."""
@@ -26,19 +27,33 @@ _NOT_YET = frozenset({400, 409, 500})
 """Answers that an order gets while a task is still stopping, or while the workers divide their tasks anew."""
 
 
+class Login(NamedTuple):
+    """HTTP Basic, which Kafka Connect's own extension takes, and every proxy."""
+
+    username: str
+    password: str
+
+    @property
+    def header(self) -> str:
+        """The value of `Authorization`."""
+        return f"Basic {base64.b64encode(f'{self.username}:{self.password}'.encode()).decode()}"
+
+
 class KafkaConnect:
     """One connector of a Kafka Connect."""
 
-    def __init__(self, url: str, name: str) -> None:
+    def __init__(self, url: str, name: str, login: Login | None = None) -> None:
         self.url = url
         self.name = name
         self._base = f"{url.rstrip('/')}/connectors/{quote(name, safe='')}"
+        self._headers = {} if login is None else {"Authorization": login.header}
 
     def status(self) -> Mapping[str, Any] | None:
         """The connector's state and its tasks'; None where there is no such connector.
 
         Raises:
             Unreachable: Kafka Connect does not answer.
+            ConfigurationError: it does not let us in.
         """
         return self._get("status")
 
@@ -47,6 +62,7 @@ class KafkaConnect:
 
         Raises:
             Unreachable: Kafka Connect does not answer.
+            ConfigurationError: it does not let us in.
         """
         return self._get("config")
 
@@ -92,10 +108,9 @@ class KafkaConnect:
         except HTTPError as error:
             if error.code == 404:
                 return None
-            reason: object = f"status {error.code}"
+            raise self._refused(error.code, "") from None
         except (URLError, OSError, ValueError) as error:
-            reason = getattr(error, "reason", None) or type(error).__name__
-        raise self._unreachable(reason)
+            raise self._unreachable(getattr(error, "reason", None) or type(error).__name__) from None
 
     def _order(self, method: str, what: str) -> None:
         deadline = time.monotonic() + ORDER_WAIT_S
@@ -110,19 +125,28 @@ class KafkaConnect:
                         "set `[connector] name`; or do it by hand: docs/operations.md, “A whole snapshot”",
                     ) from None
                 if error.code not in _NOT_YET or time.monotonic() > deadline:
-                    raise self._unreachable(f"status {error.code} to {method} {what}") from None
+                    raise self._refused(error.code, f" to {method} {what}") from None
             except (URLError, OSError) as error:
                 raise self._unreachable(getattr(error, "reason", None) or type(error).__name__) from None
             time.sleep(LOOK_S)
 
     def _ask(self, method: str, what: str, wait_s: float) -> bytes:
         try:
-            with urlopen(Request(f"{self._base}/{what}", method=method), timeout=wait_s) as answer:
+            request = Request(f"{self._base}/{what}", headers=self._headers, method=method)
+            with urlopen(request, timeout=wait_s) as answer:
                 body: bytes = answer.read()
                 return body
         except HTTPError as error:
             error.close()
             raise
+
+    def _refused(self, status: int, asked: str) -> KycacheError:
+        if status not in (401, 403):
+            return self._unreachable(f"status {status}{asked}")
+        return ConfigurationError(
+            f"Kafka Connect at {self.url} does not let us in: status {status}{asked}",
+            "set `[connect] username` and `password` to a login that it takes",
+        )
 
     def _unreachable(self, reason: object) -> Unreachable:
         return Unreachable(

@@ -19,6 +19,7 @@ from .composition import (
     connector_settings,
     data_directory,
     environments,
+    kafka_connect,
     kafka_settings,
     partitions_of,
     router,
@@ -115,7 +116,7 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
     # Until the broker says otherwise.
     partitions = partitions_of(settings, directory, None)
     there, heartbeat = True, True
-    dsn, url = source_dsn(settings), settings.connect.url
+    dsn, connect = source_dsn(settings), kafka_connect(settings)
 
     def topic() -> Iterator[Finding]:
         nonlocal partitions, there
@@ -139,8 +140,8 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
         yield from judge_log(facts, needed, now_ms, SAMPLE_RECORDS, heartbeat=heartbeat)
 
     def connector() -> Iterator[Finding]:
-        assert url is not None
-        facts = look_at_connector(url, expected.name)
+        assert connect is not None
+        facts = look_at_connector(connect)
         yield from judge_connector(facts, expected.name, connector_config(view, expected))
 
     if Look.TOPIC in only:
@@ -152,7 +153,7 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
         diagnosis.look("source", source)
     if there and Look.LOG in only:
         diagnosis.look("log", log)
-    if url is None:
+    if connect is None:
         diagnosis.unchecked.append("the connector was not looked at: `[connect] url` is not set")
     elif Look.CONNECTOR in only:
         diagnosis.look("connector", connector)

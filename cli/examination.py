@@ -44,7 +44,9 @@ SELECT c.relname, c.relreplident,
        (SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
         WHERE t.tgrelid = c.oid AND t.tgname = 'kycache_truncated'
               AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A')),
-       c.relkind = 'p'
+       c.relkind = 'p',
+       ARRAY(SELECT l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+             WHERE t.isleaf AND t.level > 0 AND l.relreplident <> 'f' ORDER BY l.relname LIMIT 5)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
 """
@@ -120,7 +122,7 @@ def look_at_source(
 
 
 def _table(row: tuple[Any, ...]) -> TableFacts:
-    _, identity, columns, indexed, trigger, partitioned = row
+    _, identity, columns, indexed, trigger, partitioned, without = row
     return TableFacts(
         identity,
         {
@@ -130,6 +132,7 @@ def _table(row: tuple[Any, ...]) -> TableFacts:
         frozenset(indexed),
         trigger,
         partitioned,
+        tuple(without),
     )
 
 
@@ -160,13 +163,13 @@ def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]
     return row[0] - (asked + answered) / 2, (answered - asked) / 2
 
 
-def look_at_connector(url: str, name: str) -> ConnectorFacts:
+def look_at_connector(connect: KafkaConnect) -> ConnectorFacts:
     """The connector, as Kafka Connect's REST interface tells.
 
     Raises:
         Unreachable: Kafka Connect does not answer.
+        ConfigurationError: it does not let us in.
     """
-    connect = KafkaConnect(url, name)
     status, config = connect.status(), connect.config()
     if status is None or config is None:
         return ConnectorFacts("")

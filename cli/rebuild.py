@@ -12,7 +12,7 @@ from kycache.ingest.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View
 
-from .composition import data_directory, environments, kafka_settings
+from .composition import data_directory, environments, kafka_connect, kafka_settings
 from .connect import KafkaConnect
 from .invocation import ShardsOption, invocation
 from .settings import Settings
@@ -116,13 +116,14 @@ def _connect(settings: Settings, by_hand: bool) -> KafkaConnect | None:
     """Whom to order the snapshot from; None: it was prepared by hand."""
     if by_hand:
         return None
-    if settings.connect.url is None:
+    connect = kafka_connect(settings)
+    if connect is None:
         raise Refused(
             "a whole snapshot cannot be ordered: `[connect] url` is not set",
             "set it; or stop Debezium, remove its stored offsets, run `kycache rebuild --epoch --by-hand`, "
             "and start Debezium again",
         )
-    return KafkaConnect(settings.connect.url, settings.connector.name)
+    return connect
 
 
 def _begin_epoch(kafka: KafkaSettings, directory: DataDirectory, home: Node, *, by_hand: bool) -> None:

@@ -217,6 +217,23 @@ class Connect(Section):
         pattern=r"^https?://",
         description="Its REST interface. With it, `doctor` looks at the connector.",
     )
+    username: str | None = Field(
+        default=None, min_length=1, description="Who logs in (HTTP Basic), where it wants a login."
+    )
+    password: SecretStr | None = Field(default=None, description="With which password.")
+
+    @field_validator("url")
+    @classmethod
+    def _holds_no_login(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:  # errors show the URL
+            raise ValueError("a login stands in username and password, not in the URL")
+        return value
+
+    @model_validator(mode="after")
+    def _is_a_whole_login(self) -> "Connect":
+        if (self.username is None) != (self.password is None):
+            raise ValueError("username and password are needed both, or neither")
+        return self
 
 
 class Ingest(Section):

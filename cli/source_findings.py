@@ -52,6 +52,8 @@ class TableFacts:
     truncate_trigger: str | None = None
     """The body of the function that the enabled trigger calls; None where there is no such trigger."""
     partitioned: bool = False
+    partitions_without: tuple[str, ...] = ()
+    """Its partitions without REPLICA IDENTITY FULL: each has its own, and the parent's says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,7 @@ def judge_source(
     """
     if source.in_recovery:
         yield Finding("source", "the source is a standby in recovery", "set `[source] dsn` to the primary")
-    if source.wal_level != "logical":
+    elif source.wal_level != "logical":
         yield Finding(
             "wal_level",
             f"wal_level is {source.wal_level}",
@@ -141,7 +143,8 @@ def judge_source(
     for table in view.tables:
         yield from _judge_table(table, source, connector.schema, body)
     yield from _judge_publication(source, view, connector)
-    yield from _judge_slot(source, connector.slot, slot_wal_max_bytes)
+    if not source.in_recovery:  # the slot is the primary's
+        yield from _judge_slot(source, connector.slot, slot_wal_max_bytes)
     yield from _judge_heartbeat(
         source.heartbeat_rows, connector.heartbeat_table, key_form, view.root.key, partitions
     )
@@ -172,6 +175,13 @@ def _judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> I
             "replica identity",
             f"table {schema}.{table.name} has no REPLICA IDENTITY FULL: a delete would not say whose row it was",
             RUN_SQL,
+        )
+    if facts.identity == "f" and facts.partitions_without:
+        yield Finding(
+            "replica identity",
+            f"partitions of table {schema}.{table.name} have no REPLICA IDENTITY FULL of their own "
+            f"({', '.join(facts.partitions_without)}): a delete there would not say whose row it was",
+            "ALTER TABLE … REPLICA IDENTITY FULL for each of them, and for every partition that is made later",
         )
     if facts.truncate_trigger is None:
         yield Finding(
@@ -240,6 +250,14 @@ def _judge_publication(source: SourceFacts, view: View, connector: ConnectorSett
         yield Finding("publication", f"publication {name!r} does not exist", RUN_SQL)
         return
     tables = [*(table.name for table in view.tables), connector.heartbeat_table]
+    if not publication.via_root:  # then it lists the partitions, and not their table
+        for parent in [t for t in tables if t in source.tables and source.tables[t].partitioned]:
+            tables.remove(parent)
+            yield Finding(
+                "publication",
+                f"table {parent} is partitioned, and publication {name!r} names each partition by itself",
+                RUN_SQL,
+            )
     if missing := [table for table in tables if table not in publication.tables]:
         yield Finding("publication", f"publication {name!r} does not cover {', '.join(missing)}", RUN_SQL)
     wanted = ("insert", "update", "delete", "truncate")
@@ -263,12 +281,6 @@ def _judge_publication(source: SourceFacts, view: View, connector: ConnectorSett
             yield Finding(
                 "publication",
                 f"publication {name!r} leaves out {', '.join(lacking)} of table {table.name}",
-                RUN_SQL,
-            )
-        if there.partitioned and not publication.via_root:
-            yield Finding(
-                "publication",
-                f"table {table.name} is partitioned, and publication {name!r} names each partition by itself",
                 RUN_SQL,
             )
 

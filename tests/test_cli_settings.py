@@ -105,6 +105,8 @@ def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[kafka]\nkey = 'avro'\n", "line 2: [kafka] key:", "mend"),
         ("[kafka]\ntopic = 'x'\nsasl_username = 'u'\n", "line 1: [kafka]: sasl_… settings need", "mend"),
         ("[kafka]\nsecurity_protocol = 'SASL_SSL'\n", "line 1: [kafka]: a SASL_… security_protocol needs", "mend"),
+        ("[connect]\nurl = 'http://a:b@c:1'\n", "line 2: [connect] url: a login stands in username and", "mend"),
+        ("[connect]\nusername = 'a'\n", "line 1: [connect]: username and password are needed both", "mend"),
         ("[ingest]\npoison = 'drop'\n", "line 2: [ingest] poison: input should be 'quarantine' or 'halt'", "mend"),
         ("[data]\nmap_size_gib = 'a'\n", "line 2: [data] map_size_gib:", "mend"),
         ("data = 3\n", "line 1: [data]:", "mend"),

@@ -4,8 +4,10 @@ What of topic, log and group is found where test_ingest_on_kafka.py breaks them 
 """
 
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -17,7 +19,7 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from stack import Pipeline
 
-from kycache.cli.connect import KafkaConnect
+from kycache.cli.connect import KafkaConnect, Login
 from kycache.cli.doctor import Look, diagnose
 from kycache.cli.examination import exceptions_of, look_at_source
 from kycache.cli.findings import WARNING, Finding
@@ -305,6 +307,46 @@ def test_a_connector_that_stands_still_or_has_failed(
         patient.connect.stop()
         patient.connect.resume()
     patient.wait_sound()
+
+
+class Gate(BaseHTTPRequestHandler):
+    """A proxy before Kafka Connect that wants a login."""
+
+    behind = ""
+    wanted = ""
+
+    def do_GET(self) -> None:
+        if self.headers.get("Authorization") != self.wanted:
+            self.send_error(401)
+            return
+        with urlopen(f"{self.behind}{self.path}", timeout=WAIT_S) as answer:
+            body = answer.read()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nowhere."""
+
+
+def test_a_connect_that_wants_a_login(patient: Patient) -> None:
+    login = Login("doctor", "pass:wörd")
+    handler = type("Open", (Gate,), {"behind": patient.pipeline.connect_url, "wanted": login.header})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as gate:
+        threading.Thread(target=gate.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{gate.server_port}"
+
+        def found(**login: str) -> list[Finding]:
+            return patient.findings(Look.CONNECTOR, connect={"url": url, **login})
+
+        for wrong in ({}, {"username": "doctor", "password": "guessed"}):
+            (shut,) = found(**wrong)
+            assert "does not let us in: status 401" in shut.problem
+            assert "guessed" not in str(shut)
+            assert "`[connect] username` and `password`" in shut.remedy
+        assert found(**login._asdict()) == []
+        gate.shutdown()
 
 
 def _until(look: Callable[[], Finding | None]) -> Finding:
