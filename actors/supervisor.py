@@ -6,7 +6,7 @@ the others go on; it is tried again when the assignment changes, or when a remed
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import structlog
 import trio
@@ -58,12 +58,14 @@ class ShardHolder:
         read_from: Callable[[int, int], None],
         pause: Callable[[], None],
         resume: Callable[[], None],
+        fill: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
     ) -> None:
         """Args:
         open_store: opens or creates the store; raises `KycacheError` or `HaltShard` where it must not.
             Blocking; called in a worker thread.
         read_from: asks for the records from an offset on; the one before it was read in the leader epoch given.
         pause: asks for none until `resume` or `read_from`.
+        fill: called before `open_store`, for as long as it takes; the files are its own meanwhile.
         """
         self.folder = folder
         self.fence = Fence()
@@ -73,6 +75,7 @@ class ShardHolder:
         self._read_from = read_from
         self._pause = pause
         self._resume = resume
+        self._fill = fill
         self._released = trio.Event()
         self._attempt = trio.CancelScope()
         self._remedies: deque[_Remedy] = deque()
@@ -191,6 +194,7 @@ class ShardHolder:
             await self._stay_halted(self.halted)
 
     async def _attempt_once(self) -> None:
+        await self._fill()
         opened = await trio.to_thread.run_sync(self._open_store)
         try:
             self.actor = ShardActor(opened, self.fence, self._resume, self._report_blocked)

@@ -17,36 +17,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import report
-from kafka import KafkaAdminClient, KafkaProducer
-from kafka.admin import NewTopic
-from kafka.errors import KafkaError
-from traffic import Sent, Traffic
+from topic import LOOK_S, PARTITIONS, TOPIC, broker, end_offsets, positions, produce
+from traffic import Traffic
 
-from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
-from kycache.actors.freshness import Limits
-from kycache.actors.router import Router
-from kycache.demo import apache
-from kycache.demo.layout import Layout, Ports
 from kycache.demo.ports import free_ports
-from kycache.demo.postgres import new_password
-from kycache.model.view import default_view
 
-PARTITIONS = 4
 HERE = Path(__file__).parent
-TOPIC = "kyc.changes"
-LOOK_S = 0.05
 WAIT_S = 900.0
-BROKER_S = 60.0
-"""A broker's JVM comes up in some ten seconds on two busy cores."""
-
-MAP_BYTES = 1 << 34
 
 
 @dataclass
@@ -153,46 +136,6 @@ def explain(measured: dict[str, object]) -> str:
     )
 
 
-@contextmanager
-def broker(folder: Path) -> Iterator[str]:
-    """An Apache Kafka of its own."""
-    layout = Layout(folder, Ports(*free_ports(4)), new_password(), PARTITIONS)
-    layout.logs.mkdir(parents=True, exist_ok=True)
-    child = apache.broker(layout)
-    child.start()
-    try:
-        admin = connected(layout.bootstrap)
-        admin.create_topics([NewTopic(name=TOPIC, num_partitions=PARTITIONS, replication_factor=1)])
-        admin.close()
-        yield layout.bootstrap
-    finally:
-        child.stop()
-
-
-def connected(bootstrap: str) -> KafkaAdminClient:
-    """An admin client, as soon as the broker answers."""
-    deadline = time.monotonic() + BROKER_S
-    while True:
-        try:
-            return KafkaAdminClient(bootstrap_servers=bootstrap)
-        except KafkaError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(LOOK_S)
-
-
-def produce(bootstrap: str, records: Iterable[Sent]) -> tuple[int, float]:
-    """Send them all; how many, and their values' mean size in bytes."""
-    producer = KafkaProducer(bootstrap_servers=bootstrap, linger_ms=50, batch_size=1 << 18)
-    count = size = 0
-    for record in records:
-        producer.send(TOPIC, record.value, record.key, partition=record.partition)
-        count += 1
-        size += len(record.value or b"")
-    producer.close()
-    return count, size / max(1, count)
-
-
 def kycache(folder: Path, bootstrap: str) -> Spent:
     """`kycache ingest` until its shards have read everything; ended by SIGTERM."""
     configuration = folder / "kycache.toml"
@@ -214,25 +157,6 @@ def kycache(folder: Path, bootstrap: str) -> Spent:
     wall = time.monotonic() - begin
     process.send_signal(signal.SIGTERM)
     return Spent(cpu_of(process), wall)
-
-
-def positions(data: Path) -> dict[int, int]:
-    """What each shard has read."""
-    router = Router(DataDirectory(data), Environments(readonly=True, map_size=MAP_BYTES), default_view(), Limits())
-    try:
-        states = {n: router.state(n) for n in range(router.shard_count or 0)}
-    finally:
-        router.close()
-    return {n: state.position.offset for n, state in states.items() if state is not None}
-
-
-def end_offsets(bootstrap: str) -> dict[int, int]:
-    from kafka import KafkaConsumer, TopicPartition
-
-    consumer = KafkaConsumer(bootstrap_servers=bootstrap)
-    ends = consumer.end_offsets([TopicPartition(TOPIC, n) for n in range(PARTITIONS)])
-    consumer.close()
-    return {tp.partition: end for tp, end in ends.items()}
 
 
 def peer(name: str, bootstrap: str, *options: str) -> Spent:

@@ -17,6 +17,8 @@ from kycache.ingest.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
+from kycache.snapshots.bootstrap import Bootstrap
+from kycache.snapshots.plan import TopicFacts
 from kycache.snapshots.schedule import Schedule
 from kycache.snapshots.settings import MIB, SnapshotSettings
 
@@ -142,6 +144,20 @@ def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:
     named = () if file is None else ("--config", str(file))
     command = (sys.executable, "-m", "kycache.cli.main", *named, "snapshot")
     return Schedule(snapshots.every, snapshots.keep, command)
+
+
+def bootstrap(settings: Settings, view: View) -> Bootstrap | None:
+    """Where shards without a file come from beside the log; None: from nowhere."""
+    from kycache.ingest.topic import describe_topic  # Kafka's client takes its time to import
+
+    if settings.snapshots.store is None or not settings.snapshots.bootstrap:
+        return None
+
+    def describe() -> TopicFacts:
+        topic = describe_topic(kafka_settings(settings))
+        return TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
+
+    return Bootstrap(snapshot_settings(settings), data_directory(settings), view, describe)
 
 
 def source_dsn(settings: Settings) -> str | None:

@@ -1,7 +1,6 @@
 """`kycache snapshot restore`: planned, then brought back shard by shard, with or without a running ingest."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,9 +17,7 @@ from .snapshot import StoreOption, opened_store
 from .transfer import TransferBars
 
 if TYPE_CHECKING:
-    from kycache.ingest.topic import Topic
-    from kycache.snapshots.manifest import Manifest
-    from kycache.snapshots.plan import HomeFacts, Plan
+    from kycache.snapshots.plan import Plan
 
 
 def restore(
@@ -43,6 +40,7 @@ def restore(
     # Here, as Kafka's client and obstore take their time to import.
     from kycache.ingest.control import Request, Worker, command_shard
     from kycache.ingest.topic import describe_topic
+    from kycache.snapshots.home import home_facts
     from kycache.snapshots.listing import read_manifest
     from kycache.snapshots.plan import TopicFacts, plan
     from kycache.snapshots.restore import bring_back
@@ -59,7 +57,7 @@ def restore(
     if dry_run:
         _print(made, "would be restored", as_json)
         return
-    found_home(directory, manifest, topic)
+    directory.found(manifest.view, topic.name, topic.id, topic.partitions)
     writing = environments(settings, readonly=False)
     with TransferBars("restored", as_json) as bars:
         for entry, behind in made.steps:
@@ -79,7 +77,7 @@ def restore(
                     keys,
                     manifest,
                     entry,
-                    directory.shard(number),
+                    directory,
                     view,
                     use,
                     lambda count, number=number: bars.advance(number, count),  # type: ignore[misc]
@@ -100,34 +98,6 @@ def _wait(settings: Settings, directory: DataDirectory, made: "Plan", as_json: b
     targets = {entry.shard: entry.position.offset + behind for entry, behind in made.steps}
     if not wait_caught_up(directory, environments(settings, readonly=True), targets, quiet=as_json):
         typer.echo("ingest does not run: the shards read on when it is started", err=True)
-
-
-def home_facts(directory: DataDirectory, view: str) -> "HomeFacts":
-    """The data directory, as a plan wants to know it."""
-    from kycache.snapshots.plan import HomeFacts
-
-    node = directory.node()
-    if node is not None:
-        directory.check_view(node, view)
-    there = next(path for path in (directory.root, *directory.root.absolute().parents) if path.exists())
-    return HomeFacts(
-        str(directory.root),
-        view,
-        None if node is None else node.shards,
-        None if node is None else node.epoch,
-        shutil.disk_usage(there).free,
-    )
-
-
-def found_home(directory: DataDirectory, manifest: "Manifest", topic: "Topic") -> None:
-    """Make an empty directory the home of what is restored into it, or check that it is."""
-    import msgspec
-
-    empty = directory.node() is None
-    directory.found(manifest.view, topic.name, topic.id, topic.partitions)
-    epoch = max((entry.epoch for entry in manifest.shards), default=0)
-    if empty and epoch:
-        directory.rehome(lambda node: msgspec.structs.replace(node, epoch=epoch))
 
 
 def _print(made: "Plan", what: str, as_json: bool) -> None:

@@ -336,6 +336,11 @@ class Snapshots(Section):
     keep: int | None = Field(
         default=None, ge=1, description="How many of them are kept of each shard. Unset: all, until `prune`."
     )
+    bootstrap: bool = Field(
+        default=True,
+        description="A shard that has no file yet comes back from the newest snapshot in `store` that will do, "
+        "and reads on from there. false: always from the start of the log.",
+    )
     level: int = Field(default=1, ge=1, le=19, description="How hard zstd compresses: 1 keeps up with a disk.")
     rate: float = Field(
         default=0.0, ge=0, description="MiB per second that are read from a shard's file at most; 0: no limit."

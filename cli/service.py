@@ -15,7 +15,15 @@ import structlog
 import trio
 import typer
 
-from .composition import data_directory, environments, http_settings, kafka_settings, router, snapshot_schedule
+from .composition import (
+    bootstrap,
+    data_directory,
+    environments,
+    http_settings,
+    kafka_settings,
+    router,
+    snapshot_schedule,
+)
 from .invocation import invocation
 from .log import configure_log
 from .process import run_until_stopped
@@ -120,7 +128,8 @@ async def _ingest(
 
     async with trio.open_nursery() as nursery:
         directory = data_directory(settings)
-        running = await nursery.start(partial(run_ingest, kafka_settings(settings), directory, opened, view))
+        about = (kafka_settings(settings), directory, opened, view, bootstrap(settings, view))
+        running = await nursery.start(partial(run_ingest, *about))
         log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))
         if schedule is not None:
             nursery.start_soon(take_snapshots, schedule, directory, running.holds_what_is_worth_keeping)

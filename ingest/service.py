@@ -1,6 +1,6 @@
 """An ingest process: the consumer thread on one side, a holder per assigned shard on the other."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TypeVar
@@ -21,6 +21,7 @@ from kycache.actors.turn import Turn
 from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
+from .bring import bring
 from .consumer import HINT_INTERVAL_S, ConsumerThread
 from .control import Worker, serve_control
 from .rebuild import another_topic, check_partitions, log_cut, start_over
@@ -39,6 +40,11 @@ READERS_LOOK_S = 10.0
 REMEDY_WAIT_S = 60.0
 """How long a command waits for its turn at a shard; it is then withdrawn, so that it never comes as a surprise."""
 
+WarmStart = Callable[[int], Awaitable[str | None]]
+"""Where a shard without a file comes from: the name of a whole generation to bring into use, None: the log.
+
+Asked with the shard's lock held. Raises `KycacheError` where the log alone will not do."""
+
 log = structlog.get_logger()
 _T = TypeVar("_T")
 
@@ -56,6 +62,7 @@ class Ingest:
         node: Node,
         nursery: trio.Nursery,
         instance_id: str,
+        warm_start: WarmStart | None = None,
     ) -> None:
         self.holders: dict[int, ShardHolder] = {}
         self._settings = settings
@@ -65,6 +72,7 @@ class Ingest:
         self._checker = checker
         self._node = node
         self._nursery = nursery
+        self._warm_start = warm_start
         self._answers = True
         self._token = trio.lowlevel.current_trio_token()
         self._turn = Turn()
@@ -99,6 +107,7 @@ class Ingest:
             partial(self.thread.read_from, partition),
             partial(self.thread.pause, partition),
             partial(self.thread.resume, partition),
+            partial(self._fill, partition),
         )
         self.holders[partition] = holder
         self._nursery.start_soon(holder.run)
@@ -121,6 +130,17 @@ class Ingest:
         holder = self.holders.get(partition)
         if holder is not None:
             holder.halt(error)
+
+    async def _fill(self, shard: int) -> None:
+        """Give a shard without a file one from elsewhere than the log, where there is one."""
+        folder = self._directory.shard(shard)
+        if self._warm_start is None or folder.current() is not None or folder.building() is not None:
+            return
+        await trio.to_thread.run_sync(folder.clean)  # what a killed one left must not be in the way of the next
+        name = await self._warm_start(shard)
+        if name is not None:
+            about = (self._directory, self._environments, shard, name, True)
+            await trio.to_thread.run_sync(bring, *about)
 
     def _open(self, shard: int) -> Opened:
         """Open a shard's store and check that the topic still fits it. Runs in a worker thread."""
@@ -305,6 +325,7 @@ async def run_ingest(
     directory: DataDirectory,
     environments: Environments,
     view: View,
+    warm_start: WarmStart | None = None,
     *,
     task_status: "trio.TaskStatus[Ingest]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -324,7 +345,8 @@ async def run_ingest(
                 nursery.start_soon(_walk_ahead, directory, checker, known.shards)
             node = await found_node(settings, directory, view)
             instance_id = f"kycache-{node.id}-{number}"
-            ingest = Ingest(settings, directory, environments, view, checker, node, shards, instance_id)
+            about = (settings, directory, environments, view, checker, node, shards, instance_id)
+            ingest = Ingest(*about, warm_start)
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch_topic)
                 nursery.start_soon(ingest.hint_positions)

@@ -4,7 +4,7 @@ Every reason to refuse is found here, from the manifest, what the broker says of
 `restore.py` carries a plan out.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from kycache.model.errors import Refused
@@ -22,13 +22,15 @@ class TopicFacts(NamedTuple):
 
 
 class HomeFacts(NamedTuple):
-    """The data directory. `node` members are None where nothing was ever ingested into it."""
+    """The data directory. `shards` is None where nothing was ever ingested into it."""
 
     root: str
     view: str
     """Of the configuration."""
     shards: int | None
-    epoch: int | None
+    epoch: int
+    empty: bool
+    """No shard has a file yet: it takes a later epoch from the snapshot."""
     free_bytes: int
 
 
@@ -81,6 +83,28 @@ def plan(manifest: Manifest, topic: TopicFacts, home: HomeFacts, wanted: Sequenc
     return made
 
 
+class PassedOver(NamedTuple):
+    """A snapshot that a shard cannot come back from, and why."""
+
+    snapshot: str
+    reason: str
+
+
+def candidates(
+    manifests: Iterable[Manifest], topic: TopicFacts, home: HomeFacts, shard: int
+) -> Iterator[tuple[Manifest, Step] | PassedOver]:
+    """What each snapshot that holds a shard is worth to it, in the order given."""
+    for manifest in manifests:
+        if all(entry.shard != shard for entry in manifest.shards):
+            continue
+        try:
+            made = plan(manifest, topic, home, [shard])
+        except Refused as error:
+            yield PassedOver(manifest.id, error.problem)
+        else:
+            yield manifest, made.steps[0]
+
+
 def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) -> int:
     """How far a shard's file is behind the log, once nothing speaks against it."""
     shard, position = entry.shard, entry.position
@@ -97,7 +121,7 @@ def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) ->
             f"the broker has {topic.name!r} with id {topic.id}",
             f"run `kycache rebuild --shard {shard}`: offsets of another topic mean nothing here",
         )
-    if home.epoch is not None and entry.epoch != home.epoch:
+    if entry.epoch != home.epoch and not (home.empty and entry.epoch > home.epoch):
         raise Refused(
             f"{what}: shard {shard} is of epoch {entry.epoch}, {home.root} of {home.epoch}",
             f"take a snapshot made since, or run `kycache rebuild --shard {shard}`",

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kycache.actors.checked import mark_of, vouch
-from kycache.actors.files import ShardFolder
+from kycache.actors.files import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.actors.walk import walk_in_child
 from kycache.model.errors import Refused
@@ -18,6 +18,7 @@ from kycache.model.lsn import format_lsn
 from kycache.model.view import View
 
 from .fetch import fetch
+from .home import make_home
 from .keys import Keys
 from .manifest import Manifest, ReadFrom, ShardEntry
 from .stores import Store
@@ -28,7 +29,7 @@ def bring_back(
     keys: Keys,
     manifest: Manifest,
     entry: ShardEntry,
-    folder: ShardFolder,
+    directory: DataDirectory,
     view: View,
     use: Callable[[Path], None],
     advance: Callable[[int], None] = lambda _: None,
@@ -37,6 +38,7 @@ def bring_back(
     """Fetch and check one shard's file, then hand its generation to `use`. Blocking.
 
     Args:
+        directory: the home of the snapshot's view and topic.
         use: brings the generation into use; what it raises leaves here.
         look: called now and then; what it raises ends the work and leaves here.
 
@@ -46,7 +48,7 @@ def bring_back(
         OSError: there is no room.
     """
     with ExitStack() as undo:
-        generation = undo.enter_context(folder.arriving())
+        generation = undo.enter_context(directory.shard(entry.shard).arriving())
         failed = undo.enter_context(ExitStack())
         failed.callback(shutil.rmtree, generation, ignore_errors=True)
 
@@ -68,6 +70,7 @@ def bring_back(
                 "take another snapshot of `kycache snapshot list`",
             )
         vouch(generation, seen)
+        make_home(directory, entry)
         failed.pop_all()
         use(generation)
 

@@ -18,6 +18,8 @@ import trio
 from kycache.actors.files import DataDirectory
 from kycache.actors.snapshot_report import SnapshotReport, read_report
 
+from .settings import NICENESS
+
 JITTER = 0.1
 """Part of the interval by which each is moved at random: nodes that started together must not copy together."""
 
@@ -29,9 +31,6 @@ RETRY_S = (60.0, 300.0, 900.0, 3600.0)
 
 LOOK_S_MAX = 60.0
 """Another process may have taken one meanwhile, or failed to."""
-
-NICENESS = 10
-"""Reads and changes go first."""
 
 EXIT_BUSY = 5
 """Also `refused`; which of the two, the report tells: who finds the lock taken does not write it."""

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 MIB = 1 << 20
+
+NICENESS = 10
+"""Of processes that ingest starts for snapshots: reads and changes go first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +32,14 @@ class SnapshotSettings:
     time_limit_s: float = 3600.0
     part_bytes: int = 16 * MIB
     """Of a multipart upload; 10,000 of them are the most that S3 takes: 160 GB a shard."""
+
+    @property
+    def shown(self) -> str:
+        """The store's URL as messages name it."""
+        return shown(self.store)
+
+
+def shown(url: str) -> str:
+    """A store's URL without what may be a password."""
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))

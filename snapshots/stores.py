@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
@@ -22,7 +22,7 @@ from obstore.store import from_url
 from kycache.actors.files import PRIVATE, sync_folder
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
 
-from .settings import MIB
+from .settings import MIB, shown
 
 if TYPE_CHECKING:
     from obstore import WritableFile
@@ -91,8 +91,7 @@ class Store:
             ConfigurationError: it is none of these, or the bucket's settings (`AWS_…` variables) are wrong.
         """
         parts = urlsplit(url)
-        self.url = urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-        """As messages name it: without what may be a password."""
+        self.url = shown(url)
         self.remote = parts.scheme != "file"
         self._part_bytes = part_bytes
         self.root: Path | None = None

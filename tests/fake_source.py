@@ -156,6 +156,11 @@ class FakeSource:
         for transaction in pending:
             self._commit([(lsn, *event) for lsn, events in transaction for event in events])
 
+    def delete(self, user_id: str) -> None:
+        """One user, and all that is theirs."""
+        self._lsn += 50
+        self._commit([(self._lsn, *event) for event in self._delete_user(user_id)])
+
     def beat(self) -> None:
         """Debezium's heartbeat query: one row per partition."""
         self._lsn += 50

@@ -37,7 +37,7 @@ def facts_of(manifest: Manifest, **changes: Any) -> TopicFacts:
 
 
 def home_of(manifest: Manifest, **changes: Any) -> HomeFacts:
-    return HomeFacts("data", manifest.view, manifest.shard_count, 0, 1 << 40)._replace(**changes)
+    return HomeFacts("data", manifest.view, manifest.shard_count, 0, False, 1 << 40)._replace(**changes)
 
 
 def restored(
@@ -50,12 +50,11 @@ def restored(
     keys: Keys | None = None,
 ) -> None:
     """As `snapshot restore` does where nobody holds the shard."""
-    folder = directory.shard(0)
 
     def use(generation: Path) -> None:
         bring(directory, Environments(readonly=False, map_size=1 << 30), 0, generation.name, replace)
 
-    bring_back(store or stand.store(), keys or stand.keys(), manifest, manifest.entry(0), folder, VIEW, use)
+    bring_back(store or stand.store(), keys or stand.keys(), manifest, manifest.entry(0), directory, VIEW, use)
 
 
 def content(stand: Stand) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]], ShardState]:
@@ -136,7 +135,7 @@ def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path) -> N
 
 class TestPlan:
     def test_says_what_each_shard_will_have_to_read(self, manifest: Manifest) -> None:
-        made = plan(manifest, facts_of(manifest), home_of(manifest, shards=None, epoch=None), None)
+        made = plan(manifest, facts_of(manifest), home_of(manifest, shards=None, empty=True), None)
         assert [(step.entry.shard, step.behind) for step in made.steps] == [(0, 7), (1, 7)]
         assert [s.entry.shard for s in plan(manifest, facts_of(manifest), home_of(manifest), [1]).steps] == [1]
 

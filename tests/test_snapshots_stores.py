@@ -1,13 +1,10 @@
 """Stores: a bucket of a server that speaks S3, multipart included; and what a store that fails says."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import httpx
 import pyrage
 import pytest
-from moto.server import ThreadedMotoServer
 from snapshot_stand import KEY, Stand
 
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
@@ -16,27 +13,6 @@ from kycache.snapshots.prune import carry_out, decide
 from kycache.snapshots.stores import Missing, Store
 
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def s3() -> Iterator[str]:
-    """A server that speaks S3, with one bucket."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    assert httpx.put(f"{url}/bucket", trust_env=False).status_code == 200
-    yield url
-    server.stop()
-
-
-@pytest.fixture
-def bucket(s3: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_REGION", "us-east-1")
-    return "s3://bucket"
 
 
 def test_a_bucket_holds_snapshots(tmp_path: Path, bucket: str) -> None:
