@@ -12,6 +12,10 @@ from typing import NamedTuple
 from .files import Doubt, Report
 from .state import ShardState
 
+CUT_OFF = "stale"
+"""The kind of doubt that a truncate leaves whose rows no shard was told of; the other, `suspect`, is lifted where
+its record is."""
+
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
 
@@ -72,7 +76,7 @@ def freshness(
         watermark=min(s.watermark for s in states),
         suspect=profile_suspect or bool(held) or any(s.doubts for s in states),
         heartbeat=heartbeat,
-        cut_off=any(d.kind == "stale" for d in held),
+        cut_off=any(d.kind == CUT_OFF for d in held),
     )
 
 
@@ -101,7 +105,7 @@ def status(
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
     held = [d for d in doubts if state is None or concerns(d, state)]
-    cut_off = next((d.reason for d in held if d.kind == "stale"), "")
+    cut_off = next((d.reason for d in held if d.kind == CUT_OFF), "")
     if why_no_state:
         standing, reason = Standing.BOOTSTRAPPING, why_no_state
     elif report is not None and report.state in (Standing.HALTED, Standing.RESTORING):

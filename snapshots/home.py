@@ -35,4 +35,6 @@ def home_facts(directory: DataDirectory, view: str) -> HomeFacts:
 
 def make_home(directory: DataDirectory, entry: ShardEntry) -> None:
     """Take over what a shard's file brings along for all shards, durably, before it is brought into use."""
+    if entry.doubts:
+        directory.add_doubts(entry.doubts)
     directory.rehome(lambda node: msgspec.structs.replace(node, epoch=max(node.epoch, entry.epoch)))

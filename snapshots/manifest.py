@@ -10,17 +10,24 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple, TypeVar
 
 import msgspec
 
+from kycache.actors.files import Doubt
+from kycache.actors.freshness import CUT_OFF, concerns
 from kycache.actors.state import Position, ShardState
 from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn, parse_lsn
 
-FORMAT = 1
-"""Of a snapshot; another is refused."""
+FORMAT = 2
+"""Of a snapshot; an unknown one is refused. 2 says what put its shards in doubt: who does not know to ask must not
+read it. 1 did not say so, and is read as if nothing had."""
+
+FORMATS = (1, 2)
+"""Those that are read."""
 
 MANIFEST = "manifest.json"
 """Written last: a snapshot without it is not one."""
@@ -88,6 +95,8 @@ class ShardEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """As Postgres prints it; `0/0` before the first streamed change."""
     as_of_ms: int
     """The source's clock at the last commit applied; 0 where it is not known."""
+    doubts: tuple[Doubt, ...] = ()
+    """What puts the shard in doubt that its own file does not say, but its data directory when it was copied."""
 
     @property
     def watermark_lsn(self) -> int:
@@ -170,8 +179,15 @@ def is_note(name: str) -> bool:
     return _NOTE.fullmatch(name) is not None
 
 
-def entry_of(shard: int, epoch: int, state: ShardState, copied_at: str, file: CopiedFile) -> ShardEntry:
-    """What a manifest says of a shard."""
+def entry_of(
+    shard: int, epoch: int, state: ShardState, doubts: Sequence[Doubt], copied_at: str, file: CopiedFile
+) -> ShardEntry:
+    """What a manifest says of a shard.
+
+    Args:
+        doubts: those of its data directory, read when the file's transaction had begun: a doubt is written down
+            before what follows from it is committed.
+    """
     return ShardEntry(
         shard=shard,
         **file._asdict(),
@@ -184,6 +200,7 @@ def entry_of(shard: int, epoch: int, state: ShardState, copied_at: str, file: Co
         position=ReadFrom.of(state.position),
         watermark=format_lsn(state.watermark),
         as_of_ms=state.as_of_ms if state.heartbeat else 0,
+        doubts=tuple(doubt for doubt in doubts if doubt.kind == CUT_OFF and concerns(doubt, state)),
     )
 
 
@@ -213,7 +230,7 @@ def unsealed(data: bytes, kind: type[_T], key: bytes, path: str) -> _T:
     except msgspec.MsgspecError:
         found = None
     number = getattr(found, "format", None)
-    if found is None or number != FORMAT:
+    if found is None or number not in FORMATS:
         raise Refused(
             f"{path} is of a format that this kycache does not know",
             "use the kycache that wrote it, or a newer one",

@@ -125,6 +125,7 @@ class Taker:
         try:
             with environment.begin() as txn:
                 identity, state = read_identity(txn, databases), read_state(txn, databases)
+                doubts = self._directory.doubts()  # behind the transaction's begin: see `entry_of`
                 if (identity.view, identity.shard, identity.shards) != (node.view, shard, node.shards):
                     raise Refused(
                         f"shard {shard}: the file holds {identity}", f"run `kycache rebuild --shard {shard}`"
@@ -140,7 +141,7 @@ class Taker:
                     copied = self._store_pages(snapshot, shard, pages)
         finally:
             self._environments.release(generation)
-        return manifests.entry_of(shard, identity.epoch, state, copied_at, copied)
+        return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
 
     def _store_pages(self, snapshot: str, shard: int, pages: Iterator[bytes | bytearray]) -> manifests.CopiedFile:
         """Compress, encrypt and write the pages; what came of it."""

@@ -102,6 +102,21 @@ def test_a_new_node_takes_the_newest_and_reads_on(scene: Scene, node: Node) -> N
         assert f"the log begins at {ends[0]}" in third.log()
 
 
+def test_a_truncate_that_nobody_was_told_of_is_known_to_a_new_node_too(scene: Scene, node: Node) -> None:
+    """Its log may begin behind it: no freshness is claimed for what a snapshot carries of it."""
+    scene.begin()
+    scene.source.trigger = False
+    scene.source.truncate("accounts")
+    scene.live()
+    read_and_kept(scene, node("first"))
+    second = node("second")
+    scene.home = second
+    with second.ingest():
+        scene.wait_caught_up()
+        shards = second.wait(lambda s: all(x["state"] == "stale" for x in s), "not stale")
+        assert all("`kycache rebuild --epoch`" in shard["reason"] for shard in shards)
+
+
 def test_switched_off_the_log_alone_is_read(scene: Scene, node: Node) -> None:
     scene.begin()
     read_and_kept(scene, node("first"))
