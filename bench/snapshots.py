@@ -29,6 +29,7 @@ from typing import Any
 
 import report
 
+from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader
@@ -142,7 +143,7 @@ def rates(shard: Shard, rounds: int) -> tuple[dict[str, Any], int]:
     settings = SnapshotSettings((shard.root / "store").as_uri())
     store = stores.Store(settings.store)
     keys = keys_of(settings, store, writing=True)
-    taker = Taker(shard.directory, shard.environments, store, keys, settings)
+    taker = Taker(shard.directory, shard.environments, store, keys, settings, Checker(VIEW).ensure)
     manifest = taker.take()
     entry = manifest.shards[0]
     file = shard.root / "fetched" / "data.mdb"

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +15,7 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
+from kycache.actors.checked import Checker
 from kycache.actors.files import DataDirectory
 from kycache.actors.snapshot_report import failed, succeeded
 from kycache.model.errors import KycacheError, Refused
@@ -60,13 +62,19 @@ def create(
             progress = Progress(
                 bars.begin, bars.advance, lambda entry, resumed: bars.done(entry.shard, _copied(entry, resumed))
             )
-            taker = Taker(directory, environments(settings, readonly=True), opened, keys, wanted, progress)
+            reading = environments(settings, readonly=True)
+            taker = Taker(directory, reading, opened, keys, wanted, partial(_walk, settings), progress)
             manifest = taker.take(shard)
         report(manifest)
     if as_json:
         typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
     else:
         typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
+
+
+def _walk(settings: Settings, generation: Path, shard: int) -> None:
+    """After an unclean stop, where no ingest has looked at the file since."""
+    Checker(settings.load_view()).ensure_unheld(generation, shard)
 
 
 @contextmanager

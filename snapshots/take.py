@@ -13,10 +13,12 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from pathlib import Path
 
 import pyrage
 from backports.zstd import CompressionParameter, ZstdCompressor
 
+from kycache.actors.checked import vouched
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory, Node
 from kycache.actors.hot_copy import CopyLimits, copied_pages
@@ -56,13 +58,18 @@ class Taker:
         store: Store,
         keys: Keys,
         settings: SnapshotSettings,
+        check: Callable[[Path, int], None],
         progress: Progress = Progress(),
     ) -> None:
+        """Args:
+        check: sees to it that a shard's generation that nobody vouches for may be mapped, or raises `Refused`.
+        """
         self._directory = directory
         self._environments = environments
         self._store = store
         self._keys = keys
         self._settings = settings
+        self._check = check
         self._progress = progress
 
     def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
@@ -121,6 +128,8 @@ class Taker:
         generation = self._directory.shard(shard).current()
         if generation is None:
             raise Refused(f"shard {shard} has no file yet", f"start `kycache ingest`, or leave shard {shard} out")
+        if not vouched(generation):  # mapping it could end this process
+            self._check(generation, shard)
         environment, databases = self._environments.lease(generation, shard)
         try:
             with environment.begin() as txn:

@@ -16,7 +16,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from snapshot_stand import Stand
+from snapshot_stand import CHECKER, Stand
 
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
@@ -87,7 +87,8 @@ class Work:
         keys = keys_of(self.settings, store, writing=True)
         directory = DataDirectory(self.root / "data")
         with one_at_a_time(directory):
-            Taker(directory, Environments(readonly=True, map_size=1 << 30), store, keys, self.settings).take()
+            reading = Environments(readonly=True, map_size=1 << 30)
+            Taker(directory, reading, store, keys, self.settings, CHECKER.ensure).take()
 
     def prune(self) -> None:
         store = Store(self.settings.store)

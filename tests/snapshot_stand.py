@@ -7,6 +7,7 @@ from random import Random
 from fake_source import FakeSource
 from shards import MAP_BYTES, ShardUnderTest
 
+from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
@@ -19,6 +20,7 @@ from kycache.snapshots.stores import Store
 from kycache.snapshots.take import Progress, Taker
 
 VIEW = default_view()
+CHECKER = Checker(VIEW)
 KEY = "a key of at least thirty-two characters"
 
 
@@ -73,9 +75,8 @@ class Stand:
         """As `snapshot create` does, but in this process, which has the shards open already."""
         opened = self.shards[0].environments
         directory = self.shards[0].directory
-        taker = Taker(
-            directory, opened, self.store(), self.keys(writing=True), self.settings, progress or Progress()
-        )
+        store, keys = self.store(), self.keys(writing=True)
+        taker = Taker(directory, opened, store, keys, self.settings, CHECKER.ensure, progress or Progress())
         return taker.take(shards)
 
     def fetched(self, manifest: Manifest, shard: int = 0) -> Path:

@@ -1,18 +1,23 @@
 """FAULTS 13: one flipped byte in any file of a snapshot, or a missing one, and nothing of it is believed."""
 
-import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from random import Random
 
 import pyrage
 import pytest
+from faults import seeds
 from snapshot_stand import Stand
 
+from kycache.actors.environment import used_bytes
 from kycache.model.errors import Refused
 from kycache.snapshots.listing import Condition, read_manifest, survey
 from kycache.snapshots.manifest import Manifest, opened_manifest
 
-SEEDS = int(os.environ.get("KYCACHE_TEST_FLIPS", "25"))
+FLIPS = len(seeds(25))
+GARBLINGS = len(seeds(8))
 
 
 def read_back(stand: Stand, manifest_id: str) -> Manifest:
@@ -47,7 +52,7 @@ def test_one_flipped_byte_anywhere(tmp_path: Path, encrypted: bool) -> None:
     for path in files:
         size = path.stat().st_size
         edges = {0, 1, 2, 100, size // 2, size - 1, size - 2, size - 3}
-        places = sorted({*edges, *(rng.randrange(size) for _ in range(SEEDS))})
+        places = sorted({*edges, *(rng.randrange(size) for _ in range(FLIPS))})
         for at in places:
             whole = flip(path, at, rng.randrange(8))
             with pytest.raises(Refused, match=r"damaged|checksum|unfolds"):
@@ -102,3 +107,33 @@ def test_missing_cut_and_moved_files(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is not in"):
         read_back(stand, first.id)
     stand.close()
+
+
+def test_a_garbled_file_is_not_copied_and_ends_no_process(tmp_path: Path) -> None:
+    """FAULTS 12: after an unclean stop a child walks it first. The command refuses, or what it copied is whole."""
+    stand = Stand.make(tmp_path, rounds=40)
+    stand.close()
+    generation = stand.shards[0].folder.current()
+    assert generation is not None
+    file = generation / "data.mdb"
+    whole, used = file.read_bytes(), used_bytes(generation)
+    (tmp_path / "kycache.toml").write_text('[data]\ndir = "data"\nmap_size_gib = 1.0\n')
+    store = (tmp_path / "store").as_uri()
+    refused = 0
+    for seed in range(GARBLINGS):
+        rng = Random(seed)
+        page = rng.randrange(2, used // 4096) * 4096
+        file.write_bytes(whole[:page] + rng.randbytes(4096) + whole[page + 4096 :])
+        command = [sys.executable, "-m", "kycache.cli.main", "snapshot", "create", "--store", store]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+        if done.returncode:
+            assert done.returncode == 5, f"seed {seed}: {done.stderr}"
+            assert str(file) in done.stderr
+            assert "`kycache rebuild --shard 0`" in done.stderr
+            assert Condition.WHOLE not in [found.condition for found in survey(stand.store(), stand.keys())]
+            refused += 1
+        else:  # nobody reads the page: it was free
+            manifest = read_manifest(stand.store(), stand.keys(), done.stdout.partition(":")[0])
+            (stand.fetched(manifest) / "data.mdb").unlink()
+            shutil.rmtree(tmp_path / "store" / manifest.id)
+    assert refused > GARBLINGS // 2
