@@ -221,6 +221,9 @@ class ShardHolder:
             await trio.to_thread.run_sync(remedy.run)
         except KycacheError as error:
             remedy.end(error)
+        except OSError as error:
+            problem = f"shard {self.folder.number}: its files cannot be changed: {error.strerror}"
+            remedy.end(Refused(problem, "make room there, then run the command again"))
         except Exception as error:
             self._log_failure(error)
             remedy.end(Refused(f"shard {self.folder.number}: {type(error).__name__}", "see the log of ingest"))

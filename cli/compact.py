@@ -1,6 +1,7 @@
 """`kycache compact`: shards' files without their free pages, beside a running ingest or without one."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,7 @@ from .catch_up import wait_caught_up
 from .composition import copy_limits, data_directory, environments, kafka_settings
 from .invocation import JsonOption, NoWaitOption, ShardsOption, invocation
 from .settings import Settings
-from .transfer import TransferBars
+from .transfer import TransferBars, room_wanted
 
 
 def compact(
@@ -81,22 +82,9 @@ def _one(
         )
 
     bars.begin(number, expected.after)
-    try:
-        found = compact_shard(
-            reading,
-            folder,
-            generation,
-            view,
-            copy_limits(settings),
-            directory.run,
-            use,
-            lambda count: bars.advance(number, count),
-        )
-    except OSError as error:
-        raise Refused(
-            f"shard {number}: it cannot be written below {directory.root}: {error.strerror}",
-            "make room there, then run the command again",
-        ) from None
+    about = (reading, folder, generation, view, copy_limits(settings), directory.run)
+    with room_wanted(number, directory.root):
+        found = compact_shard(*about, use, partial(bars.advance, number))
     bars.done(number, f"shard {number}: compacted, {_mib(found.before)} to {_mib(found.after)}")
     return found
 

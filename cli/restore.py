@@ -1,20 +1,20 @@
 """`kycache snapshot restore`: planned, then brought back shard by shard, with or without a running ingest."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kycache.actors.files import DataDirectory
-from kycache.model.errors import Refused
 
 from .catch_up import wait_caught_up
 from .composition import data_directory, environments, kafka_settings
 from .invocation import JsonOption, NoWaitOption, ShardsOption, invocation
 from .settings import Settings
 from .snapshot import StoreOption, opened_store
-from .transfer import TransferBars
+from .transfer import TransferBars, room_wanted
 
 if TYPE_CHECKING:
     from kycache.snapshots.plan import Plan
@@ -71,22 +71,8 @@ def restore(
                 )
 
             bars.begin(number, entry.raw_bytes)
-            try:
-                bring_back(
-                    opened,
-                    keys,
-                    manifest,
-                    entry,
-                    directory,
-                    view,
-                    use,
-                    lambda count, number=number: bars.advance(number, count),  # type: ignore[misc]
-                )
-            except OSError as error:
-                raise Refused(
-                    f"shard {number}: it cannot be written below {directory.root}: {error.strerror}",
-                    "make room there, then run the command again for the shards that are left",
-                ) from None
+            with room_wanted(number, directory.root):
+                bring_back(opened, keys, manifest, entry, directory, view, use, partial(bars.advance, number))
             bars.done(number, f"shard {number}: {entry.users} users, {behind} records behind the log")
     if not no_wait:
         _wait(settings, directory, made, as_json)

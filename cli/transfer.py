@@ -1,5 +1,8 @@
 """Progress of files on their way: a bar for each shard on a terminal, a line for each finished one elsewhere."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -14,6 +17,20 @@ from rich.progress import (
     TimeRemainingColumn,
     TransferSpeedColumn,
 )
+
+from kycache.model.errors import Refused
+
+
+@contextmanager
+def room_wanted(shard: int, root: Path) -> Iterator[None]:
+    """Says which shard's new file could not be written, what is left, and what next."""
+    try:
+        yield
+    except OSError as error:
+        raise Refused(
+            f"shard {shard}: it cannot be written below {root}: {error.strerror}; what serves is as it was",
+            "make room there, then run the command again for the shards that are left",
+        ) from None
 
 
 class TransferBars:

@@ -4,6 +4,7 @@ import os
 import signal
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 SEEDS = "KYCACHE_SEEDS"
 """How many seeds each such test takes; `make faults` sets it to hundreds."""
@@ -43,3 +44,34 @@ def in_child(work: Callable[[], None]) -> bool:
         return False
     assert status == 0, f"a child ended with status {status}\n{problem}"
     return True
+
+
+KILL_POINTS = ("fsync", "mkdir", "open", "replace", "rename", "symlink", "unlink", "ftruncate", "pwrite")
+"""Calls by which files appear, change and go."""
+
+
+def kill_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
+    """Before or behind the n-th step on the file system."""
+
+    def run() -> None:
+        steps = 0
+
+        def around(function: Callable[..., Any]) -> Callable[..., Any]:
+            def stepped(*args: Any, **kwargs: Any) -> Any:
+                nonlocal steps
+                steps += 1
+                if steps == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                result = function(*args, **kwargs)
+                steps += 1
+                if steps == step:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return result
+
+            return stepped
+
+        for name in KILL_POINTS:
+            setattr(os, name, around(getattr(os, name)))
+        work()
+
+    return run

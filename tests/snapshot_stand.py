@@ -89,3 +89,12 @@ class Stand:
     def close(self) -> None:
         for shard in self.shards:
             shard.close()
+
+
+def content_position(stand: Stand) -> int:
+    """Opens the shard as it is now, whole, and says where it stands."""
+    shard = stand.shards[0]
+    shard.store = shard._open()
+    offset = shard.store.opened_at.position.offset
+    shard.close()
+    return offset

@@ -1,16 +1,12 @@
 """Restore: planned, fetched into a new generation, walked, brought into use; then the log (FAULTS 14-16)."""
 
-import os
 import shutil
-import signal
-from collections.abc import Callable
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import msgspec
 import pytest
-from snapshot_stand import VIEW, Stand
+from snapshot_stand import VIEW, Stand, content_position
 
 from kycache.actors.checked import vouched
 from kycache.actors.environment import Environments
@@ -18,15 +14,11 @@ from kycache.actors.files import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.ingest.bring import bring
 from kycache.model.errors import Refused
-from kycache.snapshots import restore
 from kycache.snapshots.keys import Keys
 from kycache.snapshots.manifest import Manifest
 from kycache.snapshots.plan import HomeFacts, TopicFacts, plan
 from kycache.snapshots.restore import bring_back
 from kycache.snapshots.stores import Store
-
-KILLS = int(os.environ.get("KYCACHE_RESTORE_KILLS", "8"))
-SEED = 6
 
 
 def facts_of(manifest: Manifest, **changes: Any) -> TopicFacts:
@@ -188,86 +180,3 @@ def test_a_file_that_is_another_than_its_manifest_says_is_refused(tmp_path: Path
     assert [p for p in sorted(folder.path.iterdir()) if p.name != "generations.lock"] == [
         p for p in before if p.name != "generations.lock"
     ]
-
-
-def forked(work: Callable[[], None]) -> int:
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def kill_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
-    """Before or behind the n-th step on the file system."""
-
-    def run() -> None:
-        steps = 0
-
-        def around(function: Callable[..., Any]) -> Callable[..., Any]:
-            def stepped(*args: Any, **kwargs: Any) -> Any:
-                nonlocal steps
-                steps += 1
-                if steps == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                result = function(*args, **kwargs)
-                steps += 1
-                if steps == step:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return result
-
-            return stepped
-
-        for name in ("fsync", "mkdir", "open", "replace", "rename", "symlink", "unlink", "ftruncate", "pwrite"):
-            setattr(os, name, around(getattr(os, name)))
-        work()
-
-    return run
-
-
-def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """FAULTS 14: and the next start removes what is left over."""
-    stand = Stand.make(tmp_path, rounds=10)
-    manifest = stand.take()
-    stand.go_on(5)
-    stand.close()
-    shard = stand.shards[0]
-    file = (stand.fetched(manifest) / "data.mdb").read_bytes()
-
-    def written(*about: Any) -> None:
-        """As `fetch` ends: its library's threads do not live on in a fork."""
-        descriptor = os.open(about[4] / "data.mdb", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        os.write(descriptor, file)
-        os.fsync(descriptor)
-        os.close(descriptor)
-
-    monkeypatch.setattr(restore, "fetch", written)
-    old = content_position(stand)
-    new = manifest.entry(0).position.offset
-    store, keys = stand.store(), stand.keys()
-    seen = set()
-    rng = Random(SEED)
-    for _ in range(KILLS):
-        step = rng.randrange(1, 60)
-        ended = forked(kill_at(step, lambda: restored(stand, manifest, shard.directory, store=store, keys=keys)))
-        assert ended in (0, -signal.SIGKILL), f"step {step} of seed {SEED}"
-        found = content_position(stand)
-        assert found in (old, new), f"step {step} of seed {SEED}"
-        seen.add((ended, found == new))
-        shard.folder.clean()
-        assert len(list(shard.folder.path.glob("gen-*"))) == 1
-        assert not list(shard.folder.path.glob(".CURRENT*"))
-    assert len(seen) > 1, seen
-
-
-def content_position(stand: Stand) -> int:
-    """Opens the shard as it is now, whole, and says where it stands."""
-    shard = stand.shards[0]
-    shard.store = shard._open()
-    offset = shard.store.opened_at.position.offset
-    shard.close()
-    return offset

@@ -1,0 +1,50 @@
+"""FAULTS 14: kill -9 anywhere in create and prune, and a full disk: old or new, never mixed, and no leftovers."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from faults import seeds
+from small_disk import MIB, Resize
+from snapshot_stand import Stand
+
+from kycache.model.errors import Unreachable
+from kycache.snapshots.listing import Condition, survey
+
+KILLS = len(seeds(6))
+SEED = 14
+KILLER = Path(__file__).parent / "snapshot_killer.py"
+
+
+@pytest.mark.parametrize("command", ["create", "prune"])
+def test_killed_anywhere(tmp_path: Path, command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, str(KILLER), str(tmp_path), command, str(SEED), str(KILLS)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60 + 5 * KILLS,
+    )
+    assert done.returncode == 0, done.stderr
+    outcome = json.loads(done.stdout)
+    assert outcome["kills"] >= min(KILLS, outcome["steps"]) * 0.8, outcome
+
+
+def test_a_full_disk(tmp_path: Path, disk: Path, resize: Resize) -> None:
+    """It is told, nothing is listed as whole, and with room again the next run goes on and leaves nothing else."""
+    stand = Stand.make(tmp_path, 3, rounds=60)
+    needed = sum(entry.stored_bytes for entry in stand.take().shards)
+    resize(needed // 2)
+    stand.set(store=(disk / "store").as_uri(), part_bytes=32 << 10)
+    with pytest.raises(Unreachable, match="cannot write") as full:
+        stand.take()
+    assert "make room" in full.value.remedy
+    assert Condition.WHOLE not in [found.condition for found in survey(stand.store(), stand.keys())]
+    resize(64 * MIB)
+    manifest = stand.take()
+    (found,) = survey(stand.store(), stand.keys())
+    assert (found.id, found.condition) == (manifest.id, Condition.WHOLE)
+    assert len(list((disk / "store" / manifest.id).iterdir())) == 4
+    stand.close()
