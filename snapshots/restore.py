@@ -1,5 +1,8 @@
 """Brings a shard's file back into a new generation: fetched, walked in a child process, and what it must be.
 
+The walk is the one of a start after an unclean stop (`checked.py`): the hashes say that the file is the one that
+was copied, and `snapshot verify --full` that this was whole to the last record.
+
 The generation in use is not touched. Bringing the new one into use is for whoever holds the shard (ingest's
 `control.py`); a run that is killed before leaves a generation that the next start of the shard removes.
 """
@@ -9,7 +12,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from kycache.actors.checked import mark_of, vouch
+from kycache.actors.checked import FULL_WALK_BYTES_MAX, mark_of, vouch
 from kycache.actors.files import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.actors.walk import walk_in_child
@@ -59,12 +62,11 @@ def bring_back(
 
         fetch(store, keys, manifest, entry, generation, came)
         seen = mark_of(generation)
-        facts = walk_in_child(generation, entry.shard, view, look=look)
-        if (
-            facts.identity.shards != manifest.shard_count
-            or facts.identity.epoch != entry.epoch
-            or not _is(facts.state, entry)
-        ):
+        small = entry.raw_bytes <= FULL_WALK_BYTES_MAX
+        facts = walk_in_child(generation, entry.shard, view if small else None, look=look)
+        said = (manifest.view, manifest.shard_count, entry.epoch)
+        identity = facts.identity
+        if (identity.view, identity.shards, identity.epoch) != said or not _is(facts.state, entry):
             raise Refused(
                 f"shard {entry.shard}: {entry.file} of snapshot {manifest.id} is not what its manifest says",
                 "take another snapshot of `kycache snapshot list`",

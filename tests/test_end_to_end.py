@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
@@ -194,6 +195,31 @@ def test_rebuild_beside_a_running_ingest(demo: RunningDemo, client: httpx.Client
     generation = Path(demo.facts["dir"]) / "data" / "shards" / "0001"
     assert os.readlink(generation / "CURRENT") == "gen-000002"  # noqa: PTH115
     wait_until(lambda: [p.name for p in generation.glob("gen-*")] == ["gen-000002"], "the former one stays")
+
+
+def test_destroyed_files_come_back_from_a_snapshot(demo: RunningDemo, client: httpx.Client) -> None:
+    """Under load: one shard's by `snapshot restore`, then every shard's by themselves when ingest starts again."""
+    load = Workload(demo.dsn, 21, transactions=60).start()
+    taken = demo.command("snapshot", "create", "--json")
+    assert taken.returncode == 0, taken.stderr
+    snapshot = json.loads(taken.stdout)["id"]
+    verified = demo.command("snapshot", "verify", snapshot, "--full")
+    assert verified.returncode == 0, verified.stderr
+    shards = Path(demo.facts["dir"]) / "data" / "shards"
+    shutil.rmtree(shards / "0001")
+    restored = demo.command("snapshot", "restore", snapshot, "--shard", "1")
+    assert restored.returncode == 0, restored.stderr
+    load.join()
+    assert_equals_sql(demo, client)
+    load = Workload(demo.dsn, 22, transactions=60).start()
+    for shard in shards.iterdir():
+        shutil.rmtree(shard)
+    demo.wait_revived("ingest", demo.kill("ingest"))
+    load.join()
+    wait_until(lambda: _answers(demo), "the shards do not come back")
+    assert_equals_sql(demo, client)
+    log = (Path(demo.facts["dir"]) / "logs" / "ingest.log").read_text(encoding="utf-8")
+    assert log.count("a shard came back from a snapshot") == 4
 
 
 def test_no_read_is_older_than_its_label(demo: RunningDemo) -> None:
