@@ -7,15 +7,16 @@ data/
   shards/0007/
     LOCK                  held by the one writer, names it
     state.json            what the writer last said of the shard
-    CURRENT -> gen-000003 the generation in use
-    NEXT -> gen-000004    one that is built beside it, where one is (building.py)
-    gen-000003/           an LMDB environment
+    CURRENT -> gen-…3     the generation in use
+    NEXT -> gen-…4        one that is built beside it, where one is (building.py)
+    gen-…3/               an LMDB environment
 """
 
 import fcntl
 import os
 import shutil
 import socket
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -252,11 +253,11 @@ class ShardFolder:
 
     def next_generation(self) -> Path:
         """A new, empty generation, not yet in use. Its name was never used: readers know generations by it, also
-        one whose files somebody removed."""
+        one whose files somebody removed, with its folder or without; so the first one is numbered by the clock."""
         named = [self.current_name(), self._next.readlink().name if self._next.is_symlink() else None]
         names = [path.name for path in self.path.glob("gen-*")] + [name for name in named if name is not None]
         numbers = [int(name[4:]) for name in names if name[4:].isdigit()]
-        path = self.path / f"gen-{max(numbers, default=0) + 1:06d}"
+        path = self.path / f"gen-{max(numbers, default=time.time_ns() // 1_000_000) + 1}"
         path.mkdir(mode=PRIVATE)
         return path
 

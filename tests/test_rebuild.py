@@ -101,6 +101,9 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.shard = ShardUnderTest(folder, VIEW)
+        current = self.shard.folder.current()
+        assert current is not None
+        self.first_generation, self.first = current, int(current.name[4:])
         self.source = FakeSource(Random(5), 1)
         self.source.transactions(3)
         self.source.snapshot()
@@ -131,8 +134,9 @@ class Site:
         store = Store(self.shard.environments, generation, VIEW, self.shard.identity, self.shard.doubts.extend)
         return Opened(store, TOPIC_ID, store.opened_at.position.offset, until)
 
-    def generations(self) -> list[str]:
-        return sorted(p.name for p in self.shard.folder.path.glob("gen-*"))
+    def generations(self) -> list[int]:
+        """Counted from the one that there was at first, which is 1."""
+        return sorted(int(p.name[4:]) - self.first + 1 for p in self.shard.folder.path.glob("gen-*"))
 
     def standing(self) -> Standing:
         return self.reads.status(0).standing
@@ -180,7 +184,7 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
         await holder.release()
     assert asked == [0, position]  # built from the start; reading goes on where it is
     assert site.shard.folder.building() is None
-    assert site.generations() == ["gen-000002"]
+    assert site.generations() == [2]
     site.assert_serves_all()
 
 
@@ -191,7 +195,7 @@ def test_a_writer_that_is_killed_goes_on_with_it(site: Site) -> None:
     half = len(items) // 2
     opened.store.apply(items[:half], Position(TOPIC, TOPIC_ID, 0, half), len(items), Fence())
     opened.store.close()
-    assert site.generations() == ["gen-000001", "gen-000002"]
+    assert site.generations() == [1, 2]
     again = site.open()
     assert again.offset == half
     assert site.standing() is Standing.STALE
@@ -202,7 +206,7 @@ def test_a_writer_that_is_killed_goes_on_with_it(site: Site) -> None:
     last = site.open()
     last.store.close()
     assert last.until is None
-    assert site.generations() == ["gen-000002"]
+    assert site.generations() == [2]
     assert site.standing() is Standing.READY
 
 
@@ -217,26 +221,26 @@ def test_a_kill_between_taking_over_and_forgetting_the_link(site: Site) -> None:
     opened = site.open()
     opened.store.close()
     assert opened.until is None
-    assert site.generations() == ["gen-000002"]
+    assert site.generations() == [2]
 
 
 def test_another_rebuild_or_a_restore_gives_up_what_is_half_built(site: Site) -> None:
     site.start_over()
     site.start_over()
     site.open().store.close()
-    assert site.generations() == ["gen-000001", "gen-000003"]
+    assert site.generations() == [1, 3]
     restored = site.shard.folder.next_generation()
     site.shard.folder.flip(restored)
     assert site.shard.folder.building() is None
     restored.rmdir()
-    site.shard.folder.flip(site.shard.folder.path / "gen-000001")
+    site.shard.folder.flip(site.first_generation)
 
 
 def test_replace_and_a_damaged_file_are_in_use_at_once(site: Site) -> None:
     site.start_over(replace=True)
     assert site.standing() is Standing.BOOTSTRAPPING
     site.open().store.close()
-    assert site.generations() == ["gen-000002"]
+    assert site.generations() == [2]
     current = site.shard.folder.current()
     assert current is not None
     site.reads.close()
@@ -253,7 +257,7 @@ def test_two_generations_need_room(site: Site, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(rebuild.shutil, "disk_usage", lambda _: Full)
     with pytest.raises(Refused, match=r"0 MiB are free for a second one.*--replace"):
         site.start_over()
-    assert site.generations() == ["gen-000001"]
+    assert site.generations() == [1]
     site.start_over(replace=True)
 
 
@@ -270,6 +274,6 @@ def test_another_view_is_built_while_the_former_one_serves(site: Site, tmp_path:
     assert reads.shard_count == 1
     assert reads.status(0).standing is Standing.BOOTSTRAPPING  # no error: it is on its way
     reads.close()
-    site.shard.folder.build(site.shard.folder.path / "gen-000001")  # back, for the fixture
+    site.shard.folder.build(site.first_generation)  # back, for the fixture
     directory.rehome(lambda node: msgspec.structs.replace(node, view=VIEW.hash))
     assert site.shard.identity.format == FORMAT

@@ -129,7 +129,7 @@ def test_refused_where_it_would_lose_something(stand: Stand, monkeypatch: pytest
         compacted(stand)
     monkeypatch.undo()
     # It was rebuilt, or another generation came into use.
-    other = shard.folder.path / "gen-000009"
+    other = shard.folder.path / f"gen-{1 << 60}"
 
     def rebuilt() -> None:
         shutil.copytree(old, other)
@@ -138,7 +138,7 @@ def test_refused_where_it_would_lose_something(stand: Stand, monkeypatch: pytest
 
     with pytest.raises(Refused, match="rebuilt or restored"):
         compacted(stand, rebuilt)
-    assert generation_of(stand).name == "gen-000009"  # it was as new, and took over
+    assert generation_of(stand).name == f"gen-{1 << 60}"  # it was as new, and took over
     old = generation_of(stand)
     shard.folder.clean()  # the refused copy, as the next start of the shard does
     assert [path.name for path in shard.folder.path.glob("gen-*")] == [old.name]

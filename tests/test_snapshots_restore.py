@@ -111,7 +111,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Manifest:
     return manifest
 
 
-def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("with_its_folder", [False, True])
+def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path, with_its_folder: bool) -> None:
     """Or readers that still have the removed file open would never look at it."""
     stand = Stand.make(tmp_path, rounds=5)
     manifest = stand.take()
@@ -119,7 +120,7 @@ def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path) -> N
     folder = stand.shards[0].folder
     gone = folder.current()
     assert gone is not None
-    shutil.rmtree(gone)
+    shutil.rmtree(gone.parent if with_its_folder else gone)
     restored(stand, manifest, stand.shards[0].directory, replace=False)
     assert folder.current() not in (None, gone)
     assert content_position(stand) == manifest.entry(0).position.offset
