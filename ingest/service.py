@@ -31,8 +31,8 @@ from .topic import describe_topic
 REVOKE_WAIT_S = 5.0
 """How long a rebalance waits for a shard's batch in hand: half the session, so the member is not thrown out."""
 
-TOPIC_LOOK_S = 10.0
-"""How often the topic's id and partition count are compared with the stores'."""
+LOOK_S = 10.0
+"""How often the topic's id and partition count, and the data directory's, are compared with the stores'."""
 
 READERS_LOOK_S = 10.0
 """How often slots of killed readers are freed; a shard grows by what it changes meanwhile."""
@@ -167,10 +167,10 @@ class Ingest:
             turn=self._turn,
         )
         position = store.opened_at.position
-        # Also after a kill between a batch, or a command, and its mark.
-        if until is None and not store.opened_at.doubts:
-            self._directory.clear_doubt("suspect", shard)
         try:
+            # Also after a kill between a batch, or a command, and its mark.
+            if until is None and not store.opened_at.doubts:
+                self._directory.clear_doubt("suspect", shard)
             if position.topic_id != topic.id:
                 raise another_topic(topic, shard)
             if position.offset < topic.starts[shard]:
@@ -194,15 +194,24 @@ class Ingest:
             with suppress(DamagedFile):
                 self._checker.ensure(served, folder.number, trio.from_thread.check_cancelled)
 
-    async def watch_topic(self) -> None:
-        """Compare the topic with what the stores were read from, for as long as ingest runs.
+    async def watch(self) -> None:
+        """Compare topic and data directory with what ingest began with, for as long as it runs.
 
         Raises:
-            Refused: its partition count changed.
+            Refused: the partition count changed, or the directory is not there any more, or another.
         """
         while True:
-            await trio.sleep(TOPIC_LOOK_S)
+            await trio.sleep(LOOK_S)
+            self._look_at_directory()
             await self._look_at_topic()
+
+    def _look_at_directory(self) -> None:
+        node = self._directory.node()
+        if node is None or node.id != self._node.id:
+            raise Refused(
+                f"data directory {self._directory.root} was removed or replaced while ingest ran",
+                "put it back if it is lost by mistake, then start ingest again",
+            )
 
     async def _look_at_topic(self) -> None:
         try:
@@ -348,7 +357,7 @@ async def run_ingest(
             about = (settings, directory, environments, view, checker, node, shards, instance_id)
             ingest = Ingest(*about, warm_start)
             async with _thread(ingest, nursery):
-                nursery.start_soon(ingest.watch_topic)
+                nursery.start_soon(ingest.watch)
                 nursery.start_soon(ingest.hint_positions)
                 nursery.start_soon(ingest.free_readers)
                 worker = Worker(settings, directory, environments, view)

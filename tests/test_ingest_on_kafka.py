@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import threading
 import time
@@ -393,6 +394,18 @@ def test_added_partitions_end_the_process(scene: Scene) -> None:
     assert refused.returncode == 5
     assert f"has {PARTITIONS + 1} partitions" in refused.stderr
     assert "next:" in refused.stderr
+
+
+def test_a_data_directory_removed_under_it_ends_the_process(scene: Scene) -> None:
+    scene.begin()
+    with scene.home.ingest() as process:
+        scene.wait_caught_up()
+        shutil.rmtree(scene.home.folder / "data")
+        assert process.wait(timeout=40) == 5
+    assert "was removed or replaced while ingest ran" in scene.home.log()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+    scene.assert_equals_source()
 
 
 def test_another_view_is_refused_until_rebuilt(scene: Scene, tmp_path: Path) -> None:
