@@ -7,9 +7,9 @@ data/
   shards/0007/
     LOCK                  held by the one writer, names it
     state.json            what the writer last said of the shard
-    CURRENT -> gen-…3     the generation in use
-    NEXT -> gen-…4        one that is built beside it, where one is (building.py)
-    gen-…3/               an LMDB environment
+    CURRENT -> gen-000003 the generation in use
+    NEXT -> gen-000004    one that is built beside it, where one is (building.py)
+    gen-000003/           an LMDB environment
 """
 
 import fcntl
@@ -29,6 +29,9 @@ from kycache.model.errors import KycacheError, Refused
 
 FORMAT = 1
 """Of the directory's layout; another is refused."""
+
+FIRST_GENERATIONS = 900_000
+"""Numbers of six digits that a folder may begin with: that one made anew gets the same is one in so many."""
 
 PRIVATE = 0o700
 """Shard files hold personal data: the owner alone may enter."""
@@ -253,11 +256,12 @@ class ShardFolder:
 
     def next_generation(self) -> Path:
         """A new, empty generation, not yet in use. Its name was never used: readers know generations by it, also
-        one whose files somebody removed, with its folder or without; so the first one is numbered by the clock."""
+        one whose files somebody removed, with its folder or without: so the clock gives the first its number."""
         named = [self.current_name(), self._next.readlink().name if self._next.is_symlink() else None]
         names = [path.name for path in self.path.glob("gen-*")] + [name for name in named if name is not None]
         numbers = [int(name[4:]) for name in names if name[4:].isdigit()]
-        path = self.path / f"gen-{max(numbers, default=time.time_ns() // 1_000_000) + 1}"
+        first = time.time_ns() // 1_000_000 % FIRST_GENERATIONS
+        path = self.path / f"gen-{max(numbers, default=first) + 1:06d}"
         path.mkdir(mode=PRIVATE)
         return path
 

@@ -35,7 +35,7 @@ from kycache.model.values import (
 )
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
 
-from .image import ColumnRefused, Image, ImageDecoder
+from .image import ColumnRefused, Image, ImageDecoder, Values
 
 KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
 """A Kafka key: a user id in JSON, whose escapes and column name take some room."""
@@ -201,12 +201,13 @@ class RecordDecoder:
     def _row(
         self, record: Record, origin: Origin, shape: _Shape, after: msgspec.Raw, *, placeholders_understood: bool
     ) -> Item:
+        image: Image = {}
         usual = shape.image.read(after)
         if usual is None:
             image = self._image_of("after", after, origin) or {}
-            owner = image.get(shape.owner)
+            owner, decoded = image.get(shape.owner), None
         else:
-            image, (owner, decoded) = {}, usual
+            owner, decoded = usual
         try:
             user = self._user_of(owner)
         except ValueRefused as error:
@@ -217,20 +218,8 @@ class RecordDecoder:
             return self._misrouted(record, shape)
         if len(user.key) > USER_KEY_BYTES_MAX:
             raise _too_long(shape, user, origin)
-        try:
-            if usual is None:
-                decoded = shape.image.decode_each(image)
-                shape.image.learn(image)
-        except ColumnRefused as refused:
-            # Without a key the whole profile is in doubt; the key's own refusal is the first that is told.
-            named = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
-            raise _Poisoned(
-                f"table {shape.name!r}: {refused}",
-                user=user.key,
-                table=shape.number,
-                key=named,
-                origin=origin,
-            ) from None
+        if decoded is None:
+            decoded = self._decode_each(shape, image, user, origin)
         values, extra, placeholders, partial = decoded
         key: Value = None
         if shape.number:  # the root's key is the user: one root row a profile
@@ -241,6 +230,19 @@ class RecordDecoder:
         return Change(
             record.offset, origin, shape.number, user.kafka_key, user.key, key, values, doubtful, extra, partial
         )
+
+    def _decode_each(self, shape: _Shape, image: Image, user: _User, origin: Origin) -> Values:
+        """An unusual image: odd values, or columns that come for the first time, or fewer than the view's."""
+        try:
+            decoded = shape.image.decode_each(image)
+        except ColumnRefused as refused:
+            # Without a key the whole profile is in doubt; the key's own refusal is the first that is told.
+            named = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
+            raise _Poisoned(
+                f"table {shape.name!r}: {refused}", user=user.key, table=shape.number, key=named, origin=origin
+            ) from None
+        shape.image.learn(image)
+        return decoded
 
     def _delete(self, record: Record, origin: Origin, shape: _Shape, before: msgspec.Raw) -> Item:
         image = self._image_of("before", before, origin)
