@@ -17,8 +17,10 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import BaseConverter
 
 from kycache.model.errors import whereabouts
+from kycache.model.view import Kind as TypeKind
 from kycache.model.view import View
 
 from .answers import Answers, Outcome, Request
@@ -60,6 +62,8 @@ def create_app(view: View, parts: Parts) -> QuartTrio:
     app.url_map.strict_slashes = True
     app.url_map.redirect_defaults = False
     app.url_map.merge_slashes = False
+    if view.root.key_type.kind is TypeKind.TEXT:
+        app.url_map.converters["default"] = _TextId
     _add_reads(app, parts)
     _add_operations(app, parts)
     _add_documents(app, build_openapi(view))
@@ -97,6 +101,13 @@ def _add_reads(app: QuartTrio, parts: Parts) -> None:
     @app.get("/users/<user_id>")
     async def user(user_id: str) -> Response:
         return await settled(parts.answers.user, user_id)
+
+
+class _TextId(BaseConverter):
+    """An id that may be any text: a slash in it comes as `%2F`, which is decoded before routes are looked at."""
+
+    regex = "(?s:.+)"
+    part_isolating = False
 
 
 class _Pieces:

@@ -8,8 +8,8 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
-from kycache.model.values import INT_MAX
-from kycache.model.view import Filter, View
+from kycache.model.values import INT_MAX, INT_MIN
+from kycache.model.view import LIST_PARAMETERS, Filter, View
 
 from .problems import Kind, Problem
 
@@ -96,7 +96,7 @@ def parse_list(query: bytes, view: View) -> ListQuery:
     Raises:
         Problem: a parameter is wrong by itself, or page and cursor are both given.
     """
-    given = parse_parameters(query, {"cursor", "page", "size", "order", *(f.name for f in view.filters)})
+    given = parse_parameters(query, LIST_PARAMETERS | {f.name for f in view.filters})
     if "cursor" in given and "page" in given:
         raise Problem(Kind.CONFLICTING_PARAMETERS, "A cursor says where it goes on; leave out page.", "page")
     cursor = _cursor(given)
@@ -151,7 +151,7 @@ def _filter(declared: Filter, value: str | None, *, integer: bool) -> str | None
         raise Problem(
             Kind.INVALID_PARAMETER, f"{declared.name} is one of {', '.join(declared.labels)}.", declared.name
         )
-    if integer and (not _INTEGER.fullmatch(value) or abs(int(value)) > INT_MAX):
+    if integer and (not _INTEGER.fullmatch(value) or not INT_MIN <= int(value) <= INT_MAX):
         raise Problem(
             Kind.INVALID_PARAMETER,
             f"{declared.name} is a whole number of at most 64 bits, without leading zeros.",

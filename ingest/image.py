@@ -14,6 +14,7 @@ from kycache.model.values import (
     DATE_MAX,
     DATE_MIN,
     INT_MAX,
+    INT_MIN,
     PLACEHOLDER,
     TIMESTAMP_MIN,
     TIMESTAMP_ODD,
@@ -138,7 +139,7 @@ def _typed(kind: ColumnType, *, nullable: bool) -> Any:
         case Kind.BOOL:
             typed = bool
         case Kind.INT:
-            typed = Annotated[int, msgspec.Meta(ge=-INT_MAX, le=INT_MAX)]
+            typed = Annotated[int, msgspec.Meta(ge=INT_MIN, le=INT_MAX)]
         case Kind.ENUM:
             typed = Literal[kind.labels]
         case Kind.DATE:

@@ -60,6 +60,7 @@ TIMESTAMP_MIN = -210866803200000000
 USER_KEY_BYTES_MAX = 400
 """A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
 
+INT_MIN = -(2**63)
 INT_MAX = 2**63 - 1
 DAY_US = 86_400_000_000
 
@@ -143,7 +144,7 @@ def _bool(value: object) -> bool:
 
 
 def _int(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or abs(value) > INT_MAX:
+    if not isinstance(value, int) or isinstance(value, bool) or not INT_MIN <= value <= INT_MAX:
         raise ValueRefused("not a 64-bit integer")
     return value
 

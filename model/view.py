@@ -47,6 +47,12 @@ FILTER_KINDS = frozenset({Kind.TEXT, Kind.ENUM, Kind.BOOL, Kind.INT})
 
 BOOL_LABELS = ("true", "false")
 
+LIST_PARAMETERS = frozenset({"cursor", "order", "page", "size"})
+"""What a list is asked with beside its filters, so no name for one of these."""
+
+EXPORT_MEMBERS = frozenset({"cursor", "end"})
+"""What begins an export's lines that are no row. Only by the id a row with such a member is told from them."""
+
 
 class Privacy(StrEnum):
     """`pii` stands in no log and no metric label; `secret` is neither stored nor served."""
@@ -405,6 +411,12 @@ def _list_fields(source: _Source, fields: list[str], root: Table, status: Status
         if name not in there or "." in name:
             source.fail(("list", "fields"), f"{name!r} is not a plain member of the root")
     _distinct(source, ("list", "fields"), "field", fields)
+    key = ".".join(root.columns[root.index_of(root.key)].output)
+    taken = next((name for name in fields if name in EXPORT_MEMBERS), None)
+    if taken is not None and key not in fields:
+        source.fail(
+            ("list", "fields"), f"an export has lines with {taken!r} of its own: rows need {key!r} beside it"
+        )
     return tuple(fields)
 
 
@@ -414,6 +426,10 @@ def _filters(source: _Source, names: list[str], root: Table, status: Status | No
     _distinct(source, ("list", "filters"), "filter", names)
     made = []
     for name in names:
+        if name in LIST_PARAMETERS:
+            source.fail(
+                ("list", "filters"), f"{name!r} is a parameter of every list: give the column another name"
+            )
         column = next((c for c in root.columns if c.output == (name,)), None)
         if status and name == status.output:
             made.append(Filter(name, None, status.labels))

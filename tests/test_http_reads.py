@@ -4,16 +4,35 @@ import random
 import re
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
-from http_stand import REGIONS, Stand, User, people, problem, serving
+from http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, people, problem, serving
 
 from kycache.actors.environment import Environments
-from kycache.model.change import Scope
+from kycache.model.change import Change, Origin, Scope, Snapshot
 from kycache.model.lsn import format_lsn
+from kycache.model.partition import partition_of
 from kycache.model.render import etag
 from kycache.model.values import INFINITY, MINUS_INFINITY
+from kycache.model.view import parse_view
+
+TEXT_IDS = """
+name = "text"
+[root]
+table = "users"
+key = "id"
+[root.columns]
+id = { name = "id", type = "text" }
+since = { name = "since", type = "timestamp" }
+[list]
+order = "since"
+fields = ["id"]
+filters = []
+"""
+
+ORIGIN = Origin(Snapshot.STREAMED, 1, SNAPSHOT_LSN + 1, 1, 1)
 
 
 def expected(users: list[User], *, newest: bool = True, **filters: str) -> list[dict[str, Any]]:
@@ -276,6 +295,25 @@ class TestDetail:
         del users
         async with serving(stand) as client:
             problem(await client.get(f"/users/{text}"), 400, "invalid-id", "userId")
+
+    async def test_a_text_id_may_be_any_text(self, tmp_path: Path) -> None:
+        """A slash too: it comes as `%2F`, and routes are looked at when that is decoded."""
+        stand = Stand(tmp_path / "text", view=parse_view(TEXT_IDS, "text.toml"))
+        stand.load([])
+        ids = ["a/b", "/a", "a/", "a//b", "a b", "a+b", "100%", "a?b", "a%2Fb", "é\n", "users"]
+        for key in ids:
+            shard = partition_of(key.encode(), stand.shards)
+            stand.apply(
+                shard, [Change(stand.offsets[shard], ORIGIN, 0, key.encode(), key.encode(), key, (key, 0))]
+            )
+        async with serving(stand) as client:
+            for key in ids:
+                response = await client.get(f"/users/{quote(key, safe='')}")
+                assert (response.status_code, response.json()["id"]) == (200, key)
+            problem(await client.get("/users/a/c"), 404, "no-such-user")
+            problem(await client.get("/users/"), 404, "no-such-route")
+            assert (await client.get("/users/export")).headers["content-type"] == "application/x-ndjson"
+        stand.close()
 
     async def test_parameters_are_refused(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:

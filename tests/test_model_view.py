@@ -66,6 +66,7 @@ def test_secret_columns_are_not_stored() -> None:
         ('filters = ["kycStatus", "region"]', 'filters = ["createdAt"]', "is not the status nor a text, enum"),
         ('filters = ["kycStatus", "region"]', 'filters = ["region", "region"]', "stands twice"),
         ('fields = ["userId",', 'fields = ["userid",', "is not a plain member"),
+        ('filters = ["kycStatus", "region"]', 'filters = ["size"]', "'size' is a parameter of every list"),
         ('"kyc", "accounts", "createdAt"', '"accounts", "createdAt"', "members must name each of"),
         ("[status]", "[stats]", "unknown field `stats`"),
     ],
@@ -77,6 +78,17 @@ def test_mistakes_name_file_and_line(old: str, new: str, problem: str) -> None:
         parse_view(wrong, "mine.toml")
     assert problem in raised.value.problem
     assert raised.value.exit_code == 3
+
+
+def test_a_row_is_told_from_an_exports_own_lines() -> None:
+    """By the id: without it no field may be named as a control line's first member."""
+    renamed = TEXT.replace('"region", type', '"cursor", type').replace('"region"', '"cursor"')
+    renamed = renamed.replace('filters = ["kycStatus", "cursor"]', 'filters = ["kycStatus"]')
+    named = 'fields = ["userId", "firstName", "lastName", "kycStatus"]'
+    assert named in renamed
+    parse_view(renamed.replace(named, 'fields = ["userId", "cursor"]'), "x")
+    with pytest.raises(ConfigurationError, match=r"line \d+: an export has lines with 'cursor' of its own"):
+        parse_view(renamed.replace(named, 'fields = ["firstName", "cursor"]'), "x")
 
 
 def test_the_line_is_the_right_one() -> None:
