@@ -8,15 +8,18 @@ is gone on with by the next one (`runs.py`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import pyrage
-from backports.zstd import CompressionParameter, ZstdCompressor
+from backports.zstd import ZstdCompressor
 
 from kycache.actors.checked import vouched
 from kycache.actors.environment import Environments
@@ -32,8 +35,11 @@ from .runs import Runs
 from .settings import MIB, SnapshotSettings
 from .stores import Store, Writer
 
-COMPRESSORS = 1
-"""Threads that compress, beside the one that hashes: more would take what ingest and web need."""
+AHEAD = 4
+"""Pieces, of 1 MiB as a rule, that are copied and hashed while earlier ones are compressed and written: enough for
+both threads to be busy, and little memory. More threads would take what ingest and web need."""
+
+Piece = bytes | bytearray
 
 
 @dataclass(frozen=True)
@@ -152,41 +158,53 @@ class Taker:
             self._environments.release(generation)
         return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
 
-    def _store_pages(self, snapshot: str, shard: int, pages: Iterator[bytes | bytearray]) -> manifests.CopiedFile:
+    def _store_pages(self, snapshot: str, shard: int, pages: Iterator[Piece]) -> manifests.CopiedFile:
         """Compress, encrypt and write the pages; what came of it."""
         encrypted = bool(self._keys.recipients)
         name = manifests.shard_file(shard, encrypted=encrypted)
-        packed = _Packed(pages, self._settings.level, lambda count: self._progress.advance(shard, count))
+        digest = hashlib.sha256()
         file = _Hashed(self._store.writer(f"{snapshot}/{name}"))
-        if encrypted:
-            pyrage.encrypt_io(packed, file, list(self._keys.recipients))
-        else:
-            while piece := packed.read(MIB):
-                file.write(piece)
+        with closing(ahead(_hashed(pages, digest), AHEAD)) as pieces:
+            packed = _Packed(pieces, self._settings.level, partial(self._progress.advance, shard))
+            if encrypted:
+                pyrage.encrypt_io(packed, file, list(self._keys.recipients))
+            else:
+                while piece := packed.read(MIB):
+                    file.write(piece)
         file.writer.close()
         return manifests.CopiedFile(
             file=name,
             encrypted=encrypted,
             raw_bytes=packed.size,
-            raw_sha256=packed.digest.hexdigest(),
+            raw_sha256=digest.hexdigest(),
             stored_bytes=file.size,
             stored_sha256=file.digest.hexdigest(),
         )
 
 
-class _Packed:
-    """The pages as a compressed file to read; hashed before that."""
+def ahead(pieces: Iterator[Piece], count: int) -> Generator[Piece, None, None]:
+    """The same pieces; a thread makes the next `count` of them while one is used. Close it where it is left."""
+    with ThreadPoolExecutor(1, "ahead") as thread:
+        waiting = deque(thread.submit(next, pieces, None) for _ in range(count))
+        while (piece := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, pieces, None))
+            yield piece
 
-    def __init__(self, pages: Iterator[bytes | bytearray], level: int, advance: Callable[[int], None]) -> None:
-        self.digest = hashlib.sha256()
+
+def _hashed(pages: Iterator[Piece], digest: "hashlib._Hash") -> Iterator[Piece]:
+    for piece in pages:
+        digest.update(piece)
+        yield piece
+
+
+class _Packed:
+    """The pages as a compressed file to read."""
+
+    def __init__(self, pages: Iterator[Piece], level: int, advance: Callable[[int], None]) -> None:
         self.size = 0
         self._pages = pages
         self._advance = advance
-        options: dict[int, int] = {
-            CompressionParameter.compression_level: level,
-            CompressionParameter.nb_workers: COMPRESSORS,
-        }
-        self._pack = ZstdCompressor(options=options)
+        self._pack = ZstdCompressor(level)
         self._ready = b""
         self._at = 0
         self._ended = False
@@ -204,7 +222,6 @@ class _Packed:
         if pages is None:
             self._ended = True
             return self._pack.flush()
-        self.digest.update(pages)
         self.size += len(pages)
         self._advance(len(pages))
         return self._pack.compress(pages)

@@ -2,6 +2,8 @@
 
 import json
 import stat
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyrage
@@ -15,7 +17,7 @@ from kycache.model.errors import ConfigurationError, Refused
 from kycache.snapshots import keys
 from kycache.snapshots.listing import Condition, survey
 from kycache.snapshots.manifest import Manifest
-from kycache.snapshots.take import Progress
+from kycache.snapshots.take import Progress, ahead
 
 Contents = dict[str, list[tuple[bytes, bytes]]]
 
@@ -206,3 +208,25 @@ def test_encrypted_files_need_their_identity(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="not encrypted for this identity"):
         stand.fetched(manifest)
     stand.close()
+
+
+def test_pieces_are_made_ahead_and_no_more_than_that() -> None:
+    """In order; what fails is told where it stood; who leaves early waits for the thread, not for the rest."""
+    made: list[int] = []
+
+    def pieces(end: int) -> Iterator[bytes]:
+        for number in range(end):
+            made.append(number)
+            yield bytes([number])
+        if end > 10:
+            raise ValueError(end)
+
+    assert [*ahead(pieces(9), 3)] == [bytes([n]) for n in range(9)]
+    taken = []
+    with pytest.raises(ValueError, match="12"):
+        taken += ahead(pieces(12), 3)
+    assert len(taken) == 12
+    with closing(ahead(pieces(9), 3)) as some:
+        made.clear()
+        assert [next(some), next(some)] == [b"\0", b"\1"]
+    assert len(made) <= 5
