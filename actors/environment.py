@@ -38,6 +38,14 @@ class DamagedFile(Refused):
     """A shard file that must not be mapped."""
 
 
+def damage_remedy(shard: int) -> str:
+    """What to do about a damaged file."""
+    return (
+        f"bring it back with `kycache snapshot restore ID --shard {shard}`, or run "
+        f"`kycache rebuild --shard {shard}`; other shards go on"
+    )
+
+
 def check_before_mapping(generation: Path, shard: int) -> None:
     """Refuse a file that is shorter than its own meta pages say, or whose meta pages are garbled.
 
@@ -45,7 +53,7 @@ def check_before_mapping(generation: Path, shard: int) -> None:
         DamagedFile: names the file and the remedy.
     """
     path = generation / "data.mdb"
-    remedy = f"run `kycache rebuild --shard {shard}`; other shards go on"
+    remedy = damage_remedy(shard)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -169,7 +177,6 @@ class Environments:
         except lmdb.Error as error:
             environment.close()
             raise DamagedFile(
-                f"shard {shard}: {generation} holds no whole store: {error}",
-                f"run `kycache rebuild --shard {shard}`",
+                f"shard {shard}: {generation} holds no whole store: {error}", damage_remedy(shard)
             ) from None
         return Lease(environment, databases)

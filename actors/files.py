@@ -359,14 +359,22 @@ class ShardFolder:
         file.truncate(0)
         file.write(holder_name().encode())
         file.flush()
-        return ShardLock(file)
+        return ShardLock(file, self.path / "LOCK")
 
 
 class ShardLock:
     """The writer's lock. Ends with the process at the latest."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, path: Path) -> None:
         self._file = file
+        self._path = path
+
+    def stands(self) -> bool:
+        """Whether it keeps others away: its file is the one that they would lock."""
+        try:
+            return self._path.stat().st_ino == os.fstat(self._file.fileno()).st_ino
+        except FileNotFoundError:
+            return False
 
     def release(self) -> None:
         """Let another process write."""

@@ -19,7 +19,7 @@ import lmdb
 
 from kycache.model.errors import Refused
 
-from .environment import Databases
+from .environment import Databases, damage_remedy
 from .open_reads import GROWTH_MIN_BYTES
 from .scrub import PAGE_SIZE, Scrubber
 
@@ -103,7 +103,7 @@ def copied_pages(
         scrubber.close()
     if copy.failure is not None:
         raise Refused(
-            f"shard {shard}: LMDB cannot copy its file: {copy.failure}", f"run `kycache rebuild --shard {shard}`"
+            f"shard {shard}: LMDB cannot copy its file: {copy.failure}", damage_remedy(shard)
         ) from copy.failure
     scrubber.finish()
 

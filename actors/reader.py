@@ -16,7 +16,7 @@ from kycache.model.profile import Profile, unpack_profile
 from kycache.model.view import View
 
 from .checked import Unchecked, vouched
-from .environment import Databases, Environments, check_before_mapping
+from .environment import Databases, Environments, check_before_mapping, damage_remedy
 from .files import ShardFolder
 from .meta import check_identity, read_state
 from .order_views import OrderSnapshot
@@ -101,8 +101,7 @@ class ShardReader:
                 yield ShardSnapshot(self.shard, txn, databases, self._view)
         except lmdb.Error as error:
             raise Refused(
-                f"shard {self.shard}: {self._generation} cannot be read: {error}",
-                f"run `kycache rebuild --shard {self.shard}`",
+                f"shard {self.shard}: {self._generation} cannot be read: {error}", damage_remedy(self.shard)
             ) from error
 
     def commit_id(self) -> tuple[str, int]:

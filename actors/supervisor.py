@@ -80,6 +80,7 @@ class ShardHolder:
         self._attempt = trio.CancelScope()
         self._remedies: deque[_Remedy] = deque()
         self._scope = trio.CancelScope()
+        self._lock: ShardLock | None = None
 
     def offer(self, batch: Batch) -> bool:
         """Hand a batch to the actor; False: send no more until asked."""
@@ -91,11 +92,10 @@ class ShardHolder:
         """Hold the shard until released. No failure of one shard leaves here: the others go on."""
         try:
             with self._scope:
-                lock = await self._acquire()
                 try:
                     await self._supervise()
                 finally:
-                    lock.release()
+                    self._let_go()
                     if self.halted is None:
                         self._report(Report("closed"))
         finally:
@@ -156,9 +156,23 @@ class ShardHolder:
             if len(waits) > 1:
                 waits.popleft()
 
+    def look_at_lock(self) -> None:
+        """Begin anew where somebody removed the folder, or the lock: another process might write there too."""
+        if self._lock is not None and not self._lock.stands():
+            log.warning("a shard's folder, or its LOCK, was removed while it was open", shard=self.folder.number)
+            self._attempt.cancel()
+
+    def _let_go(self) -> None:
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
     async def _supervise(self) -> None:
         failures: deque[float] = deque(maxlen=RESTARTS_MAX)
         while not self.fence.closed:
+            if self._lock is None or not self._lock.stands():
+                self._let_go()
+                self._lock = await self._acquire()
             with trio.CancelScope() as self._attempt:
                 if not self._remedies:
                     await self._try(failures)

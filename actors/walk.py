@@ -17,7 +17,7 @@ import msgspec
 
 from kycache.model.view import View
 
-from .environment import DamagedFile, check_before_mapping
+from .environment import DamagedFile, check_before_mapping, damage_remedy
 from .state import Identity, ShardState
 
 WALK_START_S = 60.0
@@ -48,14 +48,6 @@ class Job(msgspec.Struct, frozen=True):
 class Outcome(msgspec.Struct, frozen=True):
     facts: Facts | None
     problem: str = ""
-
-
-def damage_remedy(shard: int) -> str:
-    """What to do about a damaged file."""
-    return (
-        f"bring it back with `kycache snapshot restore ID --shard {shard}`, or run "
-        f"`kycache rebuild --shard {shard}`; other shards go on"
-    )
 
 
 def walk_in_child(

@@ -24,13 +24,13 @@ from kycache.model.render import Renderer
 from kycache.model.view import View
 
 from . import order
-from .environment import DamagedFile, Databases, Environments, check_before_mapping
+from .environment import DamagedFile, Databases, Environments, check_before_mapping, damage_remedy
 from .meta import check_identity, read_identity, read_state
 from .order_check import check
 from .order_reader import OrderSnapshot
 from .quarantine import read_quarantine
 from .state import Identity, ShardState
-from .walk import Facts, Job, Outcome, damage_remedy
+from .walk import Facts, Job, Outcome
 
 PROBLEMS_SHOWN = 3
 """Of one file: the first ones say enough."""

@@ -246,6 +246,7 @@ class Ingest:
         while True:
             await trio.sleep(READERS_LOOK_S)
             for holder in list(self.holders.values()):
+                holder.look_at_lock()
                 if holder.actor is not None:
                     holder.actor.store.free_readers()
 

@@ -39,8 +39,8 @@ STORE_WAIT_S = 120.0
 """For so long a store is asked before the log is read instead: a restart of it, or of the line to it. Longer would
 be a shard that answers nobody although nothing is missing."""
 
-EMPTY_S = 60.0
-"""A store that held no snapshot for one shard is not asked for the others of the same start."""
+EMPTY_S = 5.0
+"""For so long a store that held no snapshot is not asked again: shards that start together ask once."""
 
 log = structlog.get_logger()
 

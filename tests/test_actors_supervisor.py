@@ -2,8 +2,10 @@
 
 import errno
 import json
+import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -41,6 +43,7 @@ class Desk:
         made.store.close()
         self.shard = made
         self.failures: list[Exception] = []
+        self.make: Callable[[], ShardUnderTest] | None = None
         self.opened = 0
         self.asked: list[int] = []
         self.holder = ShardHolder(made.folder, self._open, self._read_from, lambda: None, lambda: None)
@@ -55,7 +58,10 @@ class Desk:
         self.opened += 1
         if self.failures:
             raise self.failures.pop(0)
-        self.shard.store = self.shard._open()
+        if self.make is not None:
+            self.shard = self.make()
+        else:
+            self.shard.store = self.shard._open()
         return Opened(self.shard.store, "id", self.shard.store.opened_at.position.offset)
 
     def _read_from(self, offset: int, _epoch: int) -> None:
@@ -149,6 +155,22 @@ async def test_every_remedy_is_run_once_and_answered(tmp_path: Path) -> None:
             await holder.remedy(full, WAIT_S)
         await holder.remedy(lambda: ran.append(9), WAIT_S)
         assert ran[-1] == 9
+
+
+async def test_a_removed_folder_is_noticed_and_locked_again(tmp_path: Path) -> None:
+    """What was open would go on in files that nobody else sees, and another process could lock a new folder."""
+    desk = Desk(tmp_path)
+    async with held(desk) as holder:
+        await until(lambda: desk.asked)
+        holder.look_at_lock()
+        shutil.rmtree(desk.shard.folder.path)
+        assert desk.shard.folder.holder() is None
+        desk.make = partial(ShardUnderTest, tmp_path, VIEW, environments=desk.shard.environments)
+        holder.look_at_lock()
+        await until(lambda: len(desk.asked) == 2)
+        assert desk.shard.folder.holder() is not None
+        assert holder.offer(desk.batch(0, 3))
+        await until(lambda: desk.position() == 3)
 
 
 async def test_a_remedy_that_cannot_be_run_says_so(tmp_path: Path) -> None:
