@@ -18,6 +18,7 @@ from test_actors_store import VIEW, filled
 from kycache.actors import checked, walk
 from kycache.actors.checked import MARK, Checker, Unchecked, Walks, mark_of, vouch, vouched
 from kycache.actors.environment import DamagedFile, Environments
+from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader
 from kycache.actors.walk import walk_in_child
 
@@ -172,7 +173,8 @@ class TestWhoVouches:
         ) as writer:
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"written\n"
-            generation = tmp_path / "shards" / "0000" / "gen-000001"
+            generation = DataDirectory(tmp_path).shard(0).current()
+            assert generation is not None
             assert vouched(generation)
             writer.kill()
             writer.wait()
