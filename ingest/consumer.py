@@ -8,6 +8,7 @@ open and says where to read on. Offsets committed to the group are a hint for la
 
 import queue
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Protocol
 
@@ -104,6 +105,8 @@ class ConsumerThread:
         self._sink = sink
         self._turn = turn
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
+        self._asked: Counter[int] = Counter()  # per partition, orders to read on; counted by who gives them
+        self._obeyed: Counter[int] = Counter()  # the same, counted by the thread
         self._stopping = False
         self._well: bool | None = None
 
@@ -114,7 +117,10 @@ class ConsumerThread:
     def read_from(self, partition: int, offset: int, leader_epoch: int) -> None:
         """Order: deliver the partition's records from `offset` on; `leader_epoch` is that of the one before it."""
 
+        self._asked[partition] += 1
+
         def run(session: _Session) -> None:
+            self._obeyed[partition] += 1
             tp = self._tp(partition)
             if tp in session.consumer.assignment():
                 session.parked.discard(partition)
@@ -127,6 +133,13 @@ class ConsumerThread:
                 session.consumer.resume(tp)
 
         self._orders.put(_Order(run))
+
+    def polled_before_order(self, partition: int) -> bool:
+        """Whether what is being delivered was polled before the last order to read on: those records come again.
+
+        For who gives the orders, while the thread waits for the delivery to be taken.
+        """
+        return self._obeyed[partition] < self._asked[partition]
 
     def pause(self, partition: int) -> None:
         """Order: deliver no more records of the partition until `read_from`."""

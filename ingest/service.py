@@ -124,7 +124,10 @@ class Ingest:
 
     def _deliver(self, partition: int, batch: Batch) -> bool:
         holder = self.holders.get(partition)
-        return holder is not None and holder.offer(batch)
+        # Not even one that begins where the shard stands: it would be delivered again behind itself, and dropped.
+        if holder is None or self.thread.polled_before_order(partition):
+            return False
+        return holder.offer(batch)
 
     def _halt(self, partition: int, error: HaltShard) -> None:
         holder = self.holders.get(partition)
