@@ -44,6 +44,11 @@ class Workload:
             thread.start()
         return self
 
+    @property
+    def running(self) -> bool:
+        """A worker still writes."""
+        return any(thread.is_alive() for thread in self._threads)
+
     def join(self) -> None:
         """Wait for the end; raises what a worker failed with."""
         for thread in self._threads:
