@@ -81,7 +81,7 @@ class Doubt(msgspec.Struct, frozen=True):
     lsn: int = 0
     """A later whole snapshot puts right what came before it."""
     epoch: int = 0
-    """Of the shard that said so: what starts over from a later one has read nothing of it."""
+    """The one that it happened in: what starts over from a later one has read nothing of it."""
 
 
 def holder_name() -> str:
@@ -206,9 +206,14 @@ class DataDirectory:
     def add_doubts(self, new: tuple[Doubt, ...]) -> None:
         """Put every shard in doubt, durably, before the batch that says so is committed. The latest of a kind
         and shard stands for all before it."""
+        node = self.node()
         with self._doubts_locked():
             known = {(d.kind, d.shard): d for d in self.doubts()}
             for doubt in new:
+                # Not the epoch of the shard that says so: it may be of an earlier one than its neighbours, which
+                # were started over alone, and read on in the log behind the point where theirs begins.
+                if node is not None and node.starts and doubt.offset >= node.starts[doubt.shard]:
+                    doubt = msgspec.structs.replace(doubt, epoch=node.epoch)
                 before = known.get((doubt.kind, doubt.shard))
                 if before is None or doubt.lsn >= before.lsn:
                     known[doubt.kind, doubt.shard] = doubt

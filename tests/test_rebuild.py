@@ -11,7 +11,7 @@ from fake_source import FakeSource
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
 from kycache.actors.building import may_serve, take_over_when_due
-from kycache.actors.files import Doubt, Node
+from kycache.actors.files import DataDirectory, Doubt, Node
 from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import Limits, Standing, concerns
 from kycache.actors.router import Router
@@ -94,6 +94,19 @@ def test_an_epoch_leaves_what_was_in_doubt_behind() -> None:
     assert concerns(doubt, SERVED)
     assert concerns(doubt, state(1, watermark=1, as_of_ms=1, epoch=1, bootstrapped=False))
     assert not concerns(doubt, state(1, watermark=1, as_of_ms=1, epoch=1))
+
+
+def test_what_happens_in_an_epoch_concerns_those_who_began_in_it(tmp_path: Path) -> None:
+    """Also where the shard that says so is of an earlier one: others were started over alone (seen)."""
+    directory = DataDirectory(tmp_path)
+    directory.found(VIEW.hash, TOPIC, TOPIC_ID, 2)
+    directory.rehome(lambda node: msgspec.structs.replace(node, epoch=3, starts=(100, 200)))
+    began = state(1, watermark=1, as_of_ms=1, epoch=3)
+    for offset, concerned in ((99, False), (100, True)):
+        directory.add_doubts((Doubt("stale", 0, offset, "truncated", lsn=10**9 + offset, epoch=1),))
+        (doubt,) = directory.doubts()
+        assert concerns(doubt, began) is concerned
+        assert concerns(doubt, state(1, watermark=1, as_of_ms=1, epoch=1))
 
 
 class Site:
