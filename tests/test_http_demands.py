@@ -1,5 +1,6 @@
 """How fresh an answer is asked to be: waits and refusals. (That none is older than asked: with the page cache.)"""
 
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,9 @@ import pytest
 import trio
 from http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 
+from kycache.actors.files import Doubt
+from kycache.actors.reader import ShardSnapshot
+from kycache.actors.router import Router
 from kycache.model.lsn import format_lsn
 
 
@@ -64,6 +68,37 @@ class TestDemands:
             scraped = (await client.get("/metrics")).text
         assert 'kycache_http_freshness_waits_total{outcome="reached"} 2.0' in scraped
 
+    async def test_who_waits_reads_nothing_until_all_shards_are_there(
+        self, stand: Stand, users: list[User], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        take, taken = Router.all_snapshots, []
+
+        def counted(router: Router) -> AbstractContextManager[list[ShardSnapshot]]:
+            taken.append(router)
+            return take(router)
+
+        monkeypatch.setattr(Router, "all_snapshots", counted)
+        lsn = format_lsn(stand.lsn + 100)
+        answers: list[int] = []
+
+        async def ask(client: httpx.AsyncClient, path: str) -> None:
+            answers.append((await self.asked(client, path, Min_LSN=lsn)).status_code)
+
+        first = next(user for user in users if stand.shard_of(user) == 0)
+        async with serving(stand, WAITS_LONG) as client:
+            async with trio.open_nursery() as nursery:
+                for _ in range(20):
+                    nursery.start_soon(ask, client, "/users")
+                await waiting(client, 20)
+                nursery.start_soon(ask, client, f"/users/{first.id}")
+                await waiting(client, 21)
+                stand.beat([0, 1])
+                await waiting(client, 20)  # so the shards were looked at
+                assert (len(taken), answers) == (20, [200])
+                stand.beat([2])
+            assert answers == [200] * 21
+            assert len(taken) == 40
+
     async def test_not_reached(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
             for path in ("/users", f"/users/{users[0].id}", f"/users/{User(77).id}"):
@@ -76,6 +111,22 @@ class TestDemands:
             scraped = (await client.get("/metrics")).text
         assert 'kycache_http_freshness_waits_total{outcome="refused"} 6.0' in scraped
         assert "kycache_http_freshness_waiting 0.0" in scraped
+
+    async def test_no_demand_is_met_behind_a_truncate_that_no_shard_was_told_of(
+        self, stand: Stand, users: list[User]
+    ) -> None:
+        """Whatever the watermark says: the rows that went are still there. Without a demand they are labelled."""
+        stand.directory.add_doubts((Doubt("stale", 1, 7, "a truncate", stand.lsn),))
+        async with serving(stand, WAITS_LONG) as client:
+            for path in ("/users", "/users/export", f"/users/{users[0].id}"):
+                for demand in ({"Min_LSN": "0/1"}, {"Max_Staleness": "60"}):
+                    with trio.fail_after(5):  # at once: no wait helps
+                        response = await self.asked(client, path, **demand)
+                    problem(response, 503, "not-fresh-enough")
+                    assert response.headers["kycache-watermark"] == "0/0"
+                    assert response.headers["kycache-suspect"] == "true"
+                answer = await client.get(path)
+                assert (answer.status_code, answer.headers["kycache-suspect"]) == (200, "true")
 
     async def test_staleness_is_waited_for(self, stand: Stand) -> None:
         stand.load([User(1)], ts_ms=now_ms() - 60_000)

@@ -4,6 +4,7 @@ import gzip
 import json
 import random
 import socket
+import zlib
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from dataclasses import replace
@@ -20,7 +21,9 @@ from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, s
 
 from kycache.actors.freshness import Freshness, freshness
 from kycache.http import exports as exports_module
-from kycache.http.codings import choose
+from kycache.http.codings import CODINGS, choose
+from kycache.http.cursors import Cursor
+from kycache.http.problems import Kind, Problem
 from kycache.model.change import Scope
 from kycache.model.lsn import format_lsn, parse_lsn
 
@@ -343,6 +346,30 @@ class TestWhileItRuns:
                 await until_metric(client, "kycache_http_exports_running 1.0")
                 began = trio.current_time()
             assert trio.current_time() - began < 2
+
+
+@pytest.mark.parametrize("coding", ["identity", "gzip", "zstd"])
+def test_all_that_was_sent_can_be_decoded(coding: str) -> None:
+    """Up to the last cursor, wherever the stream is cut off behind it."""
+    fresh = Freshness(0, 1, False, True)
+    rows = [(b"%d" % n, b'{"userId":"%d"}' % n) for n in range(ROWS)]
+
+    def gone(place: Cursor) -> exports_module.Chunk:
+        raise Problem(Kind.UNREADABLE, f"nothing behind {place.edge!r}")
+
+    walk = exports_module.Walk(gone, lambda place: repr(place.edge))
+    place = Cursor(True, ROWS, (), None)
+    pieces = exports_module.Export(walk, place, exports_module.Chunk(rows, fresh), (), CODINGS[coding]()).pieces()
+    sent = next(pieces)
+    with pytest.raises(exports_module.CutOff):
+        next(pieces)
+    if coding == "gzip":
+        sent = zlib.decompressobj(wbits=31).decompress(sent)
+    elif coding == "zstd":
+        sent = zstd.ZstdDecompressor().decompress(sent)
+    lines = parsed(sent.decode())
+    assert [row["userId"] for row in rows_of(lines)] == [str(n) for n in range(ROWS)]
+    assert lines[-1] == {"cursor": repr(rows[-1][0])}
 
 
 @pytest.mark.parametrize(

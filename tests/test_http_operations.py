@@ -152,6 +152,13 @@ class TestOperations:
         assert samples["kycache_http_request_seconds_sum", "/users"] == pytest.approx(9.006)
         assert samples["kycache_http_freshness_waiting",] == 0
 
+    def test_what_one_worker_was_asked_for_all_know(self) -> None:
+        tally = Tally(3)
+        tally.row(1).asked(500)
+        tally.row(1).asked(70)
+        tally.row(2).asked(90)
+        assert (tally.asked(), tally.row(0).tally.asked()) == (500, 500)
+
 
 def application(stand: Stand, view: View) -> QuartTrio:
     router = Router(stand.directory, stand.environments, view, stand.limits)

@@ -2,6 +2,8 @@
 
 import json
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 from http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people, serving
 
 from kycache.actors.freshness import Freshness
+from kycache.actors.reader import ShardSnapshot
+from kycache.actors.router import Router
 from kycache.http import page_cache
 from kycache.http.cursors import Cursor
 from kycache.http.page_cache import Page, PageCache
@@ -89,6 +93,32 @@ async def test_never_across_an_own_write(stand: Stand, users: list[User]) -> Non
         assert (await client.get("/users?size=3")).content == size.content
         assert (await client.get(f"/users/{users[1].id}", headers=later)).status_code == 404
         assert (await client.get("/users?size=3")).json()["page"]["total"] == 38
+        # and goes on seeing it, although another asks for less
+        kept = await client.get("/users?size=4")
+        stand.delete(users[2])
+        latest = {"Kycache-Min-LSN": format_lsn(stand.beat())}
+        for demand in (latest, {"Kycache-Min-LSN": "0/1"}):
+            assert (await client.get(f"/users/{users[2].id}", headers=demand)).status_code == 404
+        assert (await client.get("/users?size=4")).json()["page"]["total"] == kept.json()["page"]["total"] - 1
+
+
+async def test_a_commit_while_a_page_is_read(
+    stand: Stand, users: list[User], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It came after the page's transactions began: the page counts as older, not as what a read would give."""
+    take = Router.all_snapshots
+
+    @contextmanager
+    def taken(router: Router) -> Iterator[list[ShardSnapshot]]:
+        with take(router) as snapshots:
+            stand.delete(users.pop())
+            yield snapshots
+
+    async with serving(stand, ALWAYS_LOOKS) as client:
+        monkeypatch.setattr(Router, "all_snapshots", taken)
+        assert (await client.get("/users")).json()["page"]["total"] == 40
+        monkeypatch.undo()
+        assert (await client.get("/users")).json()["page"]["total"] == 39
 
 
 async def test_never_staler_than_asked(stand: Stand, users: list[User]) -> None:

@@ -8,9 +8,10 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, people, problem, serving
+from http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, problem, serving
 
 from kycache.actors.environment import Environments
+from kycache.http.truth import format_instant
 from kycache.model.change import Change, Origin, Scope, Snapshot
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import partition_of
@@ -117,6 +118,22 @@ class TestList:
             last = str(httpx.URL("/users", params={**parameters, "page": str(-(-len(want) // size))}))
             backwards = await follow(client, last, "prev")
             assert backwards[::-1] == pages
+
+    async def test_links_stop_at_the_ends_and_not_before(self, stand: Stand, users: list[User]) -> None:
+        """One row behind a page, or in front of it, is still a page."""
+        want, count = expected(users), len(users)
+        async with serving(stand) as client:
+            almost = (await client.get(f"/users?size={count - 1}")).json()
+            behind = (await client.get(f"/users?cursor={almost['page']['next']}")).json()
+            assert (almost["page"]["prev"], behind["data"], behind["page"]["next"]) == (None, want[-1:], None)
+            front = (await client.get(f"/users?cursor={behind['page']['prev']}")).json()
+            assert (front["data"], front["page"]["prev"]) == (want[:-1], None)
+            first = (await client.get("/users?size=1")).json()
+            rest = (await client.get(f"/users?cursor={first['page']['next']}")).json()
+            one = (await client.get(f"/users?cursor={rest['page']['prev']}")).json()
+            assert (one["data"], one["page"]["prev"]) == (want[:1], None)
+            whole = (await client.get(f"/users?size={count}")).json()["page"]
+            assert (whole["next"], whole["prev"]) == (None, None)
 
     async def test_past_the_end(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
@@ -233,10 +250,14 @@ class TestList:
 
     async def test_least_fresh_shard(self, stand: Stand, users: list[User]) -> None:
         del users
-        lsn = stand.lsn
-        stand.beat([0, 2])
+        base = now_ms() + 60_000
+        for shard, behind_ms in ((1, 3_000), (0, 1_000), (2, 2_000)):
+            stand.beat([shard], ts_ms=base - behind_ms)
+        lsn = stand.lsn - 200
         async with serving(stand) as client:
-            assert (await client.get("/users")).headers["kycache-watermark"] == format_lsn(lsn)
+            answer = await client.get("/users")
+            assert answer.headers["kycache-watermark"] == format_lsn(lsn)
+            assert answer.headers["kycache-as-of"] == answer.json()["asOf"] == format_instant(base - 3_000)
 
 
 class TestDetail:

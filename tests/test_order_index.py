@@ -332,10 +332,11 @@ def test_a_wrong_old_entry_is_refused_and_changes_nothing(
     index = Index(tmp_path, shards=1)
     index.apply(0, {b"u": Entry(b"a", (b"A", b"R"), b"row")})
     with pytest.raises(IndexDiffers, match=message), index.envs[0].begin(write=True) as txn:
-        index.writers[0].apply(txn, [(old, new)])
+        index.writers[0].apply(txn, [(None, Entry(b"0", (b"NEW", b"R"), b"row")), (old, new)])
     index.compare(random.Random(0), (b"A", None))
-    index.apply(0, {b"u": Entry(b"c", (b"B", None), b"row")})
-    index.compare(random.Random(0), (b"B", None))
+    # Nor does the writer remember anything of it: the number of the new value was never given out.
+    index.apply(0, {b"u": Entry(b"c", (b"NEW", b"R"), b"row")})
+    index.compare(random.Random(0), (b"NEW", None))
 
 
 def test_arguments_out_of_range_are_refused(tmp_path: Path) -> None:
@@ -433,6 +434,28 @@ def test_values_that_found_no_number_are_one_column_still_when_there_are_some_ag
             index.open()
         for number in (rnd.randrange(3), rnd.randrange(14)):
             index.compare(rnd, (rnd.choice((None, b"VERIFIED")), b"region-%d" % number), looks=1)
+
+
+def test_a_combination_that_rows_carry_gets_no_tag_while_they_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tags run out before columns where values are NULL, and come free again: one row would be known as two."""
+    monkeypatch.setattr(order, "COMBINATIONS_MAX", 4)
+    index = Index(tmp_path, shards=1)
+
+    def row(number: int, filters: tuple[bytes | None, bytes | None]) -> Entry:
+        return Entry(b"%d" % number, filters, b"row")
+
+    halves = [(b"a", None), (b"x", None), (None, b"b"), (None, b"y")]
+    index.apply(0, {b"%d" % number: row(number, filters) for number, filters in enumerate(halves)})
+    index.apply(0, {b"4": row(4, (b"a", b"b"))})
+    with index.snapshots() as shards:
+        assert shards[0].shard.root.overflowing == 1
+    index.apply(0, {b"1": None, b"6": row(6, (b"c", b"d"))})
+    index.apply(0, {b"5": row(5, (b"a", b"b"))})
+    index.apply(0, {b"4": row(4, (b"a", b"y"))})
+    for where in ((b"a", b"b"), (b"a", None), (None, b"y"), (b"a", b"y")):
+        index.compare(random.Random(1), where)
 
 
 def test_more_combinations_than_the_real_limit(tmp_path: Path) -> None:
