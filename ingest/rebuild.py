@@ -33,7 +33,8 @@ def log_cut(shard: int, offset: int) -> HaltShard:
     """The log no longer holds what the shard must read next (FAULTS 16)."""
     return HaltShard(
         f"shard {shard}: the log of its partition no longer holds offset {offset}",
-        f"run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and starts over from it: "
+        f"bring it back with `kycache snapshot restore ID --shard {shard}` where one reads on behind the cut, "
+        f"or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and starts over from it: "
         "skipping would resurrect what was deleted",
     )
 

@@ -173,6 +173,26 @@ async def test_a_removed_folder_is_noticed_and_locked_again(tmp_path: Path) -> N
         await until(lambda: desk.position() == 3)
 
 
+async def test_a_remedy_goes_before_filling_a_shard(tmp_path: Path) -> None:
+    """A snapshot store that is waited for keeps no operator waiting."""
+    desk = Desk(tmp_path)
+    began = 0
+
+    async def fill() -> None:
+        nonlocal began
+        began += 1
+        if began == 1:
+            await trio.sleep_forever()
+
+    desk.holder._fill = fill
+    async with held(desk) as holder:
+        await until(lambda: began == 1)
+        assert desk.opened == 0
+        await holder.remedy(lambda: None, WAIT_S)
+        await until(lambda: desk.asked)
+        assert began == 2
+
+
 async def test_a_remedy_that_cannot_be_run_says_so(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     lock = desk.shard.folder.lock()

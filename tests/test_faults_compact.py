@@ -91,12 +91,13 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkey
             environments.release(made)
 
     monkeypatch.setattr(compaction, "walk_in_child", looked)
-    seen = set()
+    seen, kills = set(), 0
     rng = Random(SEED)
     for _ in range(KILLS):
         step = rng.randrange(1, 60)
         before = shard.folder.current()
         lived = in_child(kill_at(step, lambda: compacted(stand)))
+        kills += not lived
         seen.add((lived, shard.folder.current() == before))
         shard.folder.clean()
         assert content_position(stand) == position, f"step {step} of seed {SEED}"
@@ -106,3 +107,4 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkey
         assert list(shard.folder.path.glob("gen-*")) == [current]
         assert not list(shard.folder.path.glob(".CURRENT*"))
     assert len(seen) > 1, seen
+    assert kills >= KILLS // 3, f"only {kills} of {KILLS} steps were met"

@@ -49,7 +49,7 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkey
     files = {manifest.id: (stand.fetched(manifest) / "data.mdb").read_bytes() for manifest in manifests}
     monkeypatch.setattr(restore, "fetch", written(files))
     store, keys = stand.store(), stand.keys()
-    seen = set()
+    seen, kills = set(), 0
     rng = Random(SEED)
     for number in range(KILLS):
         before = content_position(stand)
@@ -61,10 +61,12 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkey
         found = content_position(stand)
         assert found in (before, manifest.entry(0).position.offset), f"kill {number}, step {step} of seed {SEED}"
         seen.add((lived, found == before))
+        kills += not lived
         folder.clean()
         assert len(list(folder.path.glob("gen-*"))) == 1
         assert not list(folder.path.glob(".CURRENT*"))
     assert len(seen) > 1, seen
+    assert kills >= KILLS // 3, f"only {kills} of {KILLS} steps were met"
 
 
 def test_a_disk_that_fills_up_leaves_the_old_one(tmp_path: Path, disk: Path, resize: Resize) -> None:
