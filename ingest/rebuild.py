@@ -34,7 +34,7 @@ def log_cut(shard: int, offset: int) -> HaltShard:
     return HaltShard(
         f"shard {shard}: the log of its partition no longer holds offset {offset}",
         f"bring it back with `kycache snapshot restore ID --shard {shard}` where one reads on behind the cut, "
-        f"or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and starts over from it: "
+        f"or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and begins at it: "
         "skipping would resurrect what was deleted",
     )
 
