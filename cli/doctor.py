@@ -1,6 +1,7 @@
 """`kycache doctor`: whether broker, source and connector are as the view's promises need them."""
 
 import json
+import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
@@ -25,7 +26,7 @@ from .composition import (
     router,
     source_dsn,
 )
-from .findings import WARNING, Finding, judge_connector, judge_log, judge_topic
+from .findings import WARNING, Finding, judge_connector, judge_disk, judge_log, judge_topic
 from .invocation import JsonOption, invocation
 from .settings import Settings
 from .source_findings import judge_source
@@ -38,6 +39,7 @@ class Look(StrEnum):
     SOURCE = "source"
     LOG = "log"
     CONNECTOR = "connector"
+    DISK = "disk"
 
 
 @dataclass
@@ -144,6 +146,9 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
         facts = look_at_connector(connect)
         yield from judge_connector(facts, expected.name, connector_config(view, expected))
 
+    def disk() -> Iterator[Finding]:
+        yield from judge_disk(shutil.disk_usage(directory.root).free, directory.root)
+
     if Look.TOPIC in only:
         diagnosis.look("topic", topic)
     expected = connector_settings(settings, partitions)
@@ -157,6 +162,8 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
         diagnosis.unchecked.append("the connector was not looked at: `[connect] url` is not set")
     elif Look.CONNECTOR in only:
         diagnosis.look("connector", connector)
+    if home is not None and Look.DISK in only:
+        diagnosis.look("disk", disk)
     return diagnosis
 
 

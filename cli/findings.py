@@ -6,6 +6,7 @@ Each rule stands for something that would make the view wrong or stale in silenc
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 from kycache.actors.files import Node
@@ -17,6 +18,9 @@ WARNING = "warning"
 
 BEAT_AGE_MAX_S = 10.0
 """A beat comes every half second; that old, shards are `stale` too."""
+
+DISK_FREE_BYTES_MIN = 64 << 20
+"""A shard's largest batches take that much; below it any of them may find no room."""
 
 _NOT_COMPARED = ("database.", "topic.creation.")
 """How Debezium reaches the source is the operator's affair, and a topic that exists is not made again."""
@@ -149,6 +153,16 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
             f"topic {name!r} is not the one that was read: it has id {topic.id}, not {node.topic_id}",
             "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
             "or `kycache rebuild --epoch`, which orders one",
+        )
+
+
+def judge_disk(free_bytes: int, folder: Path) -> Iterator[Finding]:
+    """The data directory's disk. `status` cannot tell that it is full: the reason is written down there."""
+    if free_bytes < DISK_FREE_BYTES_MIN:
+        yield Finding(
+            "disk",
+            f"the disk of {folder} has {free_bytes >> 20} MiB left: a shard that finds no room commits nothing",
+            "free some space; ingest goes on by itself",
         )
 
 

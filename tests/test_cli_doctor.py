@@ -268,6 +268,12 @@ def test_log() -> None:
     assert judge_log(replace(beaten, misrouted="offset 3: wrong")) == ["partition 1: offset 3: wrong"]
 
 
+def test_disk() -> None:
+    assert list(findings.judge_disk(findings.DISK_FREE_BYTES_MIN, Path("data"))) == []
+    (full,) = findings.judge_disk(3 << 20, Path("data"))
+    assert (full.check, full.problem.split(":")[0]) == ("disk", "the disk of data has 3 MiB left")
+
+
 def test_a_lost_slot_and_other_things_that_are_not_broken_on_purpose() -> None:
     def slot(**changes: object) -> SourceFacts:
         assert SOUND.slot is not None
