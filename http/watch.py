@@ -1,7 +1,8 @@
 """Waiting for freshness: one look at the shards for all requests that wait.
 
 A look compares transaction ids, a microsecond a shard; only a shard that committed is read, once, however many
-wait for it. While nobody waits nothing is looked at.
+wait for it, and only those who wait for such a shard are thought of: without a commit no demand is met that was
+not met before. While nobody waits nothing is looked at.
 """
 
 import time
@@ -52,7 +53,8 @@ class Watch:
     def __init__(self, router: Router, counts: Counts) -> None:
         self.counts = counts
         self._router = router
-        self._waiters: set[_Waiter] = set()
+        self._waiters: dict[tuple[int, ...], set[_Waiter]] = {}  # by the shards they wait for
+        self._waiting = 0
         self._someone = trio.Event()
         self._shards: dict[int, _Shard] = {}
 
@@ -62,15 +64,16 @@ class Watch:
             await self._someone.wait()
             self._look()
             await trio.sleep(LOOK_INTERVAL_S)
-            if not self._waiters:
+            if not self._waiting:
                 self._someone = trio.Event()
 
     async def reached(self, wait: Wait, deadline: float) -> bool:
         """Wait until it is worth asking again; False if that is not before `deadline` (trio's clock)."""
-        if len(self._waiters) >= WAITERS_MAX:
+        if self._waiting >= WAITERS_MAX:
             return False
         waiter = _Waiter(wait)
-        self._waiters.add(waiter)
+        self._waiters.setdefault(wait.shards, set()).add(waiter)
+        self._waiting += 1
         self._someone.set()
         self.counts.gauge("freshness_waiting", +1)
         try:
@@ -78,23 +81,30 @@ class Watch:
                 await waiter.met.wait()
         finally:
             self.counts.gauge("freshness_waiting", -1)
-            self._waiters.discard(waiter)
+            self._leave(waiter)
         return waiter.met.is_set()
+
+    def _leave(self, waiter: _Waiter) -> None:
+        group = self._waiters[waiter.wait.shards]
+        group.remove(waiter)
+        self._waiting -= 1
+        if not group:
+            del self._waiters[waiter.wait.shards]
 
     def _look(self) -> None:
         now = time.time()
-        for shard in {shard for waiter in self._waiters for shard in waiter.wait.shards}:
-            self._read(shard)
-        for waiter in self._waiters:
-            if self._met(waiter.wait, now):
-                waiter.met.set()
+        changed = {shard for shard in set().union(*self._waiters) if self._read(shard)}
+        for shards, group in self._waiters.items():
+            if not changed.isdisjoint(shards):
+                self._tell([self._shards[shard] for shard in shards], group, now)
 
-    def _read(self, number: int) -> None:
+    def _read(self, number: int) -> bool:
+        """Whether the shard is not as it was at the last look, or cannot be read."""
         shard = self._shards.setdefault(number, _Shard())
         try:
             commit = self._router.commit_id(number)
             if commit == shard.commit and not shard.unread:
-                return
+                return False
             state = self._router.state(number)
         except (NoStore, Refused, lmdb.Error):
             state = None
@@ -104,17 +114,18 @@ class Watch:
         if state is not None:
             shard.watermark = state.watermark
             shard.as_of_ms = state.as_of_ms if state.heartbeat else None
+        return True
 
-    def _met(self, wait: Wait, now: float) -> bool:
-        seen = [self._shards[shard] for shard in wait.shards]
-        if any(shard.unread for shard in seen):
-            return True
-        if min(shard.watermark for shard in seen) < wait.min_lsn:
-            return False
-        if wait.max_staleness_s is None:
-            return True
-        stale = [staleness_s(shard.as_of_ms, now, self._router.limits) for shard in seen]
-        return all(s is None or s <= wait.max_staleness_s for s in stale)
+    def _tell(self, seen: list[_Shard], group: set[_Waiter], now: float) -> None:
+        """Wake those of a group for whom it is worth asking again."""
+        unread = any(shard.unread for shard in seen)
+        watermark = min(shard.watermark for shard in seen)
+        ages = [staleness_s(shard.as_of_ms, now, self._router.limits) for shard in seen]
+        stale = max((age for age in ages if age is not None), default=0.0)
+        for waiter in group:
+            bound = waiter.wait.max_staleness_s
+            if unread or (watermark >= waiter.wait.min_lsn and (bound is None or stale <= bound)):
+                waiter.met.set()
 
 
 async def settle(ask: Callable[[], Wait | Found], watch: Watch, wait_s: float) -> Found | Answer:

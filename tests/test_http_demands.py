@@ -3,15 +3,21 @@
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import trio
+import trio.testing
 from http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 
 from kycache.actors.files import Doubt
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
+from kycache.http.problems import Kind, Problem
+from kycache.http.tally import Tally
+from kycache.http.truth import Wait
+from kycache.http.watch import Watch
 from kycache.model.lsn import format_lsn
 
 
@@ -98,6 +104,45 @@ class TestDemands:
                 stand.beat([2])
             assert answers == [200] * 21
             assert len(taken) == 40
+
+    async def test_a_look_thinks_only_of_who_waits_for_a_shard_that_committed(
+        self, stand: Stand, users: list[User], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Thousands may wait, and a look comes every few milliseconds."""
+        del users
+        told: list[int] = []
+        tell = Watch._tell
+
+        def counted(watch: Watch, seen: Any, group: Any, now: float) -> None:
+            told.append(len(group))
+            tell(watch, seen, group, now)
+
+        monkeypatch.setattr(Watch, "_tell", counted)
+        router = stand.router()
+        assert router.shard_count == stand.shards
+        watch = Watch(router, Tally().row(0))
+        refusal = Problem(Kind.NOT_FRESH, "").answer()
+        met: list[bool] = []
+
+        async def wait(shards: tuple[int, ...]) -> None:
+            met.append(await watch.reached(Wait(shards, stand.lsn + 100, None, refusal), trio.current_time() + 5))
+
+        async with trio.open_nursery() as nursery:
+            for shards in ((0,), (1,), (1,), (0, 1, 2)):
+                nursery.start_soon(wait, shards)
+            await trio.testing.wait_all_tasks_blocked()
+            watch._look()
+            assert sorted(told) == [1, 1, 2]  # nothing was seen before
+            watch._look()
+            assert len(told) == 3
+            stand.beat([1])
+            watch._look()
+            assert sorted(told[3:]) == [1, 2]
+            await trio.testing.wait_all_tasks_blocked()
+            assert met == [True, True]
+            nursery.cancel_scope.cancel()
+        assert not watch._waiters
+        router.close()
 
     async def test_not_reached(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
