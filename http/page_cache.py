@@ -9,6 +9,7 @@ Not answered again: a page from before a write that any request asked for by `Ky
 once, sees it in every later answer), or from before a change of what the view is suspected of.
 """
 
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Callable
@@ -28,7 +29,7 @@ BYTES_MAX = 32 << 20
 """What all pages of a process may take up: 4,096 of the default size, or 400 of the largest."""
 
 _OVERHEAD_BYTES = 1500
-"""An entry without its body: key, headers, bookkeeping."""
+"""An entry without its body and the texts of its key and links: headers, bookkeeping."""
 
 Key = tuple[Cursor, int | None]
 """The place, with all that a page depends on, and the page number where one was given."""
@@ -95,7 +96,8 @@ class PageCache:
         if not self.on:
             return
         self._drop(key)
-        size = len(page.body) + _OVERHEAD_BYTES + sum(len(text) for link in page.links for text in link)
+        texts = [text for link in page.links for text in link] + [text for text in key[0].filters if text]
+        size = len(page.body) + _OVERHEAD_BYTES + sum(map(sys.getsizeof, texts))
         self._entries[key] = _Entry(page, self._now_s(), size)
         self._resize(size)
         while len(self._entries) > PAGES_MAX or self._bytes > BYTES_MAX:

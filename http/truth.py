@@ -29,8 +29,7 @@ NOTHING_KNOWN = Freshness(None, 0, False, True)
 NOT_CLAIMED: Headers = (("Kycache-Watermark", "0/0"), ("Kycache-Served-By", "view"), ("Kycache-Suspect", "true"))
 """No 503 says a watermark that covers what was asked."""
 
-_SECONDS = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,9})?", re.ASCII)
-"""Nine digits are thirty years; more is a mistake."""
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 
 class Demand(NamedTuple):

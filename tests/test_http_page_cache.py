@@ -232,6 +232,13 @@ class TestBounds:
         assert kept[-1] == 1999
         assert len(kept) == page_cache.BYTES_MAX // (75_000 + page_cache._OVERHEAD_BYTES)
 
+    def test_bytes_of_what_was_asked_count_too(self) -> None:
+        """Pages of values that nobody has are small, and their keys are not."""
+        sizes: list[int] = []
+        cache = PageCache(1.0, sizes.append)
+        cache.put((Cursor(True, 50, ("x" * 1000, None, "y" * 1000), None), 1), self.page(100))
+        assert sizes[0] > 2_100 + page_cache._OVERHEAD_BYTES
+
     def test_age(self) -> None:
         clock = [0.0]
         cache = PageCache(1.0, now_s=lambda: clock[0])

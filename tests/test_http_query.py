@@ -184,6 +184,8 @@ class TestTruth:
         assert demand(Kycache_Min_LSN=["16/B374D848"]).min_lsn == 0x16_B374D848
         assert demand(Kycache_Max_Staleness=["2.5"]).max_staleness_s == 2.5
         assert demand(Kycache_Max_Staleness=["0"]).any
+        assert demand(Kycache_Max_Staleness=["0.1000000000000000000001"]).max_staleness_s == 0.1
+        assert demand(Kycache_Max_Staleness=["9" * 400]).max_staleness_s == float("inf")
         assert demand(Kycache_Consistency=["strong"]).strong
 
     @pytest.mark.parametrize(
@@ -198,6 +200,7 @@ class TestTruth:
             ("Kycache-Max-Staleness", ["1e3"]),
             ("Kycache-Max-Staleness", ["nan"]),
             ("Kycache-Max-Staleness", [".5"]),
+            ("Kycache-Max-Staleness", ["5."]),
             ("Kycache-Max-Staleness", ["٣"]),
             ("Kycache-Consistency", ["Strong"]),
             ("Kycache-Consistency", ["eventual"]),
