@@ -192,6 +192,9 @@ class ShardHolder:
             except KycacheError as error:
                 self.halted = HaltShard(error.problem, error.remedy)
             except Exception as error:
+                self.look_at_lock()
+                if self._attempt.cancel_called:
+                    return  # its files were removed under it
                 # Unexpected: our own bug or a broken machine. Counted, reported, and never swallowed for good.
                 self._log_failure(error)
                 failures.append(time.monotonic())

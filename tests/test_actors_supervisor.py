@@ -157,7 +157,10 @@ async def test_every_remedy_is_run_once_and_answered(tmp_path: Path) -> None:
         assert ran[-1] == 9
 
 
-async def test_a_removed_folder_is_noticed_and_locked_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", ["look", "commit"])
+async def test_a_removed_folder_is_noticed_and_locked_again(
+    tmp_path: Path, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What was open would go on in files that nobody else sees, and another process could lock a new folder."""
     desk = Desk(tmp_path)
     async with held(desk) as holder:
@@ -166,7 +169,11 @@ async def test_a_removed_folder_is_noticed_and_locked_again(tmp_path: Path) -> N
         shutil.rmtree(desk.shard.folder.path)
         assert desk.shard.folder.holder() is None
         desk.make = partial(ShardUnderTest, tmp_path, VIEW, environments=desk.shard.environments)
-        holder.look_at_lock()
+        if by == "look":
+            holder.look_at_lock()
+        else:
+            monkeypatch.setattr(holder, "_log_failure", None)  # it is none
+            holder.offer(desk.batch(0, 1))
         await until(lambda: len(desk.asked) == 2)
         assert desk.shard.folder.holder() is not None
         assert holder.offer(desk.batch(0, 3))
