@@ -15,7 +15,7 @@ _TEXT: Schema = {"type": "string"}
 
 def build_openapi(view: View) -> dict[str, Any]:
     """The whole document."""
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "kycache",
@@ -49,6 +49,9 @@ def build_openapi(view: View) -> dict[str, Any]:
             "parameters": _demands(),
         },
     }
+    for methods in document["paths"].values():
+        methods["get"]["responses"]["500"] = _problem("A bug of ours; it was logged.")
+    return document
 
 
 def _version() -> str:
