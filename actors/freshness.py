@@ -100,7 +100,7 @@ def status(
 
     Args:
         rebuilding: another generation is built beside this one, which is not written meanwhile.
-        why_no_state: its file is not looked at yet; what its writer last said was said before that.
+        why_no_state: its file is not looked at yet, and what was said of it before does not count.
     """
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)

@@ -13,7 +13,7 @@ from kycache.model.view import Kind, View
 from .checked import Unchecked
 from .environment import Environments
 from .files import DataDirectory, Doubt, Node
-from .freshness import Limits, ShardStatus, status
+from .freshness import Limits, ShardStatus, Standing, status
 from .reader import Miss, NoStore, ShardReader, ShardSnapshot, refuse_unchecked, snapshots
 from .state import ShardState
 
@@ -174,7 +174,9 @@ class Router:
         try:
             state = self.state(shard)
         except Unchecked as error:
-            why = error.problem
+            # Its holder walks it, or has, and halted the shard; what a former holder said is not known to hold.
+            if report is None or report.state != Standing.HALTED or folder.holder() is None:
+                why = error.problem
         except Refused as error:
             report = folder.damaged(error)
         rebuilding = folder.building() is not None

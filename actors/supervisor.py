@@ -173,6 +173,7 @@ class ShardHolder:
             if self._lock is None or not self._lock.stands():
                 self._let_go()
                 self._lock = await self._acquire()
+                self._report(Report("closed"))  # what a former holder said is not known to hold
             with trio.CancelScope() as self._attempt:
                 if not self._remedies:
                     await self._try(failures)

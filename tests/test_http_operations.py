@@ -93,6 +93,12 @@ class TestOperations:
             assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
             assert [s["state"] for s in ready.json()["shards"]] == ["ready", "bootstrapping", "ready"]
             problem(await client.get("/users"), 503, "not-ready")
+            lock = folder.lock()  # a holder that has looked, and says so: that is no matter of seconds
+            assert lock is not None
+            ready = await client.get("/readyz")
+            assert ready.status_code == 200
+            assert [s["state"] for s in ready.json()["shards"]] == ["ready", "halted", "ready"]
+            lock.release()
             vouch(generation, mark_of(generation))
             ready = await client.get("/readyz")
             assert ready.status_code == 200
