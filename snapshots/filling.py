@@ -21,9 +21,9 @@ from kycache.model.errors import KycacheError, Refused, Unreachable, whereabouts
 
 from .bootstrap import Brought, Failed, Job, Nothing, Skips, Takes, Word
 from .keys import Keys, keys_of
-from .listing import Condition, survey
-from .manifest import MANIFEST, Manifest
-from .plan import PassedOver, candidates
+from .listing import Condition, newest_first
+from .manifest import MANIFEST
+from .plan import step_of
 from .restore import bring_back
 from .stores import Store
 
@@ -45,28 +45,27 @@ def fill(job: Job) -> Iterator[Word]:
 
 
 def _fill(job: Job, store: Store, keys: Keys) -> Iterator[Word]:
-    manifests: list[Manifest] = []
-    for found in reversed(survey(store, keys)):
-        if found.condition is Condition.DAMAGED:
-            yield Skips(found.id, found.reason)
-        elif found.manifest is not None:
-            manifests.append(found.manifest)
     directory = DataDirectory(Path(job.root))
-    for candidate in candidates(manifests, job.topic, job.home, job.shard):
-        if isinstance(candidate, PassedOver):
-            yield Skips(candidate.snapshot, candidate.reason)
+    seen = 0
+    for found in newest_first(store, keys):
+        if found.condition is Condition.UNFINISHED:
             continue
-        manifest, (entry, behind) = candidate
-        yield Takes(manifest.id, manifest.created_at, entry.raw_bytes, behind)
-        made: list[Path] = []
+        seen += 1
         try:
-            bring_back(store, keys, manifest, entry, directory, job.view, made.append)
-        except Refused as error:  # damaged in the store: an older one may be good
-            yield Skips(manifest.id, error.problem)
-            continue
-        yield Brought(manifest.id, made[0].name)
-        return
-    yield Nothing(len(manifests))
+            if found.condition is Condition.DAMAGED or found.manifest is None:
+                raise Refused(found.reason)
+            step = step_of(found.manifest, job.topic, job.home, job.shard)
+            if step is None:
+                continue
+            yield Takes(found.id, found.manifest.created_at, step.entry.raw_bytes, step.behind)
+            made: list[Path] = []
+            bring_back(store, keys, found.manifest, step.entry, directory, job.view, made.append)
+        except Refused as error:  # an older one may do
+            yield Skips(found.id, error.problem)
+        else:
+            yield Brought(found.id, made[0].name)
+            return
+    yield Nothing(seen)
 
 
 def _read(kind: type, value: Any) -> Any:

@@ -1,6 +1,6 @@
 """What a store holds: whole snapshots, unfinished ones, and what cannot be read."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
@@ -41,12 +41,18 @@ class Found(NamedTuple):
 
 def survey(store: Store, keys: Keys) -> list[Found]:
     """Every snapshot of a store, the oldest first."""
+    return [*newest_first(store, keys)][::-1]
+
+
+def newest_first(store: Store, keys: Keys) -> Iterator[Found]:
+    """The same the other way round; each is read when it is asked for."""
     folders: dict[str, dict[str, Stored]] = {}
     for file in store.files():
         snapshot, _, name = file.path.partition("/")
         if manifests.is_id(snapshot):
             folders.setdefault(snapshot, {})[name] = file
-    return [_found(store, keys, snapshot, files) for snapshot, files in sorted(folders.items())]
+    for snapshot, files in sorted(folders.items(), reverse=True):
+        yield _found(store, keys, snapshot, files)
 
 
 def read_manifest(store: Store, keys: Keys, snapshot: str) -> Manifest:

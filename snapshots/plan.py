@@ -4,7 +4,7 @@ Every reason to refuse is found here, from the manifest, what the broker says of
 `restore.py` carries a plan out.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from kycache.model.errors import Refused
@@ -83,26 +83,11 @@ def plan(manifest: Manifest, topic: TopicFacts, home: HomeFacts, wanted: Sequenc
     return made
 
 
-class PassedOver(NamedTuple):
-    """A snapshot that a shard cannot come back from, and why."""
-
-    snapshot: str
-    reason: str
-
-
-def candidates(
-    manifests: Iterable[Manifest], topic: TopicFacts, home: HomeFacts, shard: int
-) -> Iterator[tuple[Manifest, Step] | PassedOver]:
-    """What each snapshot that holds a shard is worth to it, in the order given."""
-    for manifest in manifests:
-        if all(entry.shard != shard for entry in manifest.shards):
-            continue
-        try:
-            made = plan(manifest, topic, home, [shard])
-        except Refused as error:
-            yield PassedOver(manifest.id, error.problem)
-        else:
-            yield manifest, made.steps[0]
+def step_of(manifest: Manifest, topic: TopicFacts, home: HomeFacts, shard: int) -> Step | None:
+    """The same for one shard; None where the snapshot does not hold it."""
+    if all(entry.shard != shard for entry in manifest.shards):
+        return None
+    return plan(manifest, topic, home, [shard]).steps[0]
 
 
 def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) -> int:

@@ -21,7 +21,7 @@ from kycache.snapshots.bootstrap import Bootstrap, Brought, Failed, Job, Nothing
 from kycache.snapshots.filling import fill
 from kycache.snapshots.home import home_facts, make_home
 from kycache.snapshots.manifest import Manifest
-from kycache.snapshots.plan import PassedOver, TopicFacts, candidates
+from kycache.snapshots.plan import TopicFacts, step_of
 
 
 @pytest.fixture
@@ -61,52 +61,37 @@ def generation(directory: DataDirectory, word: Word) -> Path:
     return folder.path / word.generation
 
 
-class TestCandidates:
-    """Pure: the newest first, each with what it is worth or why not."""
+class TestStep:
+    """Pure: what a snapshot is worth to one shard, or why it is worth nothing."""
 
     @pytest.fixture
-    def manifests(self, stand: Stand) -> list[Manifest]:
-        older = stand.take()
-        stand.go_on(2)
-        newer = stand.take()
+    def manifest(self, stand: Stand) -> Manifest:
+        manifest = stand.take()
         stand.close()
-        return [newer, older]
+        return manifest
 
-    def test_the_newest_comes_first(self, manifests: list[Manifest]) -> None:
-        newer = manifests[0]
-        found = list(candidates(manifests, facts_of(newer), home_of(newer), 1))
-        assert [f[0] for f in found if not isinstance(f, PassedOver)] == manifests
-        assert found[0][1] == (newer.entry(1), 7)
+    def test_what_is_to_be_read_afterwards(self, manifest: Manifest) -> None:
+        assert step_of(manifest, facts_of(manifest), home_of(manifest), 1) == (manifest.entry(1), 7)
 
-    def test_what_does_not_fit_is_passed_over_with_the_reason(self, manifests: list[Manifest]) -> None:
-        newer, older = manifests
-        cut = facts_of(newer, starts=(0, newer.entry(1).position.offset))
-        first, second = candidates(manifests, cut, home_of(newer), 1)
-        assert not isinstance(first, PassedOver)
-        assert isinstance(second, PassedOver)
-        assert second.snapshot == older.id
-        assert "the log begins at" in second.reason
-        lost = facts_of(newer, ends=(0, 0))
-        assert all("the log ends at 0" in f.reason for f in candidates(manifests, lost, home_of(newer), 1))  # type: ignore[union-attr]
+    def test_what_the_log_no_longer_holds_or_never_held(self, manifest: Manifest) -> None:
+        offset = manifest.entry(1).position.offset
+        with pytest.raises(Refused, match="the log begins at"):
+            step_of(manifest, facts_of(manifest, starts=(0, offset + 1)), home_of(manifest), 1)
+        with pytest.raises(Refused, match="the log ends at 0"):
+            step_of(manifest, facts_of(manifest, ends=(0, 0)), home_of(manifest), 1)
 
-    def test_one_that_does_not_hold_the_shard_is_none(self, manifests: list[Manifest]) -> None:
-        newer, older = manifests
-        partial = msgspec.structs.replace(newer, shards=newer.shards[:1])
-        (only,) = candidates([partial, older], facts_of(newer), home_of(newer), 1)
-        assert only[0] == older
+    def test_one_that_does_not_hold_the_shard_is_none(self, manifest: Manifest) -> None:
+        some = msgspec.structs.replace(manifest, shards=manifest.shards[:1])
+        assert step_of(some, facts_of(manifest), home_of(manifest), 1) is None
 
-    def test_an_empty_directory_takes_a_later_epoch_and_no_other_does(self, manifests: list[Manifest]) -> None:
-        newer = manifests[0]
-        entries = tuple(msgspec.structs.replace(e, epoch=2) for e in newer.shards)
-        later = msgspec.structs.replace(newer, shards=entries)
-        for home, fits in (
-            (home_of(newer, empty=True), True),
-            (home_of(newer), False),
-            (home_of(newer, epoch=2), True),
-            (home_of(newer, epoch=3, empty=True), False),
-        ):
-            (found,) = candidates([later], facts_of(newer), home, 1)
-            assert isinstance(found, PassedOver) is not fits
+    def test_an_empty_directory_takes_a_later_epoch_and_no_other_does(self, manifest: Manifest) -> None:
+        entries = tuple(msgspec.structs.replace(e, epoch=2) for e in manifest.shards)
+        later = msgspec.structs.replace(manifest, shards=entries)
+        for home in (home_of(manifest, empty=True), home_of(manifest, epoch=2)):
+            assert step_of(later, facts_of(manifest), home, 1) is not None
+        for home in (home_of(manifest), home_of(manifest, epoch=3, empty=True)):
+            with pytest.raises(Refused, match="is of epoch 2"):
+                step_of(later, facts_of(manifest), home, 1)
 
 
 def test_a_shard_comes_back_and_tells(stand: Stand) -> None:
