@@ -41,7 +41,7 @@ CONFIG_VARIABLE = "KYCACHE_CONFIG"
 
 _FOREIGN = re.compile(
     r"CONFIG"
-    r"|(REQUIRE|TEST|BENCH)_\w+"  # what the project's own tests are told
+    r"|SEEDS|(REQUIRE|TEST|BENCH)_\w+"  # what the project's own tests are told
     # What Kubernetes puts into every pod beside a Service that is called kycache or kycache-….
     r"|(\w+_)?SERVICE_(HOST|PORT)(_\w+)?|(\w+_)?PORT_\d+_(TCP|UDP)(_\w+)?"
 )

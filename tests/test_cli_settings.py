@@ -149,6 +149,7 @@ def test_mistakes_in_variables_name_them(
     [
         "KYCACHE_REQUIRE_KAFKA",
         "KYCACHE_TEST_SEED",
+        "KYCACHE_SEEDS",
         "KYCACHE_CONFIG",
         "KYCACHE_SERVICE_HOST",
         "KYCACHE_PORT_8080_TCP_ADDR",

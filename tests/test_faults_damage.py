@@ -17,7 +17,7 @@ from kycache.snapshots.listing import Condition, read_manifest, survey
 from kycache.snapshots.manifest import Manifest, opened_manifest
 
 FLIPS = len(seeds(25))
-GARBLINGS = len(seeds(8))
+GARBLINGS = len(seeds(8, at_most=60))  # each is a command of its own, a second
 
 
 def read_back(stand: Stand, manifest_id: str) -> Manifest:
