@@ -12,6 +12,7 @@ import lmdb
 import typer
 
 from kycache.actors.files import DataDirectory
+from kycache.actors.state import ShardState
 from kycache.model.connector import connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import View
@@ -29,7 +30,7 @@ from .composition import (
 from .findings import WARNING, Finding, judge_connector, judge_disk, judge_log, judge_topic
 from .invocation import JsonOption, invocation
 from .settings import Settings
-from .source_findings import judge_source
+from .source_findings import judge_history, judge_source
 
 
 class Look(StrEnum):
@@ -130,14 +131,16 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
     def source() -> Iterator[Finding]:
         nonlocal heartbeat
         assert dsn is not None
+        read = max((state.watermark for state in _states(settings, directory, view).values()), default=0)
         facts = look_at_source(dsn, view, expected)
         heartbeat = facts.heartbeat_rows is not None
         wal_max = settings.connector.slot_wal_max_mib << 20
         yield from judge_source(facts, view, expected, kafka.key_form, partitions, wal_max)
+        yield from judge_history(facts, read)
 
     def log() -> Iterator[Finding]:
         facts = look_at_log(kafka, view, partitions)
-        needed = _positions(settings, directory, view)
+        needed = {n: state.position.offset for n, state in _states(settings, directory, view).items()}
         now_ms = int(time.time() * 1000)
         yield from judge_log(facts, needed, now_ms, SAMPLE_RECORDS, heartbeat=heartbeat)
 
@@ -167,8 +170,8 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
     return diagnosis
 
 
-def _positions(settings: Settings, directory: DataDirectory, view: View) -> dict[int, int]:
-    """The offset that each shard reads next; nothing of a shard that cannot be read: `status` says why."""
+def _states(settings: Settings, directory: DataDirectory, view: View) -> dict[int, ShardState]:
+    """How far each shard is; nothing of a shard that cannot be read: `status` says why."""
     reads = router(settings, directory, environments(settings, readonly=True), view)
     found = {}
     try:
@@ -176,7 +179,7 @@ def _positions(settings: Settings, directory: DataDirectory, view: View) -> dict
             with suppress(KycacheError, lmdb.Error):
                 state = reads.state(shard)
                 if state is not None:
-                    found[shard] = state.position.offset
+                    found[shard] = state
     finally:
         reads.close()
     return found

@@ -9,6 +9,7 @@ from psycopg import sql
 
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
+from kycache.model.lsn import parse_lsn
 from kycache.model.view import View
 
 from .connect import KafkaConnect
@@ -89,7 +90,8 @@ def look_at_source(
         with psycopg.connect(dsn, connect_timeout=SOURCE_WAIT_S, autocommit=True) as database:
             database.execute(sql.SQL("SET statement_timeout = {}").format(SOURCE_WAIT_S * 1000))
             settings = database.execute(
-                "SELECT current_setting('wal_level'), pg_is_in_recovery(), current_database()"
+                "SELECT current_setting('wal_level'), pg_is_in_recovery(), current_database(),"
+                " CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
             ).fetchone()
             tables = database.execute(_TABLES, [connector.schema, names]).fetchall()
             publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
@@ -116,6 +118,7 @@ def look_at_source(
         slot=None if slot is None else SlotFacts(*slot),
         database=settings[2],
         version=version,
+        lsn=None if settings[3] is None else parse_lsn(settings[3]),
         clock_ahead_s=ahead,
         clock_error_s=error,
     )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from kycache.model.connector import ConnectorSettings, truncate_body
+from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.view import Column, Kind, Table, View
 
@@ -104,6 +105,8 @@ class SourceFacts:
     version: int = 180_000
     clock_ahead_s: float = 0.0
     """Of this machine's clock."""
+    lsn: int | None = None
+    """Where its log ends; None for a standby."""
     clock_error_s: float = 0.0
     """By how much that may be wrong: half of what asking took."""
 
@@ -148,6 +151,24 @@ def judge_source(
     yield from _judge_heartbeat(
         source.heartbeat_rows, connector.heartbeat_table, key_form, view.root.key, partitions
     )
+
+
+def judge_history(source: SourceFacts, watermark: int) -> Iterator[Finding]:
+    """Whether what was read can come from this source as it is now.
+
+    Debezium passes over whatever lies below the LSN that it has stored, so that a source which was set back looks
+    like one that sends nothing, and later like a sound one.
+
+    Args:
+        watermark: the greatest of the shards, looked at before the source was.
+    """
+    if source.lsn is not None and source.lsn < watermark:
+        yield Finding(
+            "source",
+            f"the source is at LSN {format_lsn(source.lsn)}, before {format_lsn(watermark)}, which was read from "
+            "it already: a restored backup, or another database; Debezium passes over its changes",
+            "make sure the source is the right one, then run `kycache rebuild --epoch`",
+        )
 
 
 def _judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> Iterator[Finding]:

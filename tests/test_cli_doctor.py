@@ -26,6 +26,7 @@ from kycache.cli.source_findings import (
     SlotFacts,
     SourceFacts,
     TableFacts,
+    judge_history,
     judge_source,
 )
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
@@ -266,6 +267,13 @@ def test_log() -> None:
         "partition 1 begins at offset 7, its shard reads on from 6"
     ]
     assert judge_log(replace(beaten, misrouted="offset 3: wrong")) == ["partition 1: offset 3: wrong"]
+
+
+def test_a_source_that_moved_back() -> None:
+    assert list(judge_history(replace(SOUND, lsn=0x200), 0x200)) == []
+    assert list(judge_history(replace(SOUND, lsn=None), 0x200)) == []  # a standby
+    (back,) = judge_history(replace(SOUND, lsn=0x1FF), 0x200)
+    assert "at LSN 0/1FF, before 0/200" in back.problem
 
 
 def test_disk() -> None:
