@@ -105,7 +105,7 @@ def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotS
         ConfigurationError: none is named.
     """
     snapshots = settings.snapshots
-    url = store or snapshots.store
+    url = snapshots.store if store is None else store
     if url is None:
         raise ConfigurationError("there is no snapshot store", "set `[snapshots] store`, or give --store")
     return SnapshotSettings(

@@ -125,9 +125,11 @@ async def _ingest(
     # Imported in the services: Kafka's client and Quart take their time, and `status` needs neither.
     from kycache.ingest.service import run_ingest
     from kycache.snapshots.schedule import take_snapshots
+    from kycache.snapshots.scratch import sweep
 
     async with trio.open_nursery() as nursery:
         directory = data_directory(settings)
+        sweep(directory.run)
         about = (kafka_settings(settings), directory, opened, view, bootstrap(settings, view))
         running = await nursery.start(partial(run_ingest, *about))
         log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))

@@ -67,8 +67,11 @@ def _mac_key(settings: SnapshotSettings, store: Store, *, writing: bool) -> byte
             "set `[snapshots] key` (KYCACHE_SNAPSHOTS_KEY), the same on every node",
         )
     path = store.root / KEY_FILE
-    if writing and not path.exists():
-        _make_key(path)
+    if not path.exists():
+        if writing:
+            _make_key(path)
+        elif not store.files():
+            return secrets.token_bytes()  # there is nothing that it could be wrong for
     try:
         text = path.read_text(encoding="ascii").strip()
     except (OSError, UnicodeDecodeError):

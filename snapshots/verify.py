@@ -1,7 +1,6 @@
 """Reads a snapshot back, as a restore would: hashes, keys, and a walk of every shard's file in a child process."""
 
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from kycache.model.view import View
 from .fetch import fetch
 from .keys import Keys
 from .manifest import Manifest, ReadFrom, ShardEntry
+from .scratch import scratch_folder
 from .stores import Store
 
 
@@ -80,20 +80,17 @@ def verify_shard(
             f"shard {entry.shard} has {entry.raw_bytes >> 20} MiB, and {scratch} room for {free >> 20}",
             "make room, or name another folder by TMPDIR",
         )
-    # It holds personal data: the owner's alone (mkdtemp), and gone afterwards.
-    generation = Path(tempfile.mkdtemp(prefix=f"verify-{entry.shard:04d}-", dir=scratch))
     try:
-        fetch(store, keys, manifest, entry, generation, lambda count: advance(entry.shard, count))
-        compare(manifest, entry, walk_in_child(generation, entry.shard, view))
+        with scratch_folder(scratch) as generation:
+            fetch(store, keys, manifest, entry, generation, lambda count: advance(entry.shard, count))
+            compare(manifest, entry, walk_in_child(generation, entry.shard, view))
     except DamagedFile as error:  # of the copy: its own remedy is for a shard in use
         raise Refused(
             f"{entry.file} of snapshot {manifest.id}: {error.problem}",
             "take another snapshot of `kycache snapshot list`",
         ) from None
     except OSError as error:
-        raise Unreachable(f"{generation} cannot be written: {error.strerror}", "make room there") from None
-    finally:
-        shutil.rmtree(generation, ignore_errors=True)
+        raise Unreachable(f"{scratch} cannot be written: {error.strerror}", "make room there") from None
 
 
 def compare(manifest: Manifest, entry: ShardEntry, facts: Facts) -> None:

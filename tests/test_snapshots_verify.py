@@ -1,6 +1,9 @@
 """`snapshot verify`: what it finds beside wrong hashes, and the commands as an operator types them."""
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import lmdb
@@ -10,6 +13,7 @@ from command_line import RunCommand
 from snapshot_stand import VIEW, Stand
 
 from kycache.snapshots.manifest import Manifest
+from kycache.snapshots.scratch import scratch_folder, sweep
 from kycache.snapshots.verify import verify
 
 
@@ -66,6 +70,28 @@ def test_a_copy_of_a_shard_whose_index_is_wrong(tmp_path: Path) -> None:
     assert isinstance(environment, lmdb.Environment)
 
 
+def test_what_a_killed_one_left_goes_and_what_is_used_stays(tmp_path: Path) -> None:
+    """A shard's file in the clear: the next one removes it, and a start of ingest."""
+    code = """
+import os, signal, sys
+from pathlib import Path
+from kycache.snapshots.scratch import scratch_folder
+with scratch_folder(Path(sys.argv[1])) as folder:
+    (folder / "data.mdb").write_bytes(b"personal")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    assert (left / "data.mdb").exists()
+    with scratch_folder(tmp_path) as used:
+        assert list(tmp_path.iterdir()) == [used]
+        assert used.stat().st_mode & 0o777 == 0o700
+        sweep(tmp_path)
+        assert list(tmp_path.iterdir()) == [used]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_commands(tmp_path: Path, kycache: RunCommand) -> None:
     """create, list, verify, prune as typed: facts on stdout, exit codes by kind of failure."""
     stand = Stand.make(tmp_path / "node", 2)
@@ -80,7 +106,9 @@ def test_the_commands(tmp_path: Path, kycache: RunCommand) -> None:
         ended = kycache("--config", config, "snapshot", *words)
         return ended.code, json.loads(ended.out) if ended.out.startswith(("[", "{")) else ended.out, ended.err
 
-    assert run("list", "--json")[0] == 5  # no key yet, so nothing could be checked
+    assert run("list", "--json")[:2] == (0, [])
+    assert run("verify", "20261125T000000.000Z-00000000")[0] == 5
+    assert run("create", "--store", "")[0] == 3  # a variable that is not set is not the configured store
     code, made, _ = run("create", "--json")
     assert code == 0
     assert isinstance(made, dict)
@@ -94,6 +122,7 @@ def test_the_commands(tmp_path: Path, kycache: RunCommand) -> None:
     assert (code, isinstance(verdict, dict) and verdict["good"]) == (0, True)
     assert run("prune")[0] == 2
     assert run("prune", "--older-than", "soon")[0] == 2
+    assert run("prune", "--older-than", "999999999999w")[0] == 2
     code, pruned, _ = run("prune", "--keep", "1", "--dry-run", "--json")
     assert (code, pruned) == (0, {"dryRun": True, "removed": [], "kept": [made["id"]]})
     assert run("create", "--shard", "7")[0] == 5
