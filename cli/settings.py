@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View, default_view, load_view
+from kycache.snapshots.settings import shown as without_login
 
 from .sections import (
     REDACTED,
@@ -154,6 +155,8 @@ def shown(settings: Settings) -> dict[str, dict[str, Any]]:
             value = getattr(values, attribute)
             if key == "dsn" and value is not None:
                 document[name][key] = without_password(value)
+            elif key == "store" and value is not None:
+                document[name][key] = without_login(value)
             elif isinstance(value, SecretStr) or (
                 isinstance(value, tuple) and any(isinstance(v, SecretStr) for v in value)
             ):

@@ -55,14 +55,16 @@ def decide(
             continue
         age = now - datetime.fromisoformat(manifest.created_at)
         shards = [entry.shard for entry in manifest.shards if entry.bootstrapped]
-        covered = min((newer.get(shard, 0) for shard in shards), default=1)
-        if covered < max(1, keep or 1):
+        wanted = max(1, keep or 1)
+        covered = min((newer.get(shard, 0) for shard in shards), default=wanted)  # by none: nothing can come back
+        if covered < wanted:
             reason = "has no newer good one to stand for it" if not covered else f"is one of the newest {keep}"
             decisions.append(Decision(snapshot.id, False, reason))
         elif older_than is not None and age <= older_than:
             decisions.append(Decision(snapshot.id, False, "is not old enough"))
         else:
-            decisions.append(Decision(snapshot.id, True, f"is {age.days} d old, with {covered} newer"))
+            reason = f"is {age.days} d old, with {covered} newer" if shards else "holds no shard that was whole"
+            decisions.append(Decision(snapshot.id, True, reason))
         if snapshot.condition is Condition.WHOLE:
             for shard in shards:
                 newer[shard] = newer.get(shard, 0) + 1

@@ -42,8 +42,12 @@ class Runs:
         self._keys = keys
         self._node = node
 
-    def begin(self, now: datetime) -> Run:
-        """The run to go on with, else a new one. Leftovers of earlier ones are removed."""
+    def begin(self, now: datetime, wanted: Sequence[int]) -> Run:
+        """The run to go on with, else a new one. Leftovers of earlier ones are removed.
+
+        Args:
+            wanted: the shards to copy. A run that has finished others too is left to the next that wants those.
+        """
         mine: dict[str, list[Note]] = {}
         folders: dict[str, list[Stored]] = {}
         for file in self._store.files():
@@ -60,10 +64,10 @@ class Runs:
             if any(note is not None and note.id == snapshot and note.node == self._node.id for note in read):
                 mine[snapshot] = [note for note in read if note is not None]
         worth = [snapshot for snapshot, notes in mine.items() if self._continues(notes, now)]
-        chosen = max(worth, default=None)
+        chosen = max((snapshot for snapshot in worth if _finished(mine[snapshot]) <= set(wanted)), default=None)
         for snapshot in mine:
             self._store.unstage(snapshot)
-            if snapshot != chosen:
+            if snapshot != chosen and (chosen is not None or snapshot not in worth):
                 self._store.delete([file.path for file in folders[snapshot]])
                 self._store.forget(snapshot)
         if chosen is None:
@@ -71,8 +75,11 @@ class Runs:
         run = Run(chosen)
         there = {(file.path, file.size) for file in folders[chosen]}
         for note in mine[chosen]:
-            if note.entry is not None and (f"{chosen}/{note.entry.file}", note.entry.stored_bytes) in there:
-                run.finished[note.entry.shard] = note.entry
+            entry = note.entry
+            if entry is None or not self._stands(entry):
+                continue
+            if (f"{chosen}/{entry.file}", entry.stored_bytes) in there:
+                run.finished[entry.shard] = entry
         run.notes = [path for path, _ in there if path.endswith(".json")]
         return run
 
@@ -113,6 +120,11 @@ class Runs:
         except Refused:
             return None  # of another key or version: not ours to go on with, nor to remove
 
+    def _stands(self, entry: ShardEntry) -> bool:
+        """A shard could come back from it: it was whole, and nothing was started over since."""
+        now = (True, self._node.epoch, self._node.topic_id)
+        return (entry.bootstrapped, entry.epoch, entry.position.topic_id) == now
+
     def _continues(self, notes: Sequence[Note], now: datetime) -> bool:
         mine = (self._node.view, self._node.shards, self._keys.recipients_digest)
         return all(
@@ -120,3 +132,7 @@ class Runs:
             and (note.view, note.shard_count, note.recipients) == mine
             for note in notes
         )
+
+
+def _finished(notes: Sequence[Note]) -> set[int]:
+    return {note.entry.shard for note in notes if note.entry is not None}

@@ -142,6 +142,7 @@ class Store:
     def writer(self, path: str) -> Writer:
         """Write a large file, in parts."""
         with self.told("write", path):
+            self._make_folder(path)
             file = obstore.open_writer(
                 self._store, path, buffer_size=self._part_bytes, max_concurrency=UPLOADS_AT_ONCE
             )
@@ -150,8 +151,14 @@ class Store:
     def put(self, path: str, data: bytes) -> None:
         """Write a small file at once, atomically."""
         with self.told("write", path):
+            self._make_folder(path)
             obstore.put(self._store, path, data, use_multipart=False)
         self.settle(path)
+
+    def _make_folder(self, path: str) -> None:
+        """A file that is being written is not its owner's alone yet (`settle`): its folder is."""
+        if self.root is not None:
+            (self.root / path).parent.mkdir(mode=PRIVATE, exist_ok=True)
 
     def settle(self, path: str) -> None:
         """Make a folder's file durable and its owner's alone; a bucket's is, when it was accepted."""

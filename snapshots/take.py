@@ -91,7 +91,7 @@ class Taker:
             raise Refused(f"nothing was ingested into {self._directory.root}", "start `kycache ingest`")
         wanted = self._wanted(node, shards)
         runs = Runs(self._store, self._keys, node)
-        run = runs.begin(now or datetime.now(UTC))
+        run = runs.begin(now or datetime.now(UTC), wanted)
         entries: list[ShardEntry] = []
         for shard in wanted:
             entry = run.finished.get(shard)

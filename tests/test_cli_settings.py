@@ -184,6 +184,8 @@ def test_secrets_stand_neither_in_what_is_shown_nor_in_errors(
     settings = load_settings(file)
     assert "hunter2" not in str(shown(settings))
     assert "hunter2" not in repr(settings)
+    monkeypatch.setenv("KYCACHE_SNAPSHOTS_STORE", "s3://app:hunter2@bucket/folder?token=hunter2")
+    assert shown(load_settings(file))["snapshots"]["store"] == "s3://bucket/folder"
     assert "host=db" in shown(settings)["source"]["dsn"]
     assert kafka_settings(settings).security["sasl_plain_password"] == "hunter2"
     assert connector_settings(settings, 4).password == "hunter2"

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
+import msgspec
 import pytest
 from snapshot_stand import Stand
 
@@ -86,6 +87,19 @@ def test_what_is_not_whole_stands_for_nothing() -> None:
     unread = found(3, (), Condition.DAMAGED)
     assert kept(unread, found(1), keep=1) == [True, True]  # the key may be wrong
     assert kept(found(2, (), Condition.UNFINISHED), found(0.5, (), Condition.UNFINISHED), keep=1) == [False, True]
+
+
+def test_one_that_nothing_can_come_back_from_goes_like_any_other() -> None:
+    """Its shards were still bootstrapping. It stands for nothing, and does not stay for ever either."""
+
+    def empty(days: float) -> Found:
+        there = found(days)
+        assert there.manifest is not None
+        shards = (msgspec.structs.replace(entry(0), bootstrapped=False),)
+        return there._replace(manifest=msgspec.structs.replace(there.manifest, shards=shards))
+
+    assert kept(empty(40), found(30), found(20), found(10), keep=3) == [False, True, True, True]
+    assert kept(empty(40), found(1), empty(0.5), keep=3, older_than=timedelta(days=7)) == [False, True, True]
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -89,6 +89,7 @@ def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
     writer = store.writer("folder/file")
     writer.write(bytes(20 * MIB))  # more than a part: it is staged, and never closed
     (staged,) = (tmp_path / "store" / "folder").iterdir()
+    assert staged.parent.stat().st_mode & 0o777 == 0o700  # it is its owner's alone only when it is whole
     assert store.files() == []
     assert store.tidy(datetime.now(UTC) - timedelta(days=1)) == []
     assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"folder/{staged.name}"]

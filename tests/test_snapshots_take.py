@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
+import msgspec
 import pyrage
 import pytest
 from snapshot_stand import KEY, Stand
@@ -90,18 +91,24 @@ def test_a_snapshot_is_of_one_moment_while_the_writer_goes_on(tmp_path: Path) ->
     stand.close()
 
 
-def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
-    stand = Stand.make(tmp_path, 3)
+class Killed(BaseException):
+    """A kill between two shards, as far as the store can tell."""
 
-    class Killed(BaseException):
-        pass
 
-    def die(shard: int, _bytes: int) -> None:
-        if shard == 2:
+def killed_at(stand: Stand, shard: int) -> None:
+    """A run that ends where it begins with a shard."""
+
+    def die(begun: int, _bytes: int) -> None:
+        if begun == shard:
             raise Killed
 
     with pytest.raises(Killed):
         stand.take(progress=Progress(begin=die))
+
+
+def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, 3)
+    killed_at(stand, 2)
     (unfinished,) = survey(stand.store(), stand.keys())
     assert unfinished.condition is Condition.UNFINISHED
     resumed: list[tuple[int, bool]] = []
@@ -111,6 +118,31 @@ def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
     assert [found.condition for found in survey(stand.store(), stand.keys())] == [Condition.WHOLE]
     assert sorted(p.suffix for p in (tmp_path / "store" / manifest.id).iterdir()) == [".json", *[".zst"] * 3]
     assert fetched(stand, manifest, 1) == live(stand, 1)
+    stand.close()
+
+
+def test_what_was_started_over_since_is_copied_again(tmp_path: Path) -> None:
+    """A shard's copy of an earlier epoch could not come back: it is not taken for finished."""
+    stand = Stand.make(tmp_path, 2)
+    killed_at(stand, 1)
+    stand.shards[0].directory.rehome(lambda node: msgspec.structs.replace(node, epoch=node.epoch + 1))
+    resumed: list[tuple[int, bool]] = []
+    stand.take(progress=Progress(done=lambda entry, earlier: resumed.append((entry.shard, earlier))))
+    assert resumed == [(0, False), (1, False)]
+    stand.close()
+
+
+def test_a_run_is_left_to_those_who_want_its_shards(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, 3)
+    killed_at(stand, 2)
+    (unfinished,) = survey(stand.store(), stand.keys())
+    alone = stand.take([2])
+    assert alone.id != unfinished.id
+    assert sorted(p.name for p in (tmp_path / "store" / alone.id).iterdir()) == [
+        "manifest.json",
+        "shard-0002.mdb.zst",
+    ]
+    assert stand.take().id == unfinished.id
     stand.close()
 
 
@@ -155,9 +187,12 @@ def test_only_shards_that_exist(tmp_path: Path) -> None:
 
 def test_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stand = Stand.make(tmp_path)
+    assert stand.keys().mac != stand.keys().mac  # there is nothing yet that one could be wrong for
+    manifest = stand.take()
+    key = (tmp_path / "store" / "store.key").rename(tmp_path / "key")
     with pytest.raises(Refused, match=r"no store\.key"):
         stand.keys()
-    manifest = stand.take()
+    key.rename(tmp_path / "store" / "store.key")
     assert stat.S_IMODE((tmp_path / "store" / "store.key").stat().st_mode) == 0o600
     assert stand.keys().mac == stand.keys(writing=True).mac
     stand.set(key=KEY)
