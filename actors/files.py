@@ -42,6 +42,10 @@ ARRIVING = "ARRIVING"
 _T = TypeVar("_T")
 
 
+NO_SHARD = -1
+"""In a doubt: the source itself said it."""
+
+
 class Node(msgspec.Struct, frozen=True):
     """What a data directory is for. Written by the first ingest, and by what starts it over."""
 
@@ -75,7 +79,7 @@ class Doubt(msgspec.Struct, frozen=True):
 
     kind: str
     shard: int
-    """Which shard's partition said so, and at which offset."""
+    """Which shard's partition said so, and at which offset; `NO_SHARD` where none did."""
     offset: int
     reason: str
     lsn: int = 0
@@ -212,7 +216,8 @@ class DataDirectory:
             for doubt in new:
                 # Not the epoch of the shard that says so: it may be of an earlier one than its neighbours, which
                 # were started over alone, and read on in the log behind the point where theirs begins.
-                if node is not None and node.starts and doubt.offset >= node.starts[doubt.shard]:
+                placed = node is not None and node.starts and doubt.shard != NO_SHARD
+                if node is not None and placed and doubt.offset >= node.starts[doubt.shard]:
                     doubt = msgspec.structs.replace(doubt, epoch=node.epoch)
                 before = known.get((doubt.kind, doubt.shard))
                 if before is None or doubt.lsn >= before.lsn:

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .files import Doubt, Report
+from .files import NO_SHARD, Doubt, Report
 from .state import ShardState
 
 CUT_OFF = "stale"
-"""The kind of doubt that a truncate leaves whose rows no shard was told of; the other, `suspect`, is lifted where
-its record is."""
+"""The kind of doubt that a truncate leaves whose rows no shard was told of, and a source that moved back.
+The other kind, `suspect`, is lifted where its record is."""
 
+SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
 
@@ -37,7 +38,7 @@ class Freshness(NamedTuple):
     suspect: bool
     heartbeat: bool
     cut_off: bool = False
-    """A truncate is known to have happened whose rows no shard was told of: no demand can be met."""
+    """Something is known to have happened that no shard was told of: no demand can be met."""
 
 
 class Limits(NamedTuple):
@@ -105,7 +106,7 @@ def status(
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
     held = [d for d in doubts if state is None or concerns(d, state)]
-    cut_off = next((d.reason for d in held if d.kind == CUT_OFF), "")
+    cut_off = next((f"{d.reason}; {_remedy(d)}" for d in held if d.kind == CUT_OFF), "")
     if why_no_state:
         standing, reason = Standing.BOOTSTRAPPING, why_no_state
     elif report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
@@ -117,7 +118,7 @@ def status(
     elif rebuilding:
         standing, reason = Standing.STALE, "serves what it had while it is built anew beside it"
     elif cut_off:
-        standing, reason = Standing.STALE, f"{cut_off}; {CUT_OFF_REMEDY}"
+        standing, reason = Standing.STALE, cut_off
     elif stale is not None and stale > limits.stale_after_s:
         standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
     else:
@@ -126,6 +127,10 @@ def status(
         reason = "; ".join(filter(None, (reason, report.reason, report.remedy)))
     holder = report.holder if report is not None and report.holder else None
     return ShardStatus(shard, standing, reason, stale, state, holder)
+
+
+def _remedy(doubt: Doubt) -> str:
+    return SOURCE_REMEDY if doubt.shard == NO_SHARD else CUT_OFF_REMEDY
 
 
 def _why_bootstrapping(state: ShardState) -> str:

@@ -178,7 +178,7 @@ class Source(Section):
     """The system of record. kycache runs without it."""
 
     dsn: Dsn | None = Field(
-        default=None, description="PostgreSQL connection string. `doctor` and `connector` look there."
+        default=None, description="PostgreSQL connection string. `doctor`, `connector` and `ingest` look there."
     )
 
 

@@ -23,6 +23,7 @@ from .composition import (
     kafka_settings,
     router,
     snapshot_schedule,
+    source_dsn,
 )
 from .invocation import invocation
 from .log import configure_log
@@ -130,7 +131,8 @@ async def _ingest(
     async with trio.open_nursery() as nursery:
         directory = data_directory(settings)
         sweep(directory.run)
-        about = (kafka_settings(settings), directory, opened, view, bootstrap(settings, view))
+        kafka, warm_start = kafka_settings(settings), bootstrap(settings, view)
+        about = (kafka, directory, opened, view, warm_start, source_dsn(settings))
         running = await nursery.start(partial(run_ingest, *about))
         log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))
         if schedule is not None:

@@ -13,6 +13,7 @@ from kycache.actors.checked import Checker
 from kycache.actors.environment import DamagedFile, Environments
 from kycache.actors.files import DataDirectory, Node, ShardFolder, slot
 from kycache.actors.fold import HaltShard
+from kycache.actors.freshness import SOURCE_REMEDY
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.state import Identity
 from kycache.actors.store import FORMAT, Store
@@ -24,6 +25,7 @@ from kycache.model.view import View
 from .bring import bring
 from .consumer import HINT_INTERVAL_S, ConsumerThread
 from .control import Worker, serve_control
+from .history import compare
 from .rebuild import another_topic, check_partitions, log_cut, start_over
 from .settings import KafkaSettings
 from .topic import describe_topic
@@ -233,6 +235,27 @@ class Ingest:
             if actor is not None and actor.state.position.topic_id != topic.id:
                 holder.halt(another_topic(topic, shard))
 
+    async def watch_source(self, dsn: str) -> None:
+        """Halt every shard when the source is another than what was read, for as long as ingest runs."""
+        answers = True
+        while True:
+            epoch = (self._directory.node() or self._node).epoch
+            states = [holder.actor.state for holder in self.holders.values() if holder.actor is not None]
+            read = max((state.watermark for state in states if state.epoch == epoch), default=0)
+            look = partial(compare, dsn, self._directory, epoch, read)
+            try:
+                reason = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
+            except KycacheError as error:
+                if answers:
+                    log.warning("the source cannot be looked at, retrying", problem=error.problem)
+                answers = False
+            else:
+                answers = True
+                for shard, holder in self.holders.items() if reason else ():
+                    if holder.halted is None:
+                        holder.halt(HaltShard(f"shard {shard}: {reason}", SOURCE_REMEDY))
+            await trio.sleep(LOOK_S)
+
     async def hint_positions(self) -> None:
         """Tell the group how far the stores are, for lag tools."""
         while True:
@@ -339,6 +362,7 @@ async def run_ingest(
     environments: Environments,
     view: View,
     warm_start: WarmStart | None = None,
+    source: str | None = None,
     *,
     task_status: "trio.TaskStatus[Ingest]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -363,6 +387,8 @@ async def run_ingest(
             async with _thread(ingest, nursery):
                 nursery.start_soon(ingest.watch)
                 nursery.start_soon(ingest.hint_positions)
+                if source is not None:
+                    nursery.start_soon(ingest.watch_source, source)
                 nursery.start_soon(ingest.free_readers)
                 worker = Worker(settings, directory, environments, view)
                 nursery.start_soon(serve_control, ingest, worker, directory.run / f"ingest-{number}.sock")

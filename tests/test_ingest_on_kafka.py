@@ -7,13 +7,13 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_source import FakeSource
-from ingest_process import Feed, Home, delete_topic, make_topic, offset
+from ingest_process import WAIT_S, Feed, Home, delete_topic, make_topic, offset
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewPartitions
 from shards import MAP_BYTES
@@ -96,6 +96,13 @@ class Scene:
                 assert json.loads(renderer.body(profile)) == self.source.profile(user_id)
         assert sum((reads.state(n) or _none()).users for n in range(PARTITIONS)) == len(self.source.users)
         reads.close()
+
+
+def wait_for(condition: Callable[[], bool], complaint: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline, complaint
+        time.sleep(0.05)
 
 
 def _none() -> Any:
@@ -337,6 +344,32 @@ def test_a_source_that_moved_back_halts_every_shard_and_an_epoch_mends(scene: Sc
         scene.home.wait(lambda s: "moved back" in (s[0]["reason"] or ""), "it does not halt again")
         assert scene.home.status()[0]["users"] == before[0]["users"]  # what served goes on serving
         scene.start_over_by_hand()
+        scene.wait_equal()
+
+
+def test_another_source_is_noticed_by_asking_it(scene: Scene, apache_stack: Pipeline) -> None:
+    """Kafka shows nothing of it where Debezium kept its offsets. A doubt outlives the halt, an epoch ends both."""
+    scene.home = Home(scene.home.folder, scene.home.bootstrap, scene.home.topic, source={"dsn": apache_stack.dsn})
+    data = scene.home.folder / "data"
+    scene.begin()
+    with scene.home.ingest():
+        scene.wait_caught_up()
+        wait_for(lambda: (data / "source.json").exists(), "the source is not looked at")
+        assert not DataDirectory(data).doubts()
+    known = json.loads((data / "source.json").read_bytes())
+    (data / "source.json").write_text(json.dumps({**known, "system": "7"}), encoding="utf-8")
+
+    def halted(shards: list[dict[str, Any]]) -> bool:
+        return all(s["state"] == "halted" and "another database cluster" in s["reason"] for s in shards)
+
+    with scene.home.ingest():
+        scene.home.wait(halted, "is not halted")
+    assert all("another database cluster" in s["reason"] for s in scene.home.status())
+    with scene.home.ingest():
+        scene.start_over_by_hand()
+        scene.wait_equal()
+        begun = {**known, "epoch": 1}
+        wait_for(lambda: json.loads((data / "source.json").read_bytes()) == begun, "the new source is not taken")
         scene.wait_equal()
 
 
