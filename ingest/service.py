@@ -245,9 +245,10 @@ class Ingest:
             look = partial(compare, dsn, self._directory, epoch, read)
             try:
                 reason = await trio.to_thread.run_sync(look, abandon_on_cancel=True)
-            except KycacheError as error:
+            except (KycacheError, OSError) as error:  # of a full disk, perhaps: then nothing new is claimed either
                 if answers:
-                    log.warning("the source cannot be looked at, retrying", problem=error.problem)
+                    problem = error.problem if isinstance(error, KycacheError) else error.strerror
+                    log.warning("the source cannot be looked at, retrying", problem=problem)
                 answers = False
             else:
                 answers = True
