@@ -130,7 +130,7 @@ class ConsumerThread:
                     # With the epoch the client asks a new leader first whether it has what was read (KIP-320);
                     # else others in its place are taken for what follows (seen). Its own `seek` takes none.
                     session.consumer._subscription.seek(tp, OffsetAndMetadata(offset, "", leader_epoch))
-                session.consumer.resume(tp)
+                _go_on(session.consumer, tp)
 
         self._orders.put(_Order(run))
 
@@ -156,7 +156,7 @@ class ConsumerThread:
         def run(session: _Session) -> None:
             tp = self._tp(partition)
             if partition not in session.parked and tp in session.consumer.assignment():
-                session.consumer.resume(tp)
+                _go_on(session.consumer, tp)
 
         self._orders.put(_Order(run))
 
@@ -392,3 +392,13 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self.on_partitions_revoked(lost)
+
+
+def _go_on(consumer: KafkaConsumer, tp: TopicPartition) -> None:
+    """Resume, and have what was set aside of a paused partition fetched again.
+
+    kafka-python 3.0 sets aside what it had parsed of it, takes that up again only where it has parsed nothing of
+    another partition since, and asks for no more of it meanwhile: for ever, where others have changes (seen).
+    """
+    consumer._fetcher._paused_partition_records.pop(tp, None)
+    consumer.resume(tp)
