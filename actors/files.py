@@ -20,6 +20,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -128,6 +129,17 @@ class DataDirectory:
     def run(self) -> Path:
         """Where running processes keep sockets and slots."""
         return self.root / "run"
+
+    def place(self) -> str:
+        """What a copy of the directory has not: the inode and birth of its first slot. Empty where no ingest ran.
+
+        A clone of the whole file system has the same; a `chown` makes another.
+        """
+        try:
+            made = (self.run / "slot-0.lock").stat()
+        except FileNotFoundError:
+            return ""
+        return sha256(f"{made.st_ino} {made.st_ctime_ns}".encode()).hexdigest()[:8]
 
     def prepare(self) -> None:
         """Make the folders that every process needs."""

@@ -124,7 +124,7 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
     def topic() -> Iterator[Finding]:
         nonlocal partitions, there
         there = False  # also where it does not answer: then its log is not asked for
-        facts = look_at_topic(kafka, view, connector_settings(settings, partitions), home)
+        facts = look_at_topic(kafka, view, connector_settings(settings, partitions), home, directory.place())
         partitions, there = facts.partitions or partitions, facts.partitions > 0
         yield from judge_topic(facts, kafka.topic, home, snapshots=settings.snapshots.store is not None)
 

@@ -51,7 +51,7 @@ class TopicFacts:
     table_topics: tuple[str, ...] = ()
     """Topics that bear the names of single tables."""
     foreign_members: tuple[str, ...] = ()
-    """Members of the group that belong to another data directory."""
+    """Members of the group that belong to another data directory, or to a copy of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,8 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
     if topic.foreign_members:
         yield Finding(
             "group",
-            f"the group has members of another data directory: {', '.join(topic.foreign_members)}",
+            "the group has members of another data directory, or of a copy of this one: "
+            f"{', '.join(topic.foreign_members)}",
             "give this node a `[kafka] group` of its own, or let it share their data directory",
         )
     if node is None or node.topic != name:

@@ -32,9 +32,9 @@ _CONFIGS = ("cleanup.policy", "retention.ms", "retention.bytes", "unclean.leader
 
 
 def look_at_topic(
-    settings: KafkaSettings, view: View, connector: ConnectorSettings, node: Node | None
+    settings: KafkaSettings, view: View, connector: ConnectorSettings, node: Node | None, place: str
 ) -> TopicFacts:
-    """The topic, as the broker describes it.
+    """The topic, as the broker describes it, and who else reads it as this node does (`place`: of its directory).
 
     Raises:
         Unreachable: no broker answers.
@@ -51,7 +51,7 @@ def look_at_topic(
                 return TopicFacts(0)
             configs = _configs(admin, settings.topic)
             others = set(admin.list_topics()) & table_topics(view, connector) - {settings.topic}
-            members = () if node is None else tuple(foreign_members(settings, f"kycache-{node.id}"))
+            members = () if node is None else tuple(foreign_members(settings, f"kycache-{node.id}", place))
         finally:
             admin.close()
     except KafkaConfigurationError as error:

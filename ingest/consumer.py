@@ -98,10 +98,13 @@ class _Session(NamedTuple):
 class ConsumerThread:
     """Reads the topic as a member of the group. `run` is the thread; the other methods give it orders."""
 
-    def __init__(self, settings: KafkaSettings, view: View, instance_id: str, sink: Sink, turn: Turn) -> None:
+    def __init__(
+        self, settings: KafkaSettings, view: View, instance_id: str, place: str, sink: Sink, turn: Turn
+    ) -> None:
         self._settings = settings
         self._decoder = RecordDecoder(view, KeyForm(settings.key_form))
         self._instance_id = instance_id
+        self._place = place
         self._sink = sink
         self._turn = turn
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
@@ -197,18 +200,21 @@ class ConsumerThread:
     def _refuse_foreign_members(self) -> None:
         """Members of another data directory would take partitions whose shards are then nowhere to be read here.
 
+        One of a copy of this directory too, or one of them would fence the other off.
+
         Raises:
             KafkaError, OSError: the group cannot be asked; then it is not joined either.
             Refused: there is one, and it outlived the time after which a dead one is gone.
         """
         deadline = time.monotonic() + SESSION_TIMEOUT_MS / 1000 + RETRY_WAIT_S
         ours = self._instance_id.rpartition("-")[0]
-        while others := foreign_members(self._settings, ours):
+        while others := foreign_members(self._settings, ours, self._place):
             if self._stopping:
                 return
             if time.monotonic() > deadline:
                 raise Refused(
-                    f"group {self._settings.group!r} has members of another data directory: {', '.join(others)}",
+                    f"group {self._settings.group!r} has members of another data directory, or of a copy of this "
+                    f"one: {', '.join(others)}",
                     "give this node a `[kafka] group` of its own, or let it share their data directory",
                 )
             time.sleep(RETRY_WAIT_S)
@@ -219,7 +225,7 @@ class ConsumerThread:
             **self._settings.connection,
             group_id=self._settings.group,
             group_instance_id=self._instance_id,
-            client_id=self._instance_id,
+            client_id=f"{self._instance_id}.{self._place}",
             auto_offset_reset="none",
             enable_auto_commit=False,
             isolation_level="read_committed",

@@ -78,7 +78,7 @@ class Ingest:
         self._answers = True
         self._token = trio.lowlevel.current_trio_token()
         self._turn = Turn()
-        self.thread = ConsumerThread(settings, view, instance_id, self, self._turn)
+        self.thread = ConsumerThread(settings, view, instance_id, directory.place(), self, self._turn)
 
     # What the consumer thread calls.
 

@@ -63,8 +63,12 @@ def describe_topic(settings: KafkaSettings, wait_ms: int = ANSWER_WAIT_MS) -> To
     )
 
 
-def foreign_members(settings: KafkaSettings, ours: str) -> list[str]:
-    """Members of the group whose instance id does not begin with `ours`. Blocking.
+def foreign_members(settings: KafkaSettings, ours: str, place: str) -> list[str]:
+    """Members of the group that work on another data directory, or on a copy of this one. Blocking.
+
+    Args:
+        ours: what the instance ids of this directory's members begin with; those of a copy do too.
+        place: what their client ids end with (`DataDirectory.place`), which a copy's do not.
 
     Raises:
         KafkaError, OSError: it could not be asked, or has no coordinator at present; that is not to have none.
@@ -84,8 +88,11 @@ def foreign_members(settings: KafkaSettings, ours: str) -> list[str]:
     problem = str(group.get("error") or "")
     if problem and GroupIdNotFoundError.__name__ not in problem:  # not found: nobody ever joined it
         raise KafkaError(problem)
-    names = [str(m.get("group_instance_id") or m.get("member_id")) for m in group.get("members") or []]
-    return [name for name in names if not name.startswith(ours)]
+    names = {
+        str(m.get("group_instance_id") or m.get("member_id")): str(m.get("client_id") or "")
+        for m in group.get("members") or []
+    }
+    return [name for name, client in names.items() if not (name.startswith(ours) and client.endswith(place))]
 
 
 def _unreachable(settings: KafkaSettings, error: Exception) -> Unreachable:

@@ -19,6 +19,7 @@ from kycache.model.view import default_view
 
 SETTINGS = KafkaSettings("nowhere:9092")
 OURS = "kycache-0a1b"
+PLACE = "9f8e7d6c"
 
 
 class Answers:
@@ -43,8 +44,9 @@ class Answers:
         self.closed += 1
 
 
-def members(*names: str) -> dict[str, Any]:
-    return {"error": None, "members": [{"group_instance_id": name, "member_id": "m"} for name in names]}
+def members(*names: str, place: str = PLACE) -> dict[str, Any]:
+    about = [{"group_instance_id": n, "member_id": "m", "client_id": f"{n}.{place}"} for n in names]
+    return {"error": None, "members": about}
 
 
 def failed(error: type[Exception]) -> dict[str, Any]:
@@ -65,14 +67,20 @@ def asked(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> An
 )
 def test_a_group_that_cannot_be_described_is_not_an_empty_one(asked: Answers) -> None:
     with pytest.raises(KafkaError):
-        foreign_members(SETTINGS, OURS)
+        foreign_members(SETTINGS, OURS, PLACE)
     assert asked.closed == 1
 
 
 @pytest.mark.parametrize("asked", [[failed(GroupIdNotFoundError)], [members()]], indirect=True)
 @pytest.mark.usefixtures("asked")
 def test_a_group_that_nobody_joined_is_empty() -> None:
-    assert foreign_members(SETTINGS, OURS) == []
+    assert foreign_members(SETTINGS, OURS, PLACE) == []
+
+
+@pytest.mark.parametrize("asked", [[members(f"{OURS}-0", f"{OURS}-1", place="00000000")]], indirect=True)
+@pytest.mark.usefixtures("asked")
+def test_members_of_a_copy_of_the_directory_are_foreign_ones() -> None:
+    assert foreign_members(SETTINGS, OURS, PLACE) == [f"{OURS}-0", f"{OURS}-1"]
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,9 @@ def test_the_group_is_joined_only_when_it_could_be_asked(asked: Answers, monkeyp
     class Nobody:
         """A sink that nothing reaches."""
 
-    thread = ConsumerThread(SETTINGS, default_view(), f"{OURS}-0", Nobody(), Turn())  # type: ignore[arg-type]
-    with pytest.raises(Refused, match="members of another data directory: kycache-ffff-0"):
+    thread = ConsumerThread(SETTINGS, default_view(), f"{OURS}-0", PLACE, Nobody(), Turn())  # type: ignore[arg-type]
+    with pytest.raises(
+        Refused, match="members of another data directory, or of a copy of this one: kycache-ffff-0"
+    ):
         thread.run()
     assert asked.asked > 3

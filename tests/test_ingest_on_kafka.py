@@ -473,7 +473,22 @@ def test_a_member_of_another_data_directory_is_refused(scene: Scene) -> None:
         assert "members of another data directory" in refused.stderr
         found = diagnose(load_settings(other.configuration), [Look.TOPIC]).findings
         (foreign,) = [f for f in found if f.check == "group"]
-        assert "members of another data directory: kycache-" in foreign.problem
+        assert "or of a copy of this one: kycache-" in foreign.problem
+        scene.live()
+        scene.wait_caught_up()
+
+
+def test_a_member_of_a_copy_of_the_data_directory_is_refused(scene: Scene) -> None:
+    """Its id and its slot are the same: it would fence the other off, or take half of its shards."""
+    scene.begin()
+    copied = Home(_folder(scene, "copied"), scene.home.bootstrap, scene.home.topic)
+    with scene.home.ingest():
+        scene.wait_caught_up()
+        data, sockets = scene.home.folder / "data", shutil.ignore_patterns("*.sock")
+        shutil.copytree(data, copied.folder / "data", symlinks=True, ignore=sockets)
+        refused = copied.run("ingest")
+        assert refused.returncode == 5
+        assert "or of a copy of this one: kycache-" in refused.stderr
         scene.live()
         scene.wait_caught_up()
 
