@@ -95,12 +95,14 @@ def status(
     limits: Limits,
     *,
     rebuilding: bool = False,
+    built: ShardState | None = None,
     why_no_state: str = "",
 ) -> ShardStatus:
     """What a shard's store, its writer's report and the clock say together.
 
     Args:
         rebuilding: another generation is built beside this one, which is not written meanwhile.
+        built: the state of that one, where it can be read.
         why_no_state: its file is not looked at yet, and what was said of it before does not count.
     """
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
@@ -116,7 +118,9 @@ def status(
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
     elif rebuilding:
-        standing, reason = Standing.STALE, "serves what it had while it is built anew beside it"
+        waits = _why_bootstrapping(built) if built is not None and not built.bootstrapped else ""
+        reason = "serves what it had while it is built anew beside it"
+        standing, reason = Standing.STALE, "; there ".join(filter(None, (reason, waits)))
     elif cut_off:
         standing, reason = Standing.STALE, cut_off
     elif stale is not None and stale > limits.stale_after_s:

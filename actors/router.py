@@ -10,6 +10,7 @@ from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.values import USER_KEY_BYTES_MAX, ValueRefused, decoder, key_order_bytes, printer
 from kycache.model.view import Kind, View
 
+from .building import state_of
 from .checked import Unchecked
 from .environment import Environments
 from .files import DataDirectory, Doubt, Node
@@ -179,7 +180,8 @@ class Router:
                 why = error.problem
         except Refused as error:
             report = folder.damaged(error)
-        rebuilding = folder.building() is not None
+        building = folder.building()
+        built = None if building is None else state_of(self._environments, folder, building)
         return status(
             shard,
             state,
@@ -187,7 +189,8 @@ class Router:
             self.doubts(),
             time.time(),
             self.limits,
-            rebuilding=rebuilding,
+            rebuilding=building is not None,
+            built=built,
             why_no_state=why,
         )
 
