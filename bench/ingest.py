@@ -28,6 +28,7 @@ from traffic import Traffic
 
 from kycache.demo.ports import free_ports
 
+QUIX = "Quix Streams (RocksDB)"
 HERE = Path(__file__).parent
 WAIT_S = 900.0
 
@@ -74,7 +75,10 @@ def measure(folder: Path, bootstrap: str, redis: RedisServer, users: int, change
     produce(bootstrap, traffic.beat())
     contenders = [
         Contender("kycache", lambda: kycache(folder, bootstrap)),
-        Contender("Quix Streams (RocksDB)", lambda: peer("quix", bootstrap, str(folder / "quix"))),
+        Contender(QUIX, lambda: peer("quix", bootstrap, str(folder / "quix"))),
+        Contender(
+            "the same, with its changelog", lambda: peer("quix", bootstrap, str(folder / "logged"), "changelog")
+        ),
         Contender(
             "kafka-python to Redis",
             lambda: redis.with_server(lambda: peer("redis_hash", bootstrap, str(redis.port))),
@@ -100,9 +104,7 @@ def measure(folder: Path, bootstrap: str, redis: RedisServer, users: int, change
             }
             for name in rates
         },
-        "times_quix": round(
-            rates["kycache"]["changes_per_cpu_s"] / rates["Quix Streams (RocksDB)"]["changes_per_cpu_s"], 2
-        ),
+        "times_quix": round(rates["kycache"]["changes_per_cpu_s"] / rates[QUIX]["changes_per_cpu_s"], 2),
     }
 
 

@@ -1,6 +1,6 @@
 """A peer of `bench/ingest.py`: Quix Streams joins rows per user, in its RocksDB; reads to the end and ends.
 
-    python bench/peers/quix.py BOOTSTRAP TOPIC FOLDER
+    python bench/peers/quix.py BOOTSTRAP TOPIC FOLDER [changelog]
 
 It knows no versions, delete markers, quarantine, watermarks, counts or order: the least that a join needs.
 """
@@ -15,18 +15,18 @@ ENDS_AFTER_S = 3.0
 """It ends when nothing came for so long; that wait costs no CPU to speak of."""
 
 
-def run(bootstrap: str, topic: str, folder: str) -> None:
-    """Without the changelog topic, which costs it more: our store is rebuilt from the log as well."""
+def run(bootstrap: str, topic: str, folder: str, changelog: str = "") -> None:
+    """With a changelog topic, its default, or without, which costs less: our store is rebuilt from the log too."""
     from quixstreams import Application
     from quixstreams.models import TopicConfig
 
     application = Application(
         broker_address=bootstrap,
-        consumer_group="quix",
+        consumer_group=f"quix{changelog}",
         auto_offset_reset="earliest",
         state_dir=folder,
-        use_changelog_topics=False,
-        auto_create_topics=False,
+        use_changelog_topics=bool(changelog),
+        auto_create_topics=bool(changelog),
         loglevel="WARNING",
     )
     config = TopicConfig(num_partitions=4, replication_factor=1)
