@@ -1,6 +1,7 @@
 """The topic, and as much of a kafka-python consumer as the consumer thread asks of it once it is connected."""
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from fake_source import FakeSource, Sent
@@ -53,6 +54,7 @@ class LogConsumer:
         self._log = log
         self._positions: dict[TopicPartition, int] = {}
         self._paused: set[TopicPartition] = set()
+        self._fetcher = SimpleNamespace(_paused_partition_records={})  # it sets nothing aside
 
     def assign(self, partition: int) -> None:
         """As a rebalance does."""
