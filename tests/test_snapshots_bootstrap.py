@@ -244,8 +244,9 @@ async def test_cancelled_it_leaves_nothing_that_stays(stand: Stand) -> None:
             while not list(folder.path.glob("gen-*")):  # noqa: ASYNC110 (another process makes it)
                 await trio.sleep(0.002)
             nursery.cancel_scope.cancel()
-    folder.clean()
-    assert not list(folder.path.glob("gen-*"))
+        while list(folder.path.glob("gen-*")):
+            folder.clean()  # a child of the child may hold on to its lock for as long as a fork takes
+            await trio.sleep(0.002)
     stand.close()
 
 
