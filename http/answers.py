@@ -134,26 +134,28 @@ class Answers:
         if found is None:
             return None
         page, young = found
-        asked = self._counts.tally.asked()
-        if page.fresh.watermark < asked or not met(demand, page.fresh, time.time(), self._router.limits):
+        if not met(demand, page.fresh, time.time(), self._router.limits):
             return None
+        asked = self._counts.tally.asked()
+        covers = demand.min_lsn is not None or asked <= max(page.fresh.watermark, page.asked)
         try:
             if page.doubts != self._router.doubts():
                 return None
-            if young:
+            if young and covers:
                 self._counts.count("list_pages", "cached")
                 return page
             if page.commits != self._router.commit_ids():
                 return None
         except (Refused, lmdb.Error):
             return None  # a read says what is wrong
-        self._pages.unchanged(key)
+        self._pages.unchanged(key, asked)
         self._counts.count("list_pages", "unchanged")
         return page
 
     def _read_page(self, key: Key, demand: Demand) -> Page | Wait:
         place, number = key
         doubts = self._router.doubts()
+        asked = self._counts.tally.asked()
         with _reading():
             commits = self._router.commit_ids() if self._pages.on else ()
             with self._router.all_snapshots() as snapshots:
@@ -168,7 +170,7 @@ class Answers:
             "prev": None if window.prev is None else self._cursors.encode(window.prev),
         }
         body = list_body(window, place.size, number, links, fresh.as_of_ms)
-        return Page(body, link_header(links), fresh, commits, doubts)
+        return Page(body, link_header(links), fresh, commits, doubts, asked)
 
     def _export(self, request: Request) -> Outcome | Export:
         query = parse_export(request.query, self._router.view)

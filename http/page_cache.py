@@ -5,8 +5,9 @@ than it has. An older one is looked at: where no shard has committed since, it i
 counts as read now; else it is read again. A read is a synchronous call of about a millisecond on the thread that
 all requests share: there is never more than one under way, and nobody whom the old page could serve meanwhile.
 
-Not answered again: a page from before a write that any request asked for by `Kycache-Min-LSN` and got (who saw it
-once, sees it in every later answer), or from before a change of what the view is suspected of.
+Not answered again: a page from before a change of what the view is suspected of; or, to who names no LSN, from
+before a write that any request asked for by `Kycache-Min-LSN` and got (who saw it once, sees it in every later
+answer). A page that was read since holds that write, whatever its watermark: a write costs a page one read.
 """
 
 import sys
@@ -47,6 +48,8 @@ class Page(NamedTuple):
     commits: Commits
     """From before the read: a commit between the two makes the page look older than it is, never newer."""
     doubts: tuple[Doubt, ...]
+    asked: int
+    """The greatest LSN that a request had asked for and got before the read: what is read since covers it."""
 
 
 class _Entry:
@@ -87,9 +90,11 @@ class PageCache:
         self._entries.move_to_end(key)
         return entry.page, self._now_s() - entry.read_s < self._ttl_s
 
-    def unchanged(self, key: Key) -> None:
+    def unchanged(self, key: Key, asked: int) -> None:
         """The page is what a read would give now."""
-        self._entries[key].read_s = self._now_s()
+        entry = self._entries[key]
+        entry.page = entry.page._replace(asked=asked)
+        entry.read_s = self._now_s()
 
     def put(self, key: Key, page: Page) -> None:
         """Keep a page that was read now; the ones longest unused go where there are too many."""

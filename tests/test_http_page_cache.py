@@ -10,7 +10,8 @@ from pathlib import Path
 
 import httpx
 import pytest
-from http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people, serving
+import trio
+from http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people, serving, waiting
 
 from kycache.actors.freshness import Freshness
 from kycache.actors.reader import ShardSnapshot
@@ -102,6 +103,50 @@ async def test_never_across_an_own_write(stand: Stand, users: list[User]) -> Non
         assert (await client.get("/users?size=4")).json()["page"]["total"] == kept.json()["page"]["total"] - 1
 
 
+async def test_an_own_write_costs_a_page_one_read(stand: Stand, users: list[User]) -> None:
+    """Not one a request until every other shard has heard of something newer."""
+    async with serving(stand, FOR_EVER) as client:
+        for number in range(3):
+            users[0].first = f"Ada {number}"
+            lsn = {"Kycache-Min-LSN": format_lsn(stand.put(users[0]))}
+            for _ in range(2):
+                assert (await client.get(f"/users/{users[0].id}", headers=lsn)).status_code == 200
+                for order in ("newest", "oldest"):
+                    rows = (await client.get(f"/users?size=500&order={order}")).json()["data"]
+                    assert f"Ada {number}" in [row["firstName"] for row in rows]
+        assert await pages(client) == {"read": 6, "cached": 6, "unchanged": 0}
+
+
+async def test_who_names_an_lsn_gets_a_kept_page_that_covers_it(stand: Stand, users: list[User]) -> None:
+    """Whatever later one another client was granted."""
+    async with serving(stand, FOR_EVER) as client:
+        first = await client.get("/users")
+        covered = {"Kycache-Min-LSN": first.headers["kycache-watermark"]}
+        stand.delete(users[0])
+        later = {"Kycache-Min-LSN": format_lsn(stand.lsn)}
+        assert (await client.get(f"/users/{users[0].id}", headers=later)).status_code == 404
+        assert (await client.get("/users", headers=covered)).content == first.content
+        assert (await client.get("/users")).json()["page"]["total"] == 39
+        assert await pages(client) == {"read": 2, "cached": 1, "unchanged": 0}
+
+
+async def test_all_who_wait_for_a_page_are_answered_by_one_read(stand: Stand, users: list[User]) -> None:
+    del users
+    answers: list[httpx.Response] = []
+
+    async def ask(client: httpx.AsyncClient, lsn: int) -> None:
+        answers.append(await client.get("/users", headers={"Kycache-Min-LSN": format_lsn(lsn)}))
+
+    async with serving(stand, replace(FOR_EVER, freshness_wait_s=10.0)) as client:
+        async with trio.open_nursery() as nursery:
+            for more in range(1, 21):
+                nursery.start_soon(ask, client, stand.lsn + more)
+            await waiting(client, 20)
+            stand.beat()
+        assert [answer.status_code for answer in answers] == [200] * 20
+        assert await pages(client) == {"read": 1, "cached": 19, "unchanged": 0}
+
+
 async def test_a_commit_while_a_page_is_read(
     stand: Stand, users: list[User], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +200,8 @@ async def test_off(stand: Stand, users: list[User]) -> None:
 async def test_no_answer_is_older_than_asked(stand: Stand, users: list[User]) -> None:
     """Whatever is asked of list, detail or export while writes run, whatever is kept.
 
-    Each 200 meets its demand, and holds every write that its watermark covers or an earlier one was asked for.
+    Each 200 meets its demand, and holds every write that its watermark covers; where it named no LSN, also every
+    write that an earlier request asked for.
     """
     rng = random.Random(7)
     written: list[tuple[int, User, int]] = []
@@ -197,7 +243,8 @@ async def test_no_answer_is_older_than_asked(stand: Stand, users: list[User]) ->
             else:
                 rows = [answer.json()] if user.id in path else answer.json()["data"]
             held = {row["userId"]: row["firstName"] for row in rows}
-            due = {w.id: n for at, w, n in written if at <= max(watermark, granted)}
+            holds = watermark if "Kycache-Min-LSN" in demands else max(watermark, granted)
+            due = {w.id: n for at, w, n in written if at <= holds}
             for key, number_due in due.items():
                 if key in held:
                     assert held[key] is not None
@@ -209,7 +256,7 @@ async def test_no_answer_is_older_than_asked(stand: Stand, users: list[User]) ->
 
 class TestBounds:
     def page(self, size: int) -> Page:
-        return Page(b"x" * size, (), Freshness(0, 1, False, True), (), ())
+        return Page(b"x" * size, (), Freshness(0, 1, False, True), (), (), 0)
 
     def key(self, number: int) -> tuple[Cursor, int]:
         return Cursor(True, 50, (None,), None), number
@@ -249,8 +296,8 @@ class TestBounds:
             found = cache.get(self.key(1))
             assert found is not None
             assert found[1] is young
-        cache.unchanged(self.key(1))
-        assert cache.get(self.key(1)) == (self.page(1), True)
+        cache.unchanged(self.key(1), 7)
+        assert cache.get(self.key(1)) == (self.page(1)._replace(asked=7), True)
 
     def test_none_is_kept_where_it_is_off(self) -> None:
         cache = PageCache(0.0)
