@@ -252,6 +252,11 @@ def _problem_schema() -> Schema:
             "status": {"type": "integer"},
             "detail": _TEXT,
             "parameter": {"type": "string", "description": "The parameter or header that is wrong."},
+            "unmet": {
+                "type": "array",
+                "items": {"enum": [MIN_LSN, MAX_STALENESS, CONSISTENCY]},
+                "description": "Of a 503: the demands that are not met.",
+            },
         },
     }
 

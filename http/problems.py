@@ -69,22 +69,36 @@ class Body(msgspec.Struct, omit_defaults=True):
     status: int
     detail: str
     parameter: str | None = None
+    unmet: tuple[str, ...] = ()
 
 
 class Problem(Exception):
-    """A request that gets no data. `parameter` names a query or path parameter, or a header."""
+    """A request that gets no data.
 
-    def __init__(self, kind: Kind, detail: str, parameter: str | None = None, headers: Headers = ()) -> None:
+    Attributes:
+        parameter: names a query or path parameter, or a header, that is wrong.
+        unmet: the headers whose demands are not met.
+    """
+
+    def __init__(
+        self,
+        kind: Kind,
+        detail: str,
+        parameter: str | None = None,
+        headers: Headers = (),
+        unmet: tuple[str, ...] = (),
+    ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.parameter = parameter
         self.headers = headers
+        self.unmet = unmet
 
     def answer(self) -> Answer:
         """The answer that says so."""
         kind = self.kind
         retry: Headers = (("Retry-After", str(RETRY_AFTER_S)),) if kind.status == 503 else ()
         headers = (("Content-Type", PROBLEM_JSON), ("Cache-Control", "no-store"), *retry, *self.headers)
-        body = Body(kind.type, kind.title, kind.status, self.detail, self.parameter)
+        body = Body(kind.type, kind.title, kind.status, self.detail, self.parameter, self.unmet)
         return Answer(kind.status, headers, msgspec.json.encode(body))

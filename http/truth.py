@@ -106,35 +106,31 @@ def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: floa
     Raises:
         Problem: no wait would help.
     """
-    headers = truth_headers(fresh)
+    bound, stale = demand.max_staleness_s, staleness_s(fresh.as_of_ms, now_s, limits)
+    lacking = []
+    if demand.min_lsn is not None and (fresh.cut_off or fresh.watermark < demand.min_lsn):
+        lacking.append(MIN_LSN)
+    if bound is not None and (fresh.cut_off or stale is None or stale > bound):
+        lacking.append(MAX_STALENESS)
     if demand.strong:
-        raise Problem(
-            Kind.NO_SOURCE,
-            "No source is configured to read from; ask for a Kycache-Min-LSN instead.",
-            CONSISTENCY,
-            headers,
-        )
-    if fresh.cut_off:
-        raise Problem(
-            Kind.NOT_FRESH, "The view missed a change of the source and awaits a rebuild.", headers=NOT_CLAIMED
-        )
-    reached = demand.min_lsn is None or fresh.watermark >= demand.min_lsn
-    if demand.max_staleness_s is not None:
-        stale = staleness_s(fresh.as_of_ms, now_s, limits)
-        if stale is None:
-            raise Problem(
-                Kind.FRESHNESS_UNKNOWN,
-                "The source sends no heartbeat, so the age of the data is known only up to Kafka.",
-                MAX_STALENESS,
-                headers,
-            )
-        reached = reached and stale <= demand.max_staleness_s
-    if reached:
+        lacking.append(CONSISTENCY)
+    if not lacking:
         return None
-    refusal = Problem(
-        Kind.NOT_FRESH, "The view has not caught up with what was asked for; try again.", headers=headers
-    )
-    return Wait(shards, demand.min_lsn or 0, demand.max_staleness_s, refusal.answer())
+
+    def refusal(kind: Kind, detail: str, parameter: str | None = None) -> Problem:
+        headers = NOT_CLAIMED if fresh.cut_off else truth_headers(fresh)
+        return Problem(kind, detail, parameter, headers, tuple(lacking))
+
+    if demand.strong:
+        no_source = "No source is configured to read from; ask for a Kycache-Min-LSN instead."
+        raise refusal(Kind.NO_SOURCE, no_source, CONSISTENCY)
+    if fresh.cut_off:
+        raise refusal(Kind.NOT_FRESH, "The view missed a change of the source and awaits a rebuild.")
+    if bound is not None and stale is None:
+        unknown = "The source sends no heartbeat, so the age of the data is known only up to Kafka."
+        raise refusal(Kind.FRESHNESS_UNKNOWN, unknown, MAX_STALENESS)
+    waited = refusal(Kind.NOT_FRESH, "The view has not caught up with what was asked for; try again.")
+    return Wait(shards, demand.min_lsn or 0, bound, waited.answer())
 
 
 def met(demand: Demand, fresh: Freshness, now_s: float, limits: Limits) -> bool:

@@ -1,8 +1,10 @@
 """Query strings, headers and cursors, as far as they need no server."""
 
+import json
 import stat
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -242,6 +244,47 @@ class TestTruth:
         assert unmet(Demand(None, 1.5, False), fresh, (0,), 11.0, limits) is None
         assert unmet(Demand(None, 1.4, False), fresh, (0,), 11.0, limits) is not None
         assert unmet(Demand(100, None, False), fresh, (0,), 99.0, limits) is None
+
+    @pytest.mark.parametrize(
+        ("asked", "lacking"),
+        [
+            (Demand(100, 0.5, False), "Kycache-Max-Staleness"),
+            (Demand(101, 90.0, False), "Kycache-Min-LSN"),
+            (Demand(101, 0.5, False), "Kycache-Min-LSN Kycache-Max-Staleness"),
+            (Demand(100, 90.0, True), "Kycache-Consistency"),
+            (Demand(101, 0.5, True), "Kycache-Min-LSN Kycache-Max-Staleness Kycache-Consistency"),
+        ],
+    )
+    def test_a_refusal_names_the_demands_it_does_not_meet(self, asked: Demand, lacking: str) -> None:
+        assert refusal(asked, Freshness(10_000, 100, False, True))["unmet"] == lacking.split()
+
+    def test_where_the_age_is_not_known_no_bound_on_it_is_met(self) -> None:
+        fresh = Freshness(None, 100, False, False)
+        assert refusal(Demand(101, 90.0, False), fresh)["unmet"] == ["Kycache-Min-LSN", "Kycache-Max-Staleness"]
+        assert refusal(Demand(100, 90.0, False), fresh)["unmet"] == ["Kycache-Max-Staleness"]
+
+    def test_behind_a_change_that_was_missed_none_is_met_and_no_watermark_claimed(self) -> None:
+        fresh = Freshness(10_000, 100, True, True, cut_off=True)
+        for strong in (False, True):
+            asked = Demand(1, 90.0, strong)
+            with pytest.raises(Problem) as caught:
+                unmet(asked, fresh, (0,), 11.0, Limits())
+            assert ("Kycache-Watermark", "0/0") in caught.value.headers
+            names = ["Kycache-Min-LSN", "Kycache-Max-Staleness", *(["Kycache-Consistency"] if strong else [])]
+            assert refusal(asked, fresh)["unmet"] == names
+
+
+def refusal(asked: Demand, fresh: Freshness) -> dict[str, Any]:
+    """The problem that a demand ends in, at second 11."""
+    try:
+        wait = unmet(asked, fresh, (0,), 11.0, Limits())
+    except Problem as problem:
+        body = problem.answer().body
+    else:
+        assert wait is not None
+        body = wait.otherwise.body
+    found: dict[str, Any] = json.loads(body)
+    return found
 
 
 @pytest.mark.parametrize(
