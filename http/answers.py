@@ -7,7 +7,7 @@ again. No read transaction outlives a call.
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
 
@@ -56,10 +56,11 @@ EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
 
 class Request(NamedTuple):
-    """The facts of a request: its raw query string, its headers, and the user id of the path."""
+    """The facts of a request: its raw query string, its headers and their names, and the user id of the path."""
 
     query: bytes
     header: Header
+    header_names: Iterable[str]
     user: str = ""
 
 
@@ -88,7 +89,7 @@ class Answers:
 
     def _user(self, request: Request) -> Outcome:
         parse_parameters(request.query, ())
-        demand = parse_demand(request.header)
+        demand = parse_demand(request.header, request.header_names)
         user = self._router.user_id(request.user)
         if user is None:
             raise Problem(Kind.INVALID_ID, f"{self._id_name} is not an id of this service.", self._id_name)
@@ -115,7 +116,7 @@ class Answers:
 
     def _users(self, request: Request) -> Outcome:
         query = parse_list(request.query, self._router.view)
-        demand = parse_demand(request.header)
+        demand = parse_demand(request.header, request.header_names)
         key = (self._place(query), query.page)
         page = self._kept(key, demand)
         if page is None:
@@ -174,7 +175,7 @@ class Answers:
 
     def _export(self, request: Request) -> Outcome | Export:
         query = parse_export(request.query, self._router.view)
-        demand = parse_demand(request.header)
+        demand = parse_demand(request.header, request.header_names)
         place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
         if place.back:
             raise Problem(Kind.INVALID_CURSOR, "The cursor leads back; an export goes on only.", "cursor")

@@ -75,7 +75,7 @@ def create_app(view: View, parts: Parts) -> QuartTrio:
 
 def _add_reads(app: QuartTrio, parts: Parts) -> None:
     async def settled(answer: Callable[[Request], Outcome], user: str = "") -> Response:
-        asked = Request(request.query_string, request.headers.getlist, user)
+        asked = _asked(user)
         return _respond(await settle(partial(answer, asked), parts.watch, parts.freshness_wait_s))
 
     @app.get("/users")
@@ -84,7 +84,7 @@ def _add_reads(app: QuartTrio, parts: Parts) -> None:
 
     @app.get("/users/export")
     async def export() -> Response:
-        asked = Request(request.query_string, request.headers.getlist)
+        asked = _asked()
         ask: Callable[[], Answer | Wait | Export] = partial(parts.answers.export, asked)
         found: Answer | Export = await settle(ask, parts.watch, parts.freshness_wait_s)
         if isinstance(found, Answer):
@@ -101,6 +101,10 @@ def _add_reads(app: QuartTrio, parts: Parts) -> None:
     @app.get("/users/<user_id>")
     async def user(user_id: str) -> Response:
         return await settled(parts.answers.user, user_id)
+
+
+def _asked(user: str = "") -> Request:
+    return Request(request.query_string, request.headers.getlist, request.headers.keys(), user)
 
 
 class _TextId(BaseConverter):

@@ -8,7 +8,7 @@ from kycache.model.view import Filter, View
 from .problems import PROBLEM_JSON, Kind
 from .query import FILTER_BYTES_MAX, INTEGER, SIZE_DEFAULT, SIZE_MAX
 from .schemas import Schema, id_name, key_column, profile_schema, row_schema, value_schema
-from .truth import CONSISTENCY, MAX_STALENESS, MIN_LSN
+from .truth import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN
 
 _TEXT: Schema = {"type": "string"}
 
@@ -254,7 +254,7 @@ def _problem_schema() -> Schema:
             "parameter": {"type": "string", "description": "The parameter or header that is wrong."},
             "unmet": {
                 "type": "array",
-                "items": {"enum": [MIN_LSN, MAX_STALENESS, CONSISTENCY]},
+                "items": {"enum": list(DEMANDS)},
                 "description": "Of a 503: the demands that are not met.",
             },
         },
@@ -315,4 +315,4 @@ def _demands() -> dict[str, Any]:
 
 
 def _demand_references() -> list[dict[str, Any]]:
-    return [{"$ref": f"#/components/parameters/{name}"} for name in (MIN_LSN, MAX_STALENESS, CONSISTENCY)]
+    return [{"$ref": f"#/components/parameters/{name}"} for name in DEMANDS]

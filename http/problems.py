@@ -37,6 +37,7 @@ class Kind(Enum):
     CONFLICTING_PARAMETERS = ("conflicting-parameters", 400, "Query parameters that contradict each other")
     INVALID_CURSOR = ("invalid-cursor", 400, "Not a cursor of this service")
     INVALID_ID = ("invalid-id", 400, "Not a user id")
+    UNKNOWN_HEADER = ("unknown-header", 400, "Unknown Kycache request header")
     INVALID_HEADER = ("invalid-header", 400, "Request header that is malformed, empty or repeated")
     MALFORMED_REQUEST = ("malformed-request", 400, "Request that cannot be understood safely")
     NO_SUCH_USER = ("no-such-user", 404, "No such user")

@@ -5,7 +5,7 @@ right for it, and one that covers nothing anybody asked for.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kycache.actors.freshness import Freshness, Limits, staleness_s
@@ -21,7 +21,9 @@ MIN_LSN = "Kycache-Min-LSN"
 MAX_STALENESS = "Kycache-Max-Staleness"
 CONSISTENCY = "Kycache-Consistency"
 
-VARY = ("Vary", f"{MIN_LSN}, {MAX_STALENESS}, {CONSISTENCY}")
+DEMANDS = (MIN_LSN, MAX_STALENESS, CONSISTENCY)
+
+VARY = ("Vary", ", ".join(DEMANDS))
 """A cache must not answer a demand with what it kept from a request that made none."""
 
 NOTHING_KNOWN = Freshness(None, 0, False, True)
@@ -29,6 +31,8 @@ NOTHING_KNOWN = Freshness(None, 0, False, True)
 NOT_CLAIMED: Headers = (("Kycache-Watermark", "0/0"), ("Kycache-Served-By", "view"), ("Kycache-Suspect", "true"))
 """No 503 says a watermark that covers what was asked."""
 
+_OURS = "kycache"
+_KNOWN = {name.lower() for name in DEMANDS}
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
 
 
@@ -54,12 +58,19 @@ class Wait(NamedTuple):
     otherwise: Answer
 
 
-def parse_demand(header: Header) -> Demand:
+def parse_demand(header: Header, names: Iterable[str]) -> Demand:
     """What the request headers demand.
 
+    Args:
+        names: of all the request's headers. One of ours that is not known is a demand that would be dropped.
+
     Raises:
-        Problem: one is malformed, empty or repeated.
+        Problem: one is unknown, malformed, empty or repeated.
     """
+    for name in names:
+        lowered = name.lower()
+        if lowered.startswith(_OURS) and lowered not in _KNOWN:
+            raise Problem(Kind.UNKNOWN_HEADER, f"Known here: {', '.join(DEMANDS)}.", name)
     lsn_text = _single(header, MIN_LSN)
     lsn = None if lsn_text is None else parse_lsn(lsn_text)
     if lsn_text is not None and lsn is None:

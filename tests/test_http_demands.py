@@ -225,6 +225,14 @@ class TestDemands:
                     leaving.cancel()
             await waiting(client, 0)
 
+    async def test_a_misspelt_demand_is_refused(self, stand: Stand, users: list[User]) -> None:
+        async with serving(stand) as client:
+            for path in ("/users", "/users/export", f"/users/{users[0].id}"):
+                response = await self.asked(client, path, Max_Stalness="1")
+                body = problem(response, 400, "unknown-header", "Kycache-Max-Stalness")
+                assert "Kycache-Max-Staleness" in body["detail"]
+            assert (await client.get("/users", headers={"kycache-max-staleness": "60"})).status_code == 200
+
     async def test_strong_is_refused(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
             for path in ("/users", f"/users/{users[0].id}"):

@@ -176,7 +176,8 @@ class TestCursor:
 
 
 def demand(**headers: list[str]) -> Demand:
-    return parse_demand(lambda name: headers.get(name.replace("-", "_"), []))
+    sent = {name.replace("_", "-"): values for name, values in headers.items()}
+    return parse_demand(lambda name: sent.get(name, []), ["Accept", *sent])
 
 
 class TestTruth:
@@ -212,6 +213,13 @@ class TestTruth:
         with pytest.raises(Problem) as caught:
             demand(**{name.replace("-", "_"): values})
         assert (caught.value.kind, caught.value.parameter) == (Kind.INVALID_HEADER, name)
+
+    @pytest.mark.parametrize("name", ["Kycache-Max-Stalness", "kycache-min-lsn-", "KYCACHE_MIN_LSN", "Kycache"])
+    def test_a_demand_that_is_not_known(self, name: str) -> None:
+        """Dropped, it would get an answer that is less true than was asked for."""
+        with pytest.raises(Problem) as caught:
+            parse_demand(lambda _: [], ["Accept", name])
+        assert (caught.value.kind, caught.value.parameter) == (Kind.UNKNOWN_HEADER, name)
 
     def test_headers(self) -> None:
         assert dict(truth_headers(Freshness(1763799157829, 0x16_B374D848, False, True))) == {
