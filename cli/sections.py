@@ -45,8 +45,9 @@ EXPORTS_MAX = 100
 GRACE_S_MAX = 600.0
 """Process managers kill long before."""
 
-CURSOR_KEY_CHARACTERS_MIN = 32
-"""Cursors are signed with it; shorter keys can be guessed."""
+KEY_CHARACTERS_MIN = 32
+"""Cursors and manifests are signed with keys, and who has one of those can try out shorter keys at leisure. 32 hex
+digits are 128 bits."""
 
 SNAPSHOTS_EVERY_S_MIN = 60.0
 """Snapshots that follow one another without a pause are a load, not a safety."""
@@ -97,10 +98,15 @@ def without_password(dsn: SecretStr) -> str:
     return make_conninfo("", **parts)
 
 
-def _long_enough(keys: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
-    if any(len(key.get_secret_value()) < CURSOR_KEY_CHARACTERS_MIN for key in keys):
-        raise ValueError(f"a key has at least {CURSOR_KEY_CHARACTERS_MIN} characters")
-    return keys
+def _long_enough(key: SecretStr) -> SecretStr:
+    if len(key.get_secret_value()) < KEY_CHARACTERS_MIN:
+        raise ValueError(
+            f"a key has at least {KEY_CHARACTERS_MIN} characters: make one with `openssl rand -hex 32`"
+        )
+    return key
+
+
+Key = Annotated[SecretStr, AfterValidator(_long_enough)]
 
 
 class Data(Section):
@@ -288,7 +294,7 @@ class Http(Section):
         le=GRACE_S_MAX,
         description="Seconds that answers in flight have when the process must end.",
     )
-    cursor_keys: Annotated[tuple[SecretStr, ...], BeforeValidator(_split), AfterValidator(_long_enough)] = Field(
+    cursor_keys: Annotated[tuple[Key, ...], BeforeValidator(_split)] = Field(
         default=(),
         description="Keys that sign cursors: the first one signs, all are believed. "
         "Unset: one is made in the data directory. Nodes behind one address must share them.",
@@ -313,10 +319,10 @@ class Snapshots(Section):
         description="The store's URL: `file:///folder`, `s3://bucket/prefix`, `gs://…`, `az://…`. "
         "What a bucket needs beside it stands in its own variables (`AWS_REGION`, `AWS_ACCESS_KEY_ID`, …).",
     )
-    key: SecretStr | None = Field(
+    key: Key | None = Field(
         default=None,
-        description="Authenticates manifests: long, random (`openssl rand -hex 32`), the same on every node. "
-        "Unset: a folder keeps one of its own (`store.key`); a bucket is refused.",
+        description="Authenticates manifests: random (`openssl rand -hex 32`), at least 32 characters, the same "
+        "on every node. Unset: a folder keeps one of its own (`store.key`); a bucket is refused.",
     )
     recipients: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
         default=(), description="age recipients (`age1…`, or SSH public keys) that the files are encrypted for."

@@ -19,7 +19,7 @@ KEY_FILE = "store.key"
 """In a store that is a folder, where no key is set."""
 
 KEY_CHARACTERS_MIN = 32
-"""A shorter one can be guessed by who has a manifest."""
+"""Of a store's own key: a shorter one was cut off. (One that is set is measured by the settings.)"""
 
 IDENTITY_BYTES_MAX = 1 << 20
 """An age identity is 74 characters."""

@@ -6,12 +6,14 @@ A snapshot goes manifest first: killed in between, what is left is no snapshot, 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from kycache.model.errors import Refused
 
 from . import manifest as manifests
 from .fetch import check_stored
 from .listing import Condition, Found
+from .manifest import Manifest, ShardEntry
 from .stores import Store
 
 UNFINISHED_KEPT = timedelta(days=1)
@@ -27,21 +29,40 @@ class Decision:
     reason: str
 
 
+class Copied(NamedTuple):
+    """What a copy is one of. A shard of another view or topic is another shard: what holds one cannot bring the
+    other back, and must not stand for it in a store that both use."""
+
+    view: str
+    shards: int
+    topic_id: str
+    shard: int
+
+
+def _copied(manifest: Manifest) -> dict[Copied, ShardEntry]:
+    """What can come back from a snapshot."""
+    return {
+        Copied(manifest.view, manifest.shard_count, entry.position.topic_id, entry.shard): entry
+        for entry in manifest.shards
+        if entry.bootstrapped
+    }
+
+
 def decide(
     found: Sequence[Found], now: datetime, *, keep: int | None = None, older_than: timedelta | None = None
 ) -> list[Decision]:
     """What a prune does.
 
     A whole snapshot is removed where it is older than `older_than`, and of each of its shards there are `keep`
-    newer whole ones (at least one, whatever was asked), all of them of bootstrapped shards. What cannot be read is
-    left alone: the key may be wrong.
+    newer whole ones (at least one, whatever was asked), of the same view and topic and bootstrapped. What cannot
+    be read is left alone: the key may be wrong.
 
     Args:
         found: the oldest first.
     """
     if keep is None and older_than is None:
         raise ValueError("a prune needs a count or an age")
-    newer: dict[int, int] = {}
+    newer: dict[Copied, int] = {}
     decisions: list[Decision] = []
     for snapshot in reversed(found):
         if snapshot.condition is Condition.UNFINISHED:
@@ -54,7 +75,7 @@ def decide(
             decisions.append(Decision(snapshot.id, False, "cannot be read with this key"))
             continue
         age = now - datetime.fromisoformat(manifest.created_at)
-        shards = [entry.shard for entry in manifest.shards if entry.bootstrapped]
+        shards = _copied(manifest)
         wanted = max(1, keep or 1)
         covered = min((newer.get(shard, 0) for shard in shards), default=wanted)  # by none: nothing can come back
         if covered < wanted:
@@ -88,11 +109,11 @@ def decide_surely(
         What there is, by what is known now; and what becomes of it.
     """
     known = list(found)
-    read: set[tuple[str, int]] = set()
+    read: set[tuple[str, Copied]] = set()
     while True:
         decisions = decide(known, now, keep=keep, older_than=older_than)
         removed = {decision.id for decision in decisions if decision.removed}
-        going = {entry.shard for f in known if f.manifest and f.id in removed for entry in f.manifest.shards}
+        going = {shard for f in known if f.manifest and f.id in removed for shard in _copied(f.manifest)}
         relied_on = _newest(known, removed, going) - read
         if not relied_on:
             return known, decisions
@@ -102,19 +123,17 @@ def decide_surely(
             manifest = known[number].manifest
             assert manifest is not None
             try:
-                check_stored(store, manifest, manifest.entry(shard))
+                check_stored(store, manifest, manifest.entry(shard.shard))
             except Refused as error:
                 known[number] = known[number]._replace(condition=Condition.DAMAGED, reason=error.problem)
 
 
-def _newest(found: Sequence[Found], removed: set[str], shards: set[int]) -> set[tuple[str, int]]:
+def _newest(found: Sequence[Found], removed: set[str], shards: set[Copied]) -> set[tuple[str, Copied]]:
     """For each shard, the newest whole snapshot of it that stays."""
-    newest: dict[int, str] = {}
+    newest: dict[Copied, str] = {}
     for snapshot in found:
         if snapshot.condition is Condition.WHOLE and snapshot.manifest and snapshot.id not in removed:
-            newest |= {
-                e.shard: snapshot.id for e in snapshot.manifest.shards if e.bootstrapped and e.shard in shards
-            }
+            newest |= dict.fromkeys(_copied(snapshot.manifest).keys() & shards, snapshot.id)
     return {(snapshot, shard) for shard, snapshot in newest.items()}
 
 

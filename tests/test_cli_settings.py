@@ -6,7 +6,7 @@ import pytest
 from command_line import RunCommand
 
 from kycache.cli.composition import connector_settings, environments, http_settings, kafka_settings
-from kycache.cli.sections import CURSOR_KEY_CHARACTERS_MIN
+from kycache.cli.sections import KEY_CHARACTERS_MIN
 from kycache.cli.settings import Settings, find_file, load_settings, shown
 from kycache.http.cursors import KEY_CHARS_MIN
 from kycache.model.errors import ConfigurationError
@@ -69,10 +69,10 @@ def test_keys_with_underscores_and_the_alias(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = "a" * CURSOR_KEY_CHARACTERS_MIN, "b" * CURSOR_KEY_CHARACTERS_MIN
+    first, second = "a" * KEY_CHARACTERS_MIN, "b" * KEY_CHARACTERS_MIN
     monkeypatch.setenv("KYCACHE_HTTP_CURSOR_KEYS", f"{first}, {second}")
     assert http_settings(load_settings(None)).cursor_keys == (first, second)
-    assert CURSOR_KEY_CHARACTERS_MIN == KEY_CHARS_MIN
+    assert KEY_CHARACTERS_MIN == KEY_CHARS_MIN
 
 
 def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +101,8 @@ def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.
         ("[http]\n# so\nworkers = 0\n", "line 3: [http] workers:", "mend"),
         ("http.port = 70000\n", "line 1: [http] port:", "mend"),
         ("[http]\ncursor_keys = ['short']\n", "line 2: [http] cursor_keys: a key has at least 32", "mend"),
+        ("[snapshots]\nkey = 'short'\n", "line 2: [snapshots] key: a key has at least 32", "mend"),
+        ("[snapshots]\nkey = 'short'\n", "make one with `openssl rand -hex 32`", "mend"),
         ("[kafka]\nbootstrap = 'broker'\n", "line 2: [kafka] bootstrap: 'broker' is not `host:port`", "mend"),
         ("[kafka]\nkey = 'avro'\n", "line 2: [kafka] key:", "mend"),
         ("[kafka]\ntopic = 'x'\nsasl_username = 'u'\n", "line 1: [kafka]: sasl_… settings need", "mend"),
@@ -174,7 +176,7 @@ def test_secrets_stand_neither_in_what_is_shown_nor_in_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KYCACHE_HTTP_CURSOR_KEYS", "hunter2" * 5)
-    monkeypatch.setenv("KYCACHE_SNAPSHOTS_KEY", "hunter2")
+    monkeypatch.setenv("KYCACHE_SNAPSHOTS_KEY", "hunter2" * 5)
     file = write(
         tmp_path,
         "[source]\ndsn = 'postgresql://app:hunter2@db/app'\n"

@@ -80,6 +80,20 @@ def test_a_shard_that_only_an_old_one_holds_keeps_it() -> None:
     assert kept(found(9, (0, 1)), found(3, (0,)), found(1, (0,)), keep=1) == [True, False, True]
 
 
+def test_another_view_or_topic_stands_for_nothing() -> None:
+    """Two views, or a topic and the one made anew under its name, in one store: each keeps its own."""
+
+    def of(days: float, *, view: str = "v", topic_id: str = "i") -> Found:
+        there = found(days)
+        assert there.manifest is not None
+        shards = (msgspec.structs.replace(entry(0), position=ReadFrom("t", topic_id, 0, 0)),)
+        return there._replace(manifest=msgspec.structs.replace(there.manifest, view=view, shards=shards))
+
+    for others in ({"view": "w"}, {"topic_id": "j"}):
+        assert kept(of(9), of(8), of(3, **others), of(1, **others), keep=1) == [False, True, False, True]
+        assert kept(of(40), of(3, **others), older_than=timedelta(days=7)) == [True, True]
+
+
 def test_what_is_not_whole_stands_for_nothing() -> None:
     damaged = found(1, (0,), Condition.DAMAGED)
     assert kept(found(3), damaged, keep=1) == [True, True]
