@@ -13,8 +13,9 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     """Whichever process took them writes it, while it holds the directory's snapshot lock."""
 
     id: str = ""
-    """The newest good one; empty before the first."""
+    """The newest; empty before the first."""
     at: str = ""
+    """When the newest was taken that lacks no shard."""
     duration_s: float = 0.0
     bytes: int = 0
     """In the store."""
@@ -24,7 +25,9 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     failed_in_a_row: int = 0
     failed_at: str = ""
     problem: str = ""
-    """Why the latest one failed; empty where it did not."""
+    """Why the latest one failed, or lacks shards; empty where all is well."""
+    partly_at: str = ""
+    """When one was taken that lacks shards, since the newest that lacks none."""
 
     def age_s(self, now: datetime) -> float | None:
         """How old the newest good one is, None where there is none."""
@@ -44,6 +47,18 @@ def succeeded(directory: DataDirectory, snapshot: str, duration_s: float, stored
     known = read_report(directory)
     at = datetime.now(UTC).isoformat()
     write_report(directory, SnapshotReport(snapshot, at, duration_s, stored, shards, known.failures))
+
+
+def partly(
+    directory: DataDirectory, snapshot: str, duration_s: float, stored: int, shards: int, problem: str
+) -> None:
+    """A snapshot was taken that lacks shards: a failure, but none that trying again soon could mend."""
+    known = read_report(directory)
+    at = datetime.now(UTC).isoformat()
+    changed = SnapshotReport(
+        snapshot, known.at, duration_s, stored, shards, known.failures + 1, 0, at, problem, partly_at=at
+    )
+    write_report(directory, changed)
 
 
 def failed(directory: DataDirectory, problem: str) -> None:

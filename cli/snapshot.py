@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from kycache.actors.checked import Checker
 from kycache.actors.files import DataDirectory
-from kycache.actors.snapshot_report import failed, succeeded
+from kycache.actors.snapshot_report import failed, partly, succeeded
 from kycache.model.errors import KycacheError, Refused
 from kycache.snapshots.settings import SnapshotSettings
 
@@ -49,12 +49,17 @@ app = typer.Typer(no_args_is_help=True, help="Copies of shard files, and their w
 def create(
     context: typer.Context, shard: ShardsOption = None, store: StoreOption = None, as_json: JsonOption = False
 ) -> None:
-    """Copy shards into the store while everything runs. Goes on with a run that was cut off."""
+    """Copy shards into the store while everything runs. Goes on with a run that was cut off.
+
+    A shard that cannot be copied is left out, and the exit code is 5.
+    """
     from kycache.snapshots.lock import one_at_a_time
     from kycache.snapshots.take import Progress, Taker
 
     settings = invocation(context).settings()
     directory = data_directory(settings)
+    if directory.node() is None:  # before a lock, and what it lies in, is made
+        raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`")
     routine = shard is None and store is None
     with one_at_a_time(directory), _reporting(directory, routine) as report:
         wanted, opened, keys = opened_store(settings, store, writing=True)
@@ -65,11 +70,24 @@ def create(
             reading = environments(settings, readonly=True)
             taker = Taker(directory, reading, opened, keys, wanted, partial(_walk, settings), progress)
             manifest = taker.take(shard)
-        report(manifest)
+        lacking = _lacking(taker.refused)
+        report(manifest, lacking)
     if as_json:
         typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
     else:
         typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
+    if lacking is not None:
+        raise lacking
+
+
+def _lacking(refused: Mapping[int, Refused]) -> Refused | None:
+    """What is to be said where a snapshot lacks shards; nothing where it lacks none."""
+    if not refused:
+        return None
+    problems = "; ".join(error.problem for error in refused.values())
+    first = next(iter(refused.values()))
+    lost = f"shard {next(iter(refused))}" if len(refused) == 1 else f"{len(refused)} shards"
+    return Refused(f"the snapshot is without {lost}: {problems}", first.remedy)
 
 
 def _walk(settings: Settings, generation: Path, shard: int) -> None:
@@ -78,14 +96,19 @@ def _walk(settings: Settings, generation: Path, shard: int) -> None:
 
 
 @contextmanager
-def _reporting(directory: DataDirectory, routine: bool) -> "Iterator[Callable[[Manifest], None]]":
+def _reporting(directory: DataDirectory, routine: bool) -> "Iterator[Callable[[Manifest, Refused | None], None]]":
     """Tells `/metrics` and `status` how it ended; not of some shards alone, nor of another store."""
     began = time.monotonic()
 
-    def report(manifest: "Manifest") -> None:
-        if routine:
-            stored = sum(entry.stored_bytes for entry in manifest.shards)
-            succeeded(directory, manifest.id, time.monotonic() - began, stored, len(manifest.shards))
+    def report(manifest: "Manifest", lacking: Refused | None) -> None:
+        if not routine:
+            return
+        stored = sum(entry.stored_bytes for entry in manifest.shards)
+        about = (directory, manifest.id, time.monotonic() - began, stored, len(manifest.shards))
+        if lacking is None:
+            succeeded(*about)
+        else:
+            partly(*about, lacking.problem)
 
     try:
         yield report
@@ -114,7 +137,8 @@ def list_(context: typer.Context, store: StoreOption = None, as_json: JsonOption
         table.add_row(snapshot.id, facts["condition"], *map(str, cells))
     console = Console()
     console.width = max(console.width, LINE_CHARACTERS)
-    console.print(table if found else f"there are no snapshots in {opened.url}", soft_wrap=True)
+    nowhere = "" if opened.root is None or opened.root.exists() else ": there is no such folder"
+    console.print(table if found else f"there are no snapshots in {opened.url}{nowhere}", soft_wrap=True)
     for snapshot in found:
         if snapshot.reason:
             typer.echo(f"{snapshot.id}: {snapshot.reason}")
@@ -229,7 +253,7 @@ def opened_store(
     from kycache.snapshots.stores import Store
 
     wanted = snapshot_settings(settings, store)
-    opened = Store(wanted.store, part_bytes=wanted.part_bytes)
+    opened = Store(wanted.store, part_bytes=wanted.part_bytes, writing=writing)
     return wanted, opened, keys_of(wanted, opened, writing=writing)
 
 

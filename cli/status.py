@@ -122,10 +122,11 @@ def _print_table(directory: DataDirectory, view: str, shards: list[dict[str, Any
         if entry["reason"]:
             console.print(_told(entry["shard"], entry["reason"]), markup=False)
     report = read_report(directory)
-    if report.at:
+    if report.id:
         console.print(f"newest snapshot: {report.id}, {report.shards} shards", markup=False)
     if report.problem:
-        console.print(f"the latest snapshot failed: {report.problem}", markup=False)
+        what = "" if report.partly_at == report.failed_at else "the latest snapshot failed: "
+        console.print(f"{what}{report.problem}", markup=False)
 
 
 def _told(shard: int, reason: str) -> str:

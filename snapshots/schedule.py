@@ -58,8 +58,8 @@ def due_at(report: SnapshotReport, every_s: float, started: datetime, draw: floa
         draw: from 0 to 1, at random, drawn anew after each snapshot.
     """
     moved = timedelta(seconds=every_s * (1 + JITTER * (2 * draw - 1)))
-    if report.at:
-        due = datetime.fromisoformat(report.at) + moved
+    if taken := report.partly_at or report.at:
+        due = datetime.fromisoformat(taken) + moved
     else:
         due = started + timedelta(seconds=min(FIRST_WAIT_S, every_s) * draw)
     if report.failed_in_a_row:
@@ -103,10 +103,11 @@ async def _taken(schedule: Schedule, directory: DataDirectory, before: SnapshotR
             log.error("a snapshot could not be taken", exit_code=code, problem=said)
             await trio.sleep(RETRY_S[0])
         return False
-    if code:
+    if after.failed_in_a_row:
         log.error("a snapshot could not be taken", problem=said, failed_in_a_row=after.failed_in_a_row)
         return True
-    log.info("snapshot taken", id=after.id, seconds=round(after.duration_s, 1), bytes=after.bytes)
+    say, problem = (log.error, {"problem": after.problem}) if after.problem else (log.info, {})
+    say("snapshot taken", id=after.id, seconds=round(after.duration_s, 1), bytes=after.bytes, **problem)
     if schedule.keep is not None:
         code, said = await _run([*schedule.command, "prune", "--keep", str(schedule.keep), "--json"])
         if code:

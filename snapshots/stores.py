@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 import obstore
 from obstore.exceptions import BaseError
-from obstore.store import from_url
+from obstore.store import MemoryStore, from_url
 
 from kycache.actors.files import PRIVATE, sync_folder
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
@@ -83,9 +83,10 @@ class Writer:
 class Store:
     """The files of one store, by their path below its URL."""
 
-    def __init__(self, url: str, *, part_bytes: int = 16 * MIB) -> None:
+    def __init__(self, url: str, *, part_bytes: int = 16 * MIB, writing: bool = False) -> None:
         """Args:
         url: `file:///folder`, `s3://bucket/prefix`, `gs://…`, `az://…`.
+        writing: make the folder where there is none. To those who only read it is an empty one.
 
         Raises:
             ConfigurationError: it is none of these, or the bucket's settings (`AWS_…` variables) are wrong.
@@ -114,8 +115,9 @@ class Store:
             if parts.netloc not in ("", "localhost") or not self.root.is_absolute():
                 raise ConfigurationError(f"{self.url} names no folder", "write file:// and an absolute path")
             with self.told("open", "the folder"):
-                self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-            self._store = from_url(self.root.as_uri(), mkdir=True)
+                if writing:
+                    self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+                self._store = from_url(self.root.as_uri()) if self.root.exists() else MemoryStore()
 
     @contextmanager
     def told(self, what: str, path: str) -> Iterator[None]:
@@ -244,7 +246,7 @@ class Store:
 
         A bucket's parts are not listed by it: let its lifecycle rule abort incomplete uploads.
         """
-        if self.root is None:
+        if self.root is None or not self.root.exists():
             return []
         gone: list[str] = []
         for folder in [path for path in self.root.iterdir() if path.is_dir()]:

@@ -77,14 +77,17 @@ class Taker:
         self._settings = settings
         self._check = check
         self._progress = progress
+        self.refused: dict[int, Refused] = {}
+        """Shards that the snapshot lacks, and why: one that is damaged must not cost the others theirs."""
 
     def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
         """A snapshot of these shards, or of all that are here. The caller holds the directory's snapshot lock.
 
+        A shard that has no file or a damaged one, or whose copy costs too much, is left out (`refused`).
+
         Raises:
-            Refused: a shard has no file or a damaged one, or its copy costs too much. What is finished is kept
-                for the next run.
-            Unreachable: the store does not answer.
+            Refused: no shard could be copied.
+            Unreachable: the store does not answer. What is finished is kept for the next run.
         """
         node = self._directory.node()
         if node is None:
@@ -97,10 +100,18 @@ class Taker:
             entry = run.finished.get(shard)
             resumed = entry is not None
             if entry is None:
-                entry = self._copy(run.id, node, shard)
+                try:
+                    entry = self._copy(run.id, node, shard)
+                except Refused as error:
+                    self.refused[shard] = error
+                    continue
                 runs.finish(run, entry)
             entries.append(entry)
             self._progress.done(entry, resumed)
+        if not entries:
+            raise self.refused[wanted[0]]
+        if self.refused:
+            self._store.unstage(run.id)
         whole = Manifest(
             format=manifests.FORMAT,
             id=run.id,

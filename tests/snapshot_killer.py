@@ -83,7 +83,7 @@ class Work:
         stand.close()
 
     def create(self) -> None:
-        store = Store(self.settings.store, part_bytes=PARTS)
+        store = Store(self.settings.store, part_bytes=PARTS, writing=True)
         keys = keys_of(self.settings, store, writing=True)
         directory = DataDirectory(self.root / "data")
         with one_at_a_time(directory):

@@ -66,7 +66,7 @@ class Stand:
         self.settings = replace(self.settings, **settings)  # type: ignore[arg-type]
 
     def store(self) -> Store:
-        return Store(self.settings.store, part_bytes=self.settings.part_bytes)
+        return Store(self.settings.store, part_bytes=self.settings.part_bytes, writing=True)
 
     def keys(self, *, writing: bool = False) -> Keys:
         return keys_of(self.settings, self.store(), writing=writing)

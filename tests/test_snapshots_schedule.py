@@ -1,12 +1,14 @@
 """Snapshots that ingest takes by itself: when, one at a time, tried again, and told."""
 
 import json
+import os
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import trio
+from command_line import RunCommand
 from snapshot_stand import Stand
 
 from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded
@@ -73,6 +75,32 @@ def configured(stand: Stand, store: str) -> Path:
     file = stand.root / "kycache.toml"
     file.write_text(f'[data]\ndir = "data"\nmap_size_gib = 1.0\n[snapshots]\nstore = {json.dumps(store)}\n')
     return file
+
+
+def test_a_damaged_shard_costs_the_others_nothing(tmp_path: Path, kycache_process: RunCommand) -> None:
+    """They are taken; the exit code, `status` and the metrics tell; and nothing is taken for whole."""
+    stand = Stand.make(tmp_path, 3)
+    directory = stand.shards[0].directory
+    stand.close()
+    generation = directory.shard(1).current()
+    assert generation is not None
+    os.truncate(generation / "data.mdb", 8192)
+    file = configured(stand, stand.settings.store)
+    ended = kycache_process("--config", file, "snapshot", "create", "--json")
+    assert ended.code == 5
+    assert "the snapshot is without shard 1: " in ended.err
+    assert "kycache snapshot restore ID --shard 1" in ended.err
+    assert [entry["shard"] for entry in ended.json["shards"]] == [0, 2]
+    (listed,) = kycache_process("--config", file, "snapshot", "list", "--json").json
+    assert (listed["id"], listed["condition"], listed["shardCount"]) == (ended.json["id"], "whole", 3)
+    assert len([*(tmp_path / "store" / listed["id"]).iterdir()]) == 3
+    assert kycache_process("--config", file, "snapshot", "verify", listed["id"]).code == 0
+    report = read_report(directory)
+    assert (report.id, report.at, report.shards, report.failures) == (listed["id"], "", 2, 1)
+    assert due_at(report, 3600, NOW, 0.5) == datetime.fromisoformat(report.partly_at) + HOUR
+    assert "the snapshot is without shard 1" in kycache_process("--config", file, "status").out
+    ended = kycache_process("--config", file, "snapshot", "create", "--shard", "1", "--json")
+    assert (ended.code, ended.out) == (5, "")
 
 
 async def test_two_processes_take_them_in_turn(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pyrage
 import pytest
+from command_line import RunCommand
 from snapshot_stand import KEY, Stand
 
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
@@ -13,6 +14,7 @@ from kycache.snapshots.prune import carry_out, decide
 from kycache.snapshots.stores import Missing, Store
 
 MIB = 1 << 20
+NO_ID = "20261125T000000.000Z-00000000"
 
 
 def test_a_bucket_holds_snapshots(tmp_path: Path, bucket: str) -> None:
@@ -85,7 +87,7 @@ def test_a_url_hides_its_password() -> None:
 
 
 def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
-    store = Store((tmp_path / "store").as_uri())
+    store = Store((tmp_path / "store").as_uri(), writing=True)
     writer = store.writer("folder/file")
     writer.write(bytes(20 * MIB))  # more than a part: it is staged, and never closed
     (staged,) = (tmp_path / "store" / "folder").iterdir()
@@ -100,4 +102,20 @@ def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((Unreachable, Refused), match="cannot open"):
-        Store((tmp_path / "file" / "store").as_uri())
+        Store((tmp_path / "file" / "store").as_uri(), writing=True)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("list",), ("verify", NO_ID), ("prune", "--keep", "1"), ("restore", NO_ID, "--dry-run"), ("create",)],
+)
+def test_a_command_that_has_nothing_to_write_makes_no_folder(
+    kycache: RunCommand, tmp_path: Path, arguments: tuple[str, ...]
+) -> None:
+    store = (tmp_path / "store").as_uri()
+    ended = kycache("snapshot", *arguments, "--store", store)
+    assert ended.code == (5 if arguments[0] in ("create", "verify", "restore") else 0)
+    assert [*tmp_path.iterdir()] == []
+    if arguments == ("list",):
+        assert "no such folder" in ended.out
+        assert kycache("snapshot", "list", "--json", "--store", store).json == []
