@@ -330,15 +330,24 @@ def _print_time(value: Value, zone: str) -> str | None:
 
 
 _ORDERED_NULL = b"\xff" * 8
+_ORDERED_GREATEST = b"\xff" * 7 + b"\xfe"
+_CROWDED = 2**63 - 3
 
 
 def order_bytes(value: Value) -> bytes:
-    """8 bytes that sort as Postgres sorts the value ascending: NULL last, infinities at the ends."""
+    """Bytes that sort as Postgres sorts the value ascending: NULL last, infinities at the ends.
+
+    Eight of them, and no two of different values begin alike, so anything may follow.
+    """
     if value is None:
         return _ORDERED_NULL
     assert isinstance(value, int)
-    # Signed to unsigned; the greatest is moved one down to leave the last place to NULL.
-    return min(value + 2**63, 2**64 - 2).to_bytes(8, "big")
+    if value == INFINITY:
+        return _ORDERED_GREATEST
+    if value < _CROWDED:
+        return (value + 2**63).to_bytes(8, "big")
+    # NULL took one of 2**64 places, and times beyond 2**63 us need more: these share one, with 8 bytes behind it.
+    return (_CROWDED + 2**63).to_bytes(8, "big") + (value - _CROWDED).to_bytes(8, "big")
 
 
 def key_order_bytes(value: Value) -> bytes:

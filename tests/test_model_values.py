@@ -132,11 +132,25 @@ def test_times_agree_with_python(at: datetime) -> None:
     assert shown == trimmed + "Z"
 
 
+EXTREMES = [2**63 - 4, 2**63 - 3, 2**63 - 2]
+"""Integers just below the greatest, which is what an infinity is kept as."""
+
+
 def test_order_bytes_sort_as_postgres() -> None:
-    values = [MINUS_INFINITY, -(10**18), -1, 0, 1, 10**18, INFINITY, None]  # ASC: NULLS LAST
-    assert sorted(values, key=order_bytes) == values
-    assert len({order_bytes(v) for v in values}) == len(values)
-    assert all(len(order_bytes(v)) == 8 for v in values)
+    """With whatever id stands behind them. A timestamptz of 294276 lies beyond 64 bits of microseconds."""
+    late = decoder(TIMESTAMPTZ)("+294276-12-31T23:59:59.999999Z")
+    values = [MINUS_INFINITY, -(10**18), -1, 0, 1, 10**18, *EXTREMES, late, INFINITY, None]  # ASC: NULLS LAST
+    keys = [order_bytes(v) + key for v in values for key in (b"\0" * 16, b"\xff" * 16)]
+    assert sorted(keys) == keys
+    assert len(set(keys)) == 2 * len(values)
+
+
+BIGINTS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)
+
+
+@given(BIGINTS, BIGINTS, st.binary(), st.binary())
+def test_order_bytes_come_before_what_stands_behind_them(a: int, b: int, left: bytes, right: bytes) -> None:
+    assert ((order_bytes(a) + left) < (order_bytes(b) + right)) == ((a, left) < (b, right))
 
 
 @given(st.binary(max_size=64))
