@@ -4,9 +4,13 @@ An expected failure is two lines on stderr, what is wrong and what to do next, a
 unexpected one, a bug of ours: it says where it happened, without the messages and values of a stack trace.
 """
 
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -25,6 +29,14 @@ from .service import ingest, node, web
 from .settings import CONFIG_VARIABLE
 from .snapshot import app as snapshot
 from .status import status
+
+SIGNAL_EXIT = 128
+"""Shells say how a process ended by a signal by this and the signal's number."""
+
+_ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_LONG_RUNNING = frozenset({"demo", "node", "ingest", "web"})
+"""They end in an order of their own."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,6 +71,29 @@ def options(
 ) -> None:
     """A read cache for KYC user profiles that never guesses: Debezium changes in, two exact reads out."""
     context.obj = Invocation(config)
+    if context.invoked_subcommand not in _LONG_RUNNING:
+        context.with_resource(_unwound_by_signals())
+
+
+@contextmanager
+def _unwound_by_signals() -> Iterator[None]:
+    """The first signal ends the block by `SystemExit`: what was begun is cleared away, a stopped connector resumes.
+    The next one does what it does by default."""
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.SIG_DFL)
+        sys.exit(SIGNAL_EXIT + number)
+
+    # Not one that is ignored: `nohup` does so.
+    before = {each: old for each in _ENDING if (old := signal.getsignal(each)) is not signal.SIG_IGN}
+    for each in before:
+        signal.signal(each, end)
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 for _command in (demo, node, ingest, web, status, connector, doctor, rebuild, compact):

@@ -96,22 +96,23 @@ class Taker:
         runs = Runs(self._store, self._keys, node)
         run = runs.begin(now or datetime.now(UTC), wanted)
         entries: list[ShardEntry] = []
-        for shard in wanted:
-            entry = run.finished.get(shard)
-            resumed = entry is not None
-            if entry is None:
-                try:
-                    entry = self._copy(run.id, node, shard)
-                except Refused as error:
-                    self.refused[shard] = error
-                    continue
-                runs.finish(run, entry)
-            entries.append(entry)
-            self._progress.done(entry, resumed)
+        try:
+            for shard in wanted:
+                entry = run.finished.get(shard)
+                resumed = entry is not None
+                if entry is None:
+                    try:
+                        entry = self._copy(run.id, node, shard)
+                    except Refused as error:
+                        self.refused[shard] = error
+                        continue
+                    runs.finish(run, entry)
+                entries.append(entry)
+                self._progress.done(entry, resumed)
+        finally:
+            self._store.unstage(run.id)  # what was begun, where it came to no end
         if not entries:
             raise self.refused[wanted[0]]
-        if self.refused:
-            self._store.unstage(run.id)
         whole = Manifest(
             format=manifests.FORMAT,
             id=run.id,

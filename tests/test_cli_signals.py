@@ -1,0 +1,75 @@
+"""A command that a signal ends clears away what it began: SIGTERM, as Ctrl-C, unlike a kill."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from snapshot_stand import Stand
+
+from kycache.snapshots.lock import one_at_a_time
+
+MIB_S = 0.25
+"""Of a file of about a MiB: the copy takes seconds, and the signal comes in its midst."""
+
+
+WAIT_S = 60.0
+
+BEGUN = {
+    "create": "store/*/run.json",
+    "verify": "data/run/kycache-verify-*/data.mdb",
+    "compact": "data/shards/0000/gen-*/ARRIVING",
+}
+"""What each makes first."""
+
+LEFT = {**BEGUN, "create": "store/*/*#*"}
+"""What it must not leave behind; a run of `create` is gone on with."""
+
+
+@pytest.mark.parametrize(
+    ("command", "number"),
+    [
+        ("create", signal.SIGTERM),
+        ("create", signal.SIGINT),
+        ("create", signal.SIGHUP),
+        ("verify", signal.SIGTERM),
+        ("compact", signal.SIGTERM),
+    ],
+)
+def test_a_signal_leaves_nothing_half_done(tmp_path: Path, command: str, number: signal.Signals) -> None:
+    stand = Stand.make(tmp_path, rounds=40)
+    manifest = stand.take()
+    stand.close()
+    file = tmp_path / "kycache.toml"
+    file.write_text(
+        '[data]\ndir = "data"\nmap_size_gib = 1.0\n'
+        f"[snapshots]\nrate = {MIB_S}\nstore = {json.dumps(stand.settings.store)}\n"
+    )
+    words = {
+        "create": ["snapshot", "create"],
+        "verify": ["snapshot", "verify", manifest.id],
+        "compact": ["compact"],
+    }
+    with subprocess.Popen(
+        [sys.executable, "-m", "kycache.cli.main", "--config", str(file), *words[command]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        deadline = time.monotonic() + WAIT_S
+        while not [*tmp_path.glob(BEGUN[command])]:
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.001)
+        process.send_signal(number)
+        told = process.communicate(timeout=WAIT_S)[1]
+    assert process.returncode == 128 + number
+    assert "Traceback" not in told
+    assert not [*tmp_path.glob(LEFT[command])]
+    directory = stand.shards[0].directory
+    with one_at_a_time(directory):
+        pass
+    assert len([*directory.shard(0).path.glob("gen-*")]) == 1
