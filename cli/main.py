@@ -77,8 +77,8 @@ def options(
 
 @contextmanager
 def _unwound_by_signals() -> Iterator[None]:
-    """The first signal ends the block by `SystemExit`: what was begun is cleared away, a stopped connector resumes.
-    The next one does what it does by default."""
+    """The first signal ends the block by `SystemExit`: what was begun is cleared away, and a connector that was
+    stopped goes on. The next one does what it does by default."""
 
     def end(number: int, _frame: FrameType | None) -> None:
         for each in before:
