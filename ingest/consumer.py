@@ -15,7 +15,6 @@ from typing import Any, NamedTuple, Protocol
 import structlog
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.errors import (
     CorruptRecordError,
     FencedInstanceIdError,
@@ -32,6 +31,7 @@ from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm
 from kycache.model.view import View
 
+from .client import SESSION_TIMEOUT_MS, go_on, joining, open_consumer, seek
 from .decode import Record, RecordDecoder
 from .rebuild import log_cut
 from .settings import KafkaSettings
@@ -40,25 +40,16 @@ from .topic import foreign_members
 POLL_WAIT_MS = 50
 """How long an order to the thread may wait; a poll returns at once when there are records."""
 
-POLL_RECORDS_MAX = 2_000
-"""Records of one poll: what decodes in some tens of milliseconds, so that orders and heartbeats get their turn."""
+JOIN_WAIT_MS = 1_000
+"""The same while the group is being joined, when there is nothing to order but to stop.
 
-FETCH_BYTES_MAX = 16 << 20
-"""Buffered by the client in all; a backlog of large values must not fill the memory."""
-
-SESSION_TIMEOUT_MS = 10_000
-HEARTBEAT_INTERVAL_MS = 2_000
-RECONNECT_BACKOFF_MAX_MS = 1_000
-"""Also the most by which a returning broker is noticed late."""
+kafka-python 3.0 throws away a join that is done while nobody polls, and joins again (seen, on busy cores)."""
 
 RETRY_WAIT_S = 1.0
 """Between tries while the broker is away."""
 
 HINT_INTERVAL_S = 5.0
 """How often the positions are told to the group, for lag tools."""
-
-BOOTSTRAP_WAIT_MS = 5_000
-"""For the first answer of a broker, before the next try."""
 
 
 log = structlog.get_logger()
@@ -128,12 +119,8 @@ class ConsumerThread:
             if tp in session.consumer.assignment():
                 session.parked.discard(partition)
                 session.expected[partition] = offset
-                session.consumer.seek(tp, offset)
-                if leader_epoch >= 0:
-                    # With the epoch the client asks a new leader first whether it has what was read (KIP-320);
-                    # else others in its place are taken for what follows (seen). Its own `seek` takes none.
-                    session.consumer._subscription.seek(tp, OffsetAndMetadata(offset, "", leader_epoch))
-                _go_on(session.consumer, tp)
+                seek(session.consumer, tp, offset, leader_epoch)
+                go_on(session.consumer, tp)
 
         self._orders.put(_Order(run))
 
@@ -159,7 +146,7 @@ class ConsumerThread:
         def run(session: _Session) -> None:
             tp = self._tp(partition)
             if partition not in session.parked and tp in session.consumer.assignment():
-                _go_on(session.consumer, tp)
+                go_on(session.consumer, tp)
 
         self._orders.put(_Order(run))
 
@@ -221,28 +208,7 @@ class ConsumerThread:
 
     def _connect(self) -> KafkaConsumer:
         self._refuse_foreign_members()
-        consumer = KafkaConsumer(
-            **self._settings.connection,
-            group_id=self._settings.group,
-            group_instance_id=self._instance_id,
-            client_id=f"{self._instance_id}.{self._place}",
-            auto_offset_reset="none",
-            enable_auto_commit=False,
-            isolation_level="read_committed",
-            allow_auto_create_topics=False,
-            partition_assignment_strategy=[CooperativeStickyAssignor],
-            session_timeout_ms=SESSION_TIMEOUT_MS,
-            heartbeat_interval_ms=HEARTBEAT_INTERVAL_MS,
-            reconnect_backoff_max_ms=RECONNECT_BACKOFF_MAX_MS,
-            bootstrap_timeout_ms=BOOTSTRAP_WAIT_MS,
-            fetch_max_bytes=FETCH_BYTES_MAX,
-            max_poll_records=POLL_RECORDS_MAX,
-            metrics_enabled=False,
-        )
-        # A member that leads the group before it knows the topic assigns nothing, and for ever: kafka-python 3.0
-        # takes the partitions that it learns of meanwhile for those it has assigned (seen, 2 starts of 40).
-        consumer.partitions_for_topic(self._settings.topic)
-        return consumer
+        return open_consumer(self._settings, self._instance_id, self._place)
 
     def _session(self, session: _Session) -> None:
         session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session, self._sink))
@@ -258,7 +224,9 @@ class ConsumerThread:
                 return
             self._obey(session)
             try:
-                polled = session.consumer.poll(timeout_ms=POLL_WAIT_MS)
+                polled = session.consumer.poll(
+                    timeout_ms=JOIN_WAIT_MS if joining(session.consumer) else POLL_WAIT_MS
+                )
             except OffsetOutOfRangeError as error:
                 self._cut(session, error.args[0])
             except LogTruncationError as error:
@@ -398,13 +366,3 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self.on_partitions_revoked(lost)
-
-
-def _go_on(consumer: KafkaConsumer, tp: TopicPartition) -> None:
-    """Resume, and have what was set aside of a paused partition fetched again.
-
-    kafka-python 3.0 sets aside what it had parsed of it, takes that up again only where it has parsed nothing of
-    another partition since, and asks for no more of it meanwhile: for ever, where others have changes (seen).
-    """
-    consumer._fetcher._paused_partition_records.pop(tp, None)
-    consumer.resume(tp)

@@ -8,7 +8,7 @@ from kafka.consumer.fetcher import Fetcher
 from kafka.consumer.subscription_state import SubscriptionState
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 
-from kycache.ingest.consumer import _go_on
+from kycache.ingest.client import go_on
 
 OURS, OTHER = TopicPartition("t", 0), TopicPartition("t", 1)
 RECORDS, TAKEN = 10, 4
@@ -41,10 +41,10 @@ def test_what_was_set_aside_of_a_paused_partition_is_fetched_again() -> None:
     while fetcher.fetched_records(TAKEN)[0]:
         pass
     subscriptions.resume(OURS)
-    # What the library does alone; where it does no more, `_go_on` is not needed any more either.
+    # What the library does alone; where it does no more, `go_on` is not needed any more either.
     assert fetcher.fetched_records(TAKEN)[0] == {}
     assert fetcher._fetchable_partitions() == [OTHER]
     subscriptions.pause(OURS)
-    _go_on(SimpleNamespace(_fetcher=fetcher, resume=subscriptions.resume), OURS)
+    go_on(SimpleNamespace(_fetcher=fetcher, resume=subscriptions.resume), OURS)
     assert OURS in fetcher._fetchable_partitions()
     assert subscriptions.position(OURS).offset == TAKEN

@@ -1,0 +1,61 @@
+"""A join that kafka-python forgets is seen to its end: its own consumer, on a real Apache Kafka."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from ingest_process import WAIT_S, make_topic
+from kafka import KafkaConsumer
+from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
+from stack import Pipeline
+
+from kycache.ingest.client import joining
+from kycache.ingest.consumer import POLL_WAIT_MS
+
+TOPIC = "joining"
+PARTITIONS = 2
+
+
+@pytest.fixture
+def consumer(apache_stack: Pipeline) -> Iterator[Any]:
+    """A static member of a group of its own, not joined yet."""
+    make_topic(apache_stack.bootstrap, TOPIC, PARTITIONS)
+    opened = KafkaConsumer(
+        bootstrap_servers=apache_stack.bootstrap,
+        group_id=TOPIC,
+        group_instance_id="member",
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+        partition_assignment_strategy=[CooperativeStickyAssignor],
+    )
+    opened.partitions_for_topic(TOPIC)
+    opened.subscribe([TOPIC])
+    yield opened
+    opened.close()
+
+
+def poll_until_joined(consumer: Any) -> None:
+    """As the consumer thread does."""
+    deadline = time.monotonic() + WAIT_S
+    while joining(consumer):
+        assert time.monotonic() < deadline, "the group is not joined"
+        consumer.poll(timeout_ms=POLL_WAIT_MS)
+
+
+def test_a_join_whose_cause_is_gone_again_is_seen_to_its_end(consumer: Any) -> None:
+    poll_until_joined(consumer)
+    coordinator = consumer._coordinator
+    as_assigned = coordinator._assignment_snapshot
+    coordinator._assignment_snapshot = {TOPIC: set()}  # what a look at the topic amidst its change leaves behind
+    while coordinator.stable():
+        consumer.poll(timeout_ms=0)
+    coordinator._assignment_snapshot = as_assigned
+    # What the library does alone; where it does no more, `joining` need not mend it any more either.
+    for _ in range(10):
+        consumer.poll(timeout_ms=POLL_WAIT_MS)
+    assert coordinator.rebalance_in_progress()
+    assert not coordinator._heartbeat_enabled
+    poll_until_joined(consumer)
+    assert coordinator._heartbeat_enabled
+    assert len(consumer.assignment()) == PARTITIONS
