@@ -9,6 +9,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count as counter
 from itertools import islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
@@ -31,6 +32,16 @@ class Reads:
 
     records: int = 0  # of the directory: root, columns, nodes
     buckets: int = 0
+    turn: int = 0  # of its last read among those of all snapshots: whose it is that failed
+
+    def count(self, *, records: int = 0, buckets: int = 0) -> None:
+        """A read begins."""
+        self.records += records
+        self.buckets += buckets
+        self.turn = next(_turns)
+
+
+_turns = counter(1)
 
 
 class ShardRecords:
@@ -55,7 +66,7 @@ class ShardRecords:
 
     def get(self, key: bytes) -> bytes | None:
         """A record of the directory."""
-        self.reads.records += 1
+        self.reads.count(records=1)
         return self._txn.get(key, db=self._directory)
 
     def everything(self) -> tuple[dict[bytes, bytes], Iterator[tuple[bytes, bytes]]]:
@@ -74,7 +85,7 @@ class ShardRecords:
 
     def rows(self, fence: bytes, count: int, buckets: int) -> Rows:
         """The next `count` rows from a fence on, which so many buckets hold; fewer where there are no more."""
-        self.reads.buckets += buckets
+        self.reads.count(buckets=buckets)
         if not self._cursor.set_range(fence):
             return []
         return list(islice(self._cursor.iternext(), count))
@@ -83,7 +94,7 @@ class ShardRecords:
         """The next `count` rows that match, looked for in no more rows than so many buckets may hold."""
         found: Rows = []
         cursor = self._cursor
-        self.reads.buckets += buckets
+        self.reads.count(buckets=buckets)
         if not cursor.set_range(fence):
             return found
         tags, overflowing = view.tags, self.root.overflowing
@@ -223,7 +234,7 @@ class View:
                 rows = shard.matches(fences[first], expected, stop - first, self)
             behind = stop < len(counts) and rows and rows[-1][0] >= fences[stop]
             if len(rows) != expected or behind:
-                raise IndexDiffers(f"{expected} rows are counted from {fences[first].hex()} on, not found")
+                raise IndexDiffers(f"{expected} rows are counted where {len(rows)} were found")
             found += rows
             first = stop
         return found

@@ -19,6 +19,7 @@ from .checked import Unchecked, vouched
 from .environment import Databases, Environments, check_before_mapping, damage_remedy
 from .files import ShardFolder
 from .meta import check_identity, read_state
+from .order import IndexDiffers
 from .order_views import OrderSnapshot
 from .quarantine import Quarantined, read_quarantine
 from .state import Identity, ShardState
@@ -99,10 +100,13 @@ class ShardReader:
         try:
             with self._begin(environment) as txn:
                 yield ShardSnapshot(self.shard, txn, databases, self._view)
-        except lmdb.Error as error:
-            raise Refused(
-                f"shard {self.shard}: {self._generation} cannot be read: {error}", damage_remedy(self.shard)
-            ) from error
+        except (lmdb.Error, IndexDiffers) as error:
+            raise self.unreadable(error) from error
+
+    def unreadable(self, error: lmdb.Error | IndexDiffers) -> Refused:
+        """What a read failed with, as the operator needs it."""
+        what = error.problem if isinstance(error, IndexDiffers) else error
+        return Refused(f"shard {self.shard}: {self._generation} cannot be read: {what}", damage_remedy(self.shard))
 
     def commit_id(self) -> tuple[str, int]:
         """Changes with each commit, of whatever process, and with the generation; costs microseconds."""
@@ -168,6 +172,15 @@ class ShardReader:
 
 @contextmanager
 def snapshots(readers: list[ShardReader]) -> Iterator[list[ShardSnapshot]]:
-    """Snapshots of several shards, all of them taken before the first row is read."""
+    """Snapshots of several shards, all of them taken before the first row is read.
+
+    Raises:
+        Refused: as `ShardReader.snapshot`; of the shard whose read failed, whichever began first or last.
+    """
     with ExitStack() as stack:
-        yield [stack.enter_context(reader.snapshot()) for reader in readers]
+        taken = [stack.enter_context(reader.snapshot()) for reader in readers]
+        try:
+            yield taken
+        except (lmdb.Error, IndexDiffers) as error:
+            failed = max(range(len(taken)), key=lambda at: taken[at].order.reads.turn)
+            raise readers[failed].unreadable(error) from error

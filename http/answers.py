@@ -5,6 +5,7 @@ view is not yet as fresh as the request demands, the result is a `Wait`: `watch.
 again. No read transaction outlives a call.
 """
 
+import logging
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,6 +55,14 @@ LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
 EXPORT_CACHING = ("Cache-Control", "no-store")
 EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
+TOLD_AGAIN_S = 60.0
+"""How often the log repeats why a shard cannot be read, while requests by the thousand find that out."""
+
+TOLD_MAX = 100
+"""Different reasons kept apart meanwhile; shards are tens."""
+
+log = logging.getLogger("kycache.http")
+
 
 class Request(NamedTuple):
     """The facts of a request: its raw query string, its headers and their names, and the user id of the path."""
@@ -73,6 +82,7 @@ class Answers:
         self._pages = pages
         self._counts = counts
         self._renderer = Renderer(router.view)
+        self._told: dict[str, float] = {}
         self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
 
     def user(self, request: Request) -> Outcome:
@@ -93,7 +103,7 @@ class Answers:
         user = self._router.user_id(request.user)
         if user is None:
             raise Problem(Kind.INVALID_ID, f"{self._id_name} is not an id of this service.", self._id_name)
-        with _reading():
+        with self._reading():
             if self._router.shard_count is None:
                 raise _not_ready()
             shard = self._router.shard_of(user)
@@ -157,7 +167,7 @@ class Answers:
         place, number = key
         doubts = self._router.doubts()
         asked = self._counts.tally.asked()
-        with _reading():
+        with self._reading():
             commits = self._router.commit_ids() if self._pages.on else ()
             with self._router.all_snapshots() as snapshots:
                 fresh = self._freshness(snapshots)
@@ -197,7 +207,7 @@ class Answers:
         return chunk
 
     def _read_chunk(self, place: Cursor, demand: Demand) -> Chunk | Wait:
-        with _reading(), self._router.all_snapshots() as snapshots:
+        with self._reading(), self._router.all_snapshots() as snapshots:
             fresh = self._freshness(snapshots)
             wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
             if wait is not None:
@@ -205,6 +215,27 @@ class Answers:
             orders = [s.order for s in snapshots]
             rows = order_reader.walk(orders, place.where, newest=place.newest, after=place.edge, size=CHUNK_ROWS)
             return Chunk(rows, fresh)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What keeps a shard from being read, as a problem. That says no path; the log does."""
+        try:
+            yield
+        except (NoStore, Unchecked):
+            raise _not_ready() from None
+        except (Refused, lmdb.Error) as error:
+            self._tell(str(error))
+            raise Problem(
+                Kind.UNREADABLE, "The view's files cannot be read now.", headers=truth_headers(NOTHING_KNOWN)
+            ) from error
+
+    def _tell(self, what: str) -> None:
+        now = time.monotonic()
+        if now - self._told.get(what, -TOLD_AGAIN_S) >= TOLD_AGAIN_S:
+            if len(self._told) >= TOLD_MAX:
+                self._told.clear()
+            self._told[what] = now
+            log.error("%s", what)
 
     def _granted(self, demand: Demand) -> None:
         """A demand was met: who saw a write once must see it in every later answer."""
@@ -244,19 +275,6 @@ def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | An
         return answer(request)
     except Problem as problem:
         return problem.answer()
-
-
-@contextmanager
-def _reading() -> Iterator[None]:
-    """What keeps a shard from being read, as a problem. Says no path: `kycache status` tells the operator."""
-    try:
-        yield
-    except (NoStore, Unchecked):
-        raise _not_ready() from None
-    except (Refused, lmdb.Error) as error:
-        raise Problem(
-            Kind.UNREADABLE, "The view's files cannot be read now.", headers=truth_headers(NOTHING_KNOWN)
-        ) from error
 
 
 def _not_ready() -> Problem:
