@@ -16,7 +16,11 @@ CUT_OFF = "stale"
 """The kind of doubt that a truncate leaves whose rows no shard was told of, and a source that moved back.
 The other kind, `suspect`, is lifted where its record is."""
 
+OPEN = "open"
+"""The report of a writer that has its shard open; it may have a reason why it commits nothing."""
+
 SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"
+SUSPECT_REMEDY = "see `kycache quarantine list`"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
 
@@ -94,6 +98,7 @@ def status(
     now_s: float,
     limits: Limits,
     *,
+    held: bool = True,
     rebuilding: bool = False,
     built: ShardState | None = None,
     why_no_state: str = "",
@@ -101,20 +106,26 @@ def status(
     """What a shard's store, its writer's report and the clock say together.
 
     Args:
+        held: the shard has a writer: what a process said that was killed is not so any more.
         rebuilding: another generation is built beside this one, which is not written meanwhile.
         built: the state of that one, where it can be read.
         why_no_state: its file is not looked at yet, and what was said of it before does not count.
     """
     as_of = state.as_of_ms if state is not None and state.heartbeat else None
     stale = staleness_s(as_of, now_s, limits)
-    held = [d for d in doubts if state is None or concerns(d, state)]
-    cut_off = next((f"{d.reason}; {_remedy(d)}" for d in held if d.kind == CUT_OFF), "")
+    known = [d for d in doubts if state is None or concerns(d, state)]
+    cut_off = next((f"{d.reason}; {_remedy(d)}" for d in known if d.kind == CUT_OFF), "")
+    why_empty = "nothing was ingested yet"
+    if report is not None and not held and report.state in (OPEN, Standing.RESTORING):
+        if report.state == Standing.RESTORING:
+            why_empty = f"{report.holder}, which had it come back from a snapshot, is gone; start `kycache ingest`"
+        report = None
     if why_no_state:
         standing, reason = Standing.BOOTSTRAPPING, why_no_state
     elif report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
         standing, reason = Standing(report.state), "; ".join(filter(None, (report.reason, report.remedy)))
     elif state is None:
-        standing, reason = Standing.BOOTSTRAPPING, "nothing was ingested yet"
+        standing, reason = Standing.BOOTSTRAPPING, why_empty
     elif not state.bootstrapped:
         standing, reason = Standing.BOOTSTRAPPING, _why_bootstrapping(state)
     elif rebuilding:
@@ -127,10 +138,21 @@ def status(
         standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
     else:
         standing, reason = Standing.READY, ""
-    if report is not None and report.state == "open" and report.reason:
+    if report is not None and report.state == OPEN and report.reason:
         reason = "; ".join(filter(None, (reason, report.reason, report.remedy)))
+    reason = "; ".join(filter(None, (reason, _suspicion(state, known))))
     holder = report.holder if report is not None and report.holder else None
     return ShardStatus(shard, standing, reason, stale, state, holder)
+
+
+def _suspicion(state: ShardState | None, known: Sequence[Doubt]) -> str:
+    """Why each answer of a shard is suspect, whichever shard's record it is that says so."""
+    records = state.doubts if state is not None else 0
+    why = f"{records} records in quarantine that name no user" if records else ""
+    for doubt in known:
+        if doubt.kind != CUT_OFF:
+            why = f"{doubt.reason}, at offset {doubt.offset} of shard {doubt.shard}"
+    return why and f"every answer is suspect: {why}; {SUSPECT_REMEDY}"
 
 
 def _remedy(doubt: Doubt) -> str:

@@ -189,6 +189,7 @@ class Router:
             self.doubts(),
             time.time(),
             self.limits,
+            held=folder.holder() is not None,
             rebuilding=building is not None,
             built=built,
             why_no_state=why,

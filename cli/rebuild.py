@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from kycache.actors.building import served_state
 from kycache.actors.files import DataDirectory, Node
 from kycache.ingest.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
@@ -168,10 +169,11 @@ def _start_over(
 
     home = directory.node()
     assert home is not None
-    meanwhile = "" if replace else "; what serves goes on until then"
     if home.view != view.hash:
         rebuild_for(kafka, directory, environments(settings, readonly=False), view, replace=replace)
-        typer.echo(f"all {home.shards} shards: are built anew with view definition {view.hash}{meanwhile}")
+        typer.echo(f"view definition is {view.hash} now")
+        for number in shards:
+            typer.echo(_began(settings, directory, number))
         return
     for number in shards:
         command_shard(
@@ -179,4 +181,13 @@ def _start_over(
             Request("rebuild", number, replace=replace),
             lambda: Worker(kafka, directory, environments(settings, readonly=False), view),
         )
-        typer.echo(f"shard {number}: is built anew{meanwhile}")
+        typer.echo(_began(settings, directory, number))
+
+
+def _began(settings: Settings, directory: DataDirectory, shard: int) -> str:
+    """What is said of a shard that is built anew: looked at, as nothing serves in the place of a damaged file."""
+    serves = served_state(environments(settings, readonly=True), directory.shard(shard)) is not None
+    until = (
+        "what serves goes on until then" if serves else "nothing serves in its place: it answers 503 until then"
+    )
+    return f"shard {shard}: is built anew; {until}"

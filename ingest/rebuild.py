@@ -9,12 +9,13 @@ What serves goes on serving: the new generation is built beside it (actors/build
 
 import shutil
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import msgspec
 
 from kycache.actors.building import served_state
-from kycache.actors.environment import Environments
+from kycache.actors.checked import Checker
+from kycache.actors.environment import DamagedFile, Environments
 from kycache.actors.files import DataDirectory, Node, ShardFolder
 from kycache.actors.fold import HaltShard
 from kycache.actors.state import Identity, Position
@@ -182,6 +183,10 @@ def rebuild(
     """
     topic = describe_topic(settings)
     node = directory.found(view.hash, topic.name, topic.id, topic.partitions)
+    current = directory.shard(shard).current()
+    if current is not None:
+        with suppress(DamagedFile):  # after an unclean stop it serves, where it is whole
+            Checker(view).ensure(current, shard)
     try:
         check_log(node, topic, shard)
         node = directory.rehome(lambda node: _for_topic(node, topic))

@@ -117,7 +117,7 @@ class Store:
             with self.told("open", "the folder"):
                 if writing:
                     self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
-                self._store = from_url(self.root.as_uri()) if self.root.exists() else MemoryStore()
+                self._store = from_url(self.root.as_uri()) if _there(self.root) else MemoryStore()
 
     @contextmanager
     def told(self, what: str, path: str) -> Iterator[None]:
@@ -257,6 +257,15 @@ class Store:
             with contextlib.suppress(OSError):  # it is not empty; who is about to write there makes it again
                 folder.rmdir()
         return gone
+
+
+def _there(folder: Path) -> bool:
+    """Unlike `exists`, below a file it is an error."""
+    try:
+        folder.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _modified(path: Path) -> datetime:

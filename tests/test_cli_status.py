@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 from command_line import RunCommand
-from shards import TOPIC, ShardUnderTest
+from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
-from kycache.actors.files import DataDirectory, Report
+from kycache.actors.files import DataDirectory, Doubt, Report
 from kycache.actors.freshness import Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.cli.status import describe
@@ -50,6 +50,9 @@ def whole(lsn: int = 100) -> Origin:
 
 def streamed(lsn: int = 0x3168A10) -> Origin:
     return Origin(Snapshot.STREAMED, 110, lsn, AS_OF_MS, 7)
+
+
+BEATS = [Beat(0, whole(), ()), Beat(2, streamed(), ())]
 
 
 def fill(shard: ShardUnderTest) -> None:
@@ -126,6 +129,54 @@ def test_status_tells_what_halted_a_shard(kycache_process: RunCommand, tmp_path:
     table = kycache_process("status").out
     assert "halted" in table
     assert "shard 0: the log is cut; run `kycache rebuild`" in table
+
+
+def test_what_a_process_said_that_was_killed_is_not_so_any_more(
+    kycache_process: RunCommand, tmp_path: Path, view: View
+) -> None:
+    directory = DataDirectory(tmp_path / "data")
+    directory.found(view.hash, TOPIC, TOPIC_ID, 2)
+    for number in (0, 1):
+        directory.shard(number).prepare()
+        directory.shard(number).write_report(Report("restoring", "comes back from snapshot X", holder="there:1"))
+    lock = directory.shard(0).lock()
+    assert lock is not None
+    try:
+        held, left = entries(kycache_process)
+    finally:
+        lock.release()
+    assert (held["state"], held["reason"]) == ("restoring", "comes back from snapshot X")
+    assert left["state"] == "bootstrapping"
+    assert left["reason"].startswith(
+        "there:1, which had it come back from a snapshot, is gone; start `kycache ingest`"
+    )
+    shard = ShardUnderTest(tmp_path / "data", view, shard=1, shards=2)
+    shard.apply(BEATS)
+    shard.close()
+    shard.folder.write_report(Report("open", "the disk is full", "free some space", "there:1"))
+    assert "disk" not in entries(kycache_process)[1]["reason"]
+
+
+def test_a_doubt_about_every_shard_shows_on_every_shard(
+    kycache_process: RunCommand, tmp_path: Path, view: View
+) -> None:
+    """Answers of all shards say `Kycache-Suspect`: an operator must see why, whichever one he looks at."""
+    for number in (0, 1):
+        shard = ShardUnderTest(tmp_path / "data", view, shard=number, shards=2)
+        shard.apply(BEATS)
+        shard.close()
+    found = entries(kycache_process)
+    assert all("suspect" not in entry["reason"] for entry in found)
+    shard.directory.add_doubts((Doubt("suspect", 1, 7, "a delete that names no user"),))
+    why = "every answer is suspect: a delete that names no user, at offset 7 of shard 1; see `kycache quarantine list`"
+    assert [entry["reason"].endswith(why) for entry in entries(kycache_process)] == [True, True]
+    shard = ShardUnderTest(tmp_path / "data", view, shard=0, shards=2)
+    shard.apply([Poison(9, AS_OF_MS, b"", b"{", "not JSON", Scope.SHARD, None, None)])
+    shard.close()
+    shard.directory.clear_doubt("suspect", 1)
+    first, second = entries(kycache_process)
+    assert "1 records in quarantine that name no user" in first["reason"]
+    assert "suspect" not in second["reason"]
 
 
 @pytest.mark.parametrize("keep_bytes", [0, 100, 8192])

@@ -1,5 +1,6 @@
 """Building a generation beside the one that serves: when it takes over, and what a kill in between leaves."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -7,10 +8,12 @@ from random import Random
 import msgspec
 import pytest
 import trio
+from command_line import RunCommand
 from fake_source import FakeSource
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
 from kycache.actors.building import may_serve, take_over_when_due
+from kycache.actors.checked import MARK
 from kycache.actors.files import DataDirectory, Doubt, Node
 from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import Limits, Standing, concerns
@@ -263,6 +266,27 @@ def test_replace_and_a_damaged_file_are_in_use_at_once(site: Site) -> None:
     (current / "data.mdb").write_bytes(b"x" * 8192)
     site.start_over()
     assert site.standing() is Standing.BOOTSTRAPPING
+
+
+@pytest.mark.parametrize("found", ["whole", "damaged", "unchecked"])
+def test_the_command_says_whether_anything_serves_meanwhile(
+    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch, found: str
+) -> None:
+    """A file that nobody vouches for, after a kill, is looked at first: it goes on serving where it is whole."""
+    site = Site(tmp_path / "data")
+    site.reads.close()
+    site.shard.reader.close()
+    if found == "damaged":
+        os.truncate(site.first_generation / "data.mdb", 8192)
+    if found != "whole":
+        (site.first_generation / MARK).unlink()
+    monkeypatch.setattr(rebuild, "describe_topic", lambda _: WHOLE)
+    (tmp_path / "kycache.toml").write_text("[data]\nmap_size_gib = 1.0\n")
+    ended = kycache("rebuild")
+    assert ended.code == 0, ended.err
+    serves = "nothing serves in its place: it answers 503" if found == "damaged" else "what serves goes on"
+    assert ended.out == f"shard 0: is built anew; {serves} until then\n"
+    assert (site.shard.folder.building() is None) is (found == "damaged")
 
 
 def test_two_generations_need_room(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
