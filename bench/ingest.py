@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import report
-from topic import LOOK_S, PARTITIONS, TOPIC, broker, end_offsets, positions, produce
+from topic import LOOK_S, PARTITIONS, TOPIC, broker, end_offsets, held, positions, produce
 from traffic import Traffic
 
 from kycache.demo.ports import free_ports
@@ -150,7 +150,7 @@ def kycache(folder: Path, bootstrap: str) -> Spent:
     with (folder / "ingest.log").open("ab") as log:
         process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
     deadline = begin + WAIT_S
-    while positions(folder / "data") != ends:
+    while not held(folder / "data") or positions(folder / "data") != ends:
         if process.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(
                 f"kycache ingest did not read to the end: {(folder / 'ingest.log').read_text()[-2000:]}"

@@ -81,6 +81,12 @@ def positions(data: Path) -> dict[int, int]:
     return {n: state.position.offset for n, state in states.items() if state is not None}
 
 
+def held(data: Path) -> bool:
+    """Every shard is held by a process: whoever ends ingest before that has not paid for its start."""
+    directory = DataDirectory(data)
+    return all(directory.shard(n).holder() is not None for n in range(PARTITIONS))
+
+
 def end_offsets(bootstrap: str) -> dict[int, int]:
     consumer = KafkaConsumer(bootstrap_servers=bootstrap)
     ends = consumer.end_offsets([TopicPartition(TOPIC, n) for n in range(PARTITIONS)])
