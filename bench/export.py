@@ -37,9 +37,9 @@ from kycache.actors.store import FORMAT, Fence, Store, create_store
 from kycache.demo.people import Person, people
 from kycache.demo.ports import free_ports
 from kycache.model.change import Beat, Change, Item, Origin, Snapshot
+from kycache.model.definition import default_view
 from kycache.model.partition import partition_of
 from kycache.model.values import uuid_bytes
-from kycache.model.view import default_view
 
 VIEW = default_view()
 MAP_BYTES = 1 << 34

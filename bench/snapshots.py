@@ -38,9 +38,9 @@ from kycache.actors.store import FORMAT, Fence, Identity, Store, create_store
 from kycache.demo.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
 from kycache.ingest.decode import Record, RecordDecoder
 from kycache.model.change import Item
+from kycache.model.definition import default_view
 from kycache.model.render import Renderer
 from kycache.model.values import uuid_bytes
-from kycache.model.view import default_view
 from kycache.snapshots import stores
 from kycache.snapshots.fetch import fetch
 from kycache.snapshots.keys import keys_of

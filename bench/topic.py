@@ -20,7 +20,7 @@ from kycache.demo import apache
 from kycache.demo.layout import Layout, Ports
 from kycache.demo.ports import free_ports
 from kycache.demo.postgres import new_password
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 PARTITIONS = 4
 TOPIC = "kyc.changes"

@@ -16,8 +16,9 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from kycache.model.definition import default_view, load_view
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import View, default_view, load_view
+from kycache.model.view import View
 from kycache.snapshots.settings import shown as without_login
 
 from .sections import (

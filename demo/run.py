@@ -13,8 +13,8 @@ from types import FrameType
 
 import psycopg
 
+from kycache.model.definition import default_view
 from kycache.model.errors import ConfigurationError, Unreachable
-from kycache.model.view import default_view
 
 from . import people, postgres
 from .children import POLL_S, Child, Program, stopping

@@ -8,8 +8,9 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from kycache.model.definition import LIST_PARAMETERS
 from kycache.model.values import INT_MAX, INT_MIN
-from kycache.model.view import LIST_PARAMETERS, Filter, View
+from kycache.model.view import Filter, View
 
 from .problems import Kind, Problem
 

@@ -23,9 +23,10 @@ from kycache.actors.store import FORMAT, Fence, Store, create_store
 from kycache.http.server import serve
 from kycache.http.settings import HttpSettings
 from kycache.model.change import Beat, Change, Item, Origin, Poison, Scope, Snapshot
+from kycache.model.definition import default_view
 from kycache.model.partition import partition_of
 from kycache.model.values import INFINITY, Value
-from kycache.model.view import View, default_view
+from kycache.model.view import View
 
 TOPIC = "kyc.changes"
 TOPIC_ID = "00000000-0000-0000-0000-000000000001"

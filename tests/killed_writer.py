@@ -9,7 +9,7 @@ from shards import ShardUnderTest
 
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 BATCH = 6
 

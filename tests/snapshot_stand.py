@@ -11,7 +11,7 @@ from kycache.actors.checked import Checker
 from kycache.actors.environment import Environments
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 from kycache.snapshots.fetch import fetch
 from kycache.snapshots.keys import Keys, keys_of
 from kycache.snapshots.manifest import Manifest

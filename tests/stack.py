@@ -23,8 +23,8 @@ from kycache.demo.layout import TOPIC, Layout, Ports
 from kycache.demo.ports import free_ports
 from kycache.demo.postgres import new_password
 from kycache.demo.stack import Kind, Stack, open_stack
+from kycache.model.definition import default_view
 from kycache.model.errors import Unreachable
-from kycache.model.view import default_view
 
 PARTITIONS = 4
 STREAMING_TIMEOUT_S = 180.0

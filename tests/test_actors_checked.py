@@ -29,7 +29,7 @@ from pathlib import Path
 from kycache.actors.environment import Environments
 from kycache.actors.walking import walk
 from kycache.model.errors import KycacheError
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 for name in sys.argv[1:]:
     for depth, view in (("quick", None), ("full", default_view())):
         child = os.fork()
@@ -57,7 +57,7 @@ import sys, time
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from shards import ShardUnderTest
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 shard = ShardUnderTest(Path(sys.argv[1]), default_view())
 shard.apply([])
 print("written", flush=True)

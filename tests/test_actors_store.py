@@ -17,8 +17,8 @@ from kycache.actors.environment import DamagedFile, Environments, check_before_m
 from kycache.actors.reader import NoStore, ShardReader
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Change, Item, Origin, Poison, Scope, Snapshot
+from kycache.model.definition import default_view
 from kycache.model.errors import Refused
-from kycache.model.view import default_view
 
 VIEW = default_view()
 

@@ -20,8 +20,8 @@ from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
+from kycache.model.definition import default_view
 from kycache.model.errors import Refused, Unreachable
-from kycache.model.view import default_view
 
 VIEW = default_view()
 WAIT_S = 10.0

@@ -11,7 +11,7 @@ from kycache.cli.connector import script
 from kycache.cli.sections import REDACTED
 from kycache.cli.settings import load_settings
 from kycache.model.connector import ConnectorSettings, connector_config, source_sql
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 SETTINGS = """
 [source]

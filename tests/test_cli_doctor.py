@@ -30,8 +30,8 @@ from kycache.cli.source_findings import (
     judge_source,
 )
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
+from kycache.model.definition import default_view
 from kycache.model.partition import KeyForm
-from kycache.model.view import default_view
 
 VIEW = default_view()
 CONNECTOR = ConnectorSettings(host="db", port=5432, user="app", password="x", dbname="app", partitions=4)

@@ -22,8 +22,8 @@ from shards import ShardUnderTest
 from stack import Pipeline
 
 from kycache.cli.process import run_until_stopped
+from kycache.model.definition import default_view
 from kycache.model.errors import Refused, Unreachable
-from kycache.model.view import default_view
 
 START_WAIT_S = 60.0
 READY_WAIT_S = 120.0

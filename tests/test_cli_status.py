@@ -13,8 +13,9 @@ from kycache.actors.freshness import Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.cli.status import describe
 from kycache.model.change import Beat, Change, Origin, Poison, Scope, Snapshot
+from kycache.model.definition import default_view, load_view
 from kycache.model.values import uuid_bytes
-from kycache.model.view import View, default_view, load_view
+from kycache.model.view import View
 
 USER = "00000000-0000-0000-0000-00000000000b"
 AS_OF_MS = 1_700_000_000_123

@@ -13,8 +13,8 @@ from kycache.demo import postgres
 from kycache.demo.children import stopping
 from kycache.demo.ports import free_ports
 from kycache.model.connector import ConnectorSettings, beat_keys, beat_query, connector_config, source_sql
+from kycache.model.definition import default_view, parse_view
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import default_view, parse_view
 
 SETTINGS = ConnectorSettings(host="db", port=5432, user="kyc", password="s3cret", dbname="kyc")
 SCHEMA = Path(__file__).parents[1] / "demo" / "schema.sql"

@@ -21,10 +21,11 @@ import kycache.model.view
 from kycache.actors.freshness import Limits, Standing, freshness, status
 from kycache.ingest.decode import Record, RecordDecoder
 from kycache.model.change import Change, Item, Poison
+from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import parse_lsn, parse_sequence
 from kycache.model.partition import partition_of
 from kycache.model.values import uuid_bytes
-from kycache.model.view import HEARTBEAT_TABLE, default_view, parse_view
+from kycache.model.view import HEARTBEAT_TABLE
 
 (EVENTS,) = (Path(__file__).parent / "fixtures").glob("captured-*/events.jsonl")
 VIEW = default_view()

@@ -16,8 +16,8 @@ from shards import ShardUnderTest
 
 from kycache.ingest.decode import Record, RecordDecoder
 from kycache.model.change import Item
+from kycache.model.definition import load_view
 from kycache.model.partition import KeyForm
-from kycache.model.view import load_view
 
 HERE = Path(__file__).parent / "fixtures"
 EVENTS = HERE / "debezium-3.6.3-pg18" / "events.jsonl"

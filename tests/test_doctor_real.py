@@ -26,7 +26,7 @@ from kycache.cli.findings import WARNING, Finding
 from kycache.cli.settings import load_settings
 from kycache.cli.source_findings import judge_source
 from kycache.model.connector import source_sql
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 WAIT_S = 90.0
 VIEW = default_view()

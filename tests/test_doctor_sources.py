@@ -22,7 +22,7 @@ from kycache.demo import postgres
 from kycache.demo.children import Child, Program, stopping
 from kycache.demo.ports import HOST, free_ports
 from kycache.model.connector import ConnectorSettings, source_sql
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 WAIT_S = 60.0
 CONNECTOR = ConnectorSettings(host=HOST, port=1, user=postgres.SUPERUSER, password="", dbname=postgres.DATABASE)

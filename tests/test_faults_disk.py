@@ -20,8 +20,8 @@ from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
+from kycache.model.definition import default_view
 from kycache.model.values import uuid_bytes
-from kycache.model.view import default_view
 
 VIEW = default_view()
 DISK_BYTES = 24 << 20

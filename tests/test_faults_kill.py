@@ -29,7 +29,7 @@ from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest import service
 from kycache.ingest.topic import Topic
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 VIEW = default_view()
 PARTITIONS = 2

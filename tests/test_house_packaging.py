@@ -81,7 +81,7 @@ def test_wheel_installs_and_every_module_imports(wheel: Path, tmp_path: Path) ->
     assert {name: file for name, file in found.items() if not str(file).startswith(str(site))} == {}
     version = run(environment / "bin" / "kycache", "--version", cwd=tmp_path)
     assert version.split() == ["kycache", PROJECT["project"]["version"]]
-    view = "from kycache.model.view import default_view; print(default_view().name)"
+    view = "from kycache.model.definition import default_view; print(default_view().name)"
     assert run(python, "-c", view, cwd=tmp_path).strip() == "kyc"
 
 

@@ -24,7 +24,8 @@ from kycache.http.page_cache import PageCache
 from kycache.http.problems import Kind
 from kycache.http.tally import ROUTES, Tally
 from kycache.http.watch import Watch
-from kycache.model.view import View, parse_view
+from kycache.model.definition import parse_view
+from kycache.model.view import View
 
 ADA = User(1, statuses=["VERIFIED"])
 

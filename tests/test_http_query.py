@@ -15,8 +15,9 @@ from kycache.http.cursors import Cursor, CursorCodec, cursor_keys
 from kycache.http.problems import Kind, Problem
 from kycache.http.query import ListQuery, parse_list, parse_parameters
 from kycache.http.truth import Demand, format_instant, parse_demand, truth_headers, unmet
+from kycache.model.definition import default_view
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import Column, ColumnType, Filter, Privacy, default_view
+from kycache.model.view import Column, ColumnType, Filter, Privacy
 from kycache.model.view import Kind as ColumnKind
 
 VIEW = default_view()

@@ -13,11 +13,11 @@ from http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, probl
 from kycache.actors.environment import Environments
 from kycache.http.truth import format_instant
 from kycache.model.change import Change, Origin, Scope, Snapshot
+from kycache.model.definition import parse_view
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import partition_of
 from kycache.model.render import etag
 from kycache.model.values import INFINITY, MINUS_INFINITY
-from kycache.model.view import parse_view
 
 TEXT_IDS = """
 name = "text"

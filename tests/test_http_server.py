@@ -21,8 +21,8 @@ from kycache.http import server as server_module
 from kycache.http.listen import bind
 from kycache.http.server import serve
 from kycache.http.settings import HttpSettings
+from kycache.model.definition import parse_view
 from kycache.model.errors import ConfigurationError, Refused
-from kycache.model.view import parse_view
 
 ADA = User(1, statuses=["VERIFIED"])
 

@@ -28,7 +28,7 @@ from kycache.actors.router import Router
 from kycache.http.server import HttpSettings, serve
 from kycache.http.workers import Worker, run_workers
 from kycache.model.errors import Refused
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 directory = DataDirectory(Path(sys.argv[1]))
 settings = HttpSettings(port=0, workers=2, drain_s=0.0, grace_s=2.0)

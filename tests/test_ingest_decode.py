@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from kycache.ingest.decode import VALUE_BYTES_MAX, Record, RecordDecoder
 from kycache.model.change import Beat, Change, Item, Misrouted, Poison, Scope, Skip, Snapshot, Truncate
+from kycache.model.definition import default_view, parse_view
 from kycache.model.partition import KeyForm
 from kycache.model.values import Absent, uuid_bytes
-from kycache.model.view import default_view, parse_view
 
 VIEW = default_view()
 USER = "00000000-0000-4000-8000-000000000001"

@@ -14,8 +14,8 @@ from kycache.ingest import consumer, topic
 from kycache.ingest.consumer import ConsumerThread
 from kycache.ingest.settings import KafkaSettings
 from kycache.ingest.topic import foreign_members
+from kycache.model.definition import default_view
 from kycache.model.errors import Refused
-from kycache.model.view import default_view
 
 SETTINGS = KafkaSettings("nowhere:9092")
 OURS = "kycache-0a1b"

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kycache.ingest.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
+from kycache.model.definition import default_view, load_view
 from kycache.model.values import PLACEHOLDER, TIMESTAMP_ODD, Absent
-from kycache.model.view import View, default_view, load_view
+from kycache.model.view import View
 
 HERE = Path(__file__).parent / "fixtures"
 VIEW = default_view()

@@ -26,8 +26,8 @@ from kycache.actors.router import Router
 from kycache.cli.doctor import Look, diagnose
 from kycache.cli.findings import Finding
 from kycache.cli.settings import load_settings
+from kycache.model.definition import default_view
 from kycache.model.render import Renderer
-from kycache.model.view import default_view
 
 PARTITIONS = 3
 VIEW = default_view()

@@ -18,9 +18,9 @@ from shards import ShardUnderTest
 from kycache.actors import order, order_views
 from kycache.actors.checked import mark_of, vouch
 from kycache.actors.files import DataDirectory
+from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
 from kycache.model.values import INFINITY, MINUS_INFINITY
-from kycache.model.view import default_view, parse_view
 
 FOUR_FILTERS = """
 name = "four"

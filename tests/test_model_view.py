@@ -4,8 +4,9 @@ from importlib.resources import files
 
 import pytest
 
+from kycache.model.definition import default_view, parse_view
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import Kind, default_view, parse_view
+from kycache.model.view import Kind
 
 TEXT = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
 

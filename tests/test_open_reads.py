@@ -28,7 +28,7 @@ from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 VIEW = default_view()
 WAIT_S = 20.0
@@ -43,7 +43,7 @@ from pathlib import Path
 from kycache.actors.environment import Environments
 from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 reads = Environments(readonly=True, map_size=1 << 30)
 reader = ShardReader(reads, DataDirectory(Path(sys.argv[1])).shard(0), default_view(), 1)
 with reader.snapshot() as snapshot:

@@ -27,8 +27,8 @@ from kycache.ingest.decode import RecordDecoder
 from kycache.ingest.rebuild import check_log, start_over
 from kycache.ingest.topic import Topic
 from kycache.model.change import Item
+from kycache.model.definition import default_view, load_view
 from kycache.model.errors import Refused
-from kycache.model.view import default_view, load_view
 
 VIEW = default_view()
 WAIT_S = 20.0

@@ -16,9 +16,9 @@ from kycache.actors.state import Position, ShardState
 from kycache.demo import postgres
 from kycache.demo.children import stopping
 from kycache.ingest.history import Found, Known, compare, look, moved
+from kycache.model.definition import default_view
 from kycache.model.errors import Unreachable
 from kycache.model.lsn import parse_lsn
-from kycache.model.view import default_view
 
 KNOWN = Known("7000", 2, 0)
 

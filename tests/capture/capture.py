@@ -28,9 +28,10 @@ from kycache.demo.layout import CONNECTOR, TOPIC, Layout, Ports
 from kycache.demo.ports import free_ports
 from kycache.demo.postgres import new_password
 from kycache.demo.stack import Kind, open_stack
+from kycache.model.definition import default_view
 from kycache.model.lsn import parse_lsn, parse_sequence
 from kycache.model.partition import partition_of
-from kycache.model.view import HEARTBEAT_TABLE, default_view
+from kycache.model.view import HEARTBEAT_TABLE
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 WITHIN_S = 120.0

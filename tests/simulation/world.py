@@ -18,8 +18,9 @@ from kycache.ingest import quarantine
 from kycache.ingest.decode import Record, RecordDecoder
 from kycache.ingest.topic import Topic
 from kycache.model.change import Change, Item
+from kycache.model.definition import default_view
 from kycache.model.errors import Refused
-from kycache.model.view import View, default_view
+from kycache.model.view import View
 
 from .check import Promise, check_index, check_profile, check_sql, check_state, require
 from .log import TIMESTAMP_MS, Log
