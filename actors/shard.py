@@ -41,6 +41,9 @@ FILL_WAIT_S = 2.0
 BATCH_ITEMS_MAX = 10 * BATCH_ITEMS
 """A batch does not end inside a source transaction whose rest is in hand, up to this many items."""
 
+POISONS_LOGGED_MAX = 20
+"""Lines for the records of one batch that could not be applied: a broken connector may send nothing else."""
+
 NO_ROOM_RETRY_S = 1.0
 """How often a full disk is tried again, or a file that must not grow further."""
 
@@ -131,6 +134,7 @@ class ShardActor:
             if applied is None:
                 return
             self.state = applied.state
+            self._tell(applied)
             if applied.halt is not None:
                 raise applied.halt
             if self._until is not None and self._until(applied.state):
@@ -196,6 +200,16 @@ class ShardActor:
             else:
                 self._unblocked()
                 return applied
+
+    def _tell(self, applied: Applied) -> None:
+        """Log what went into quarantine: where it stands, and why; never a value of it."""
+        topic, partition = applied.state.position.topic, applied.state.position.partition
+        where = {"shard": self.store.shard, "topic": topic, "partition": partition}
+        for poison in applied.quarantined[:POISONS_LOGGED_MAX]:
+            log.warning("a record was quarantined", **where, offset=poison.offset, reason=poison.reason)
+        more = len(applied.quarantined) - POISONS_LOGGED_MAX
+        if more > 0:
+            log.warning("more records were quarantined", **where, count=more, remedy="`kycache quarantine list`")
 
     def _blocked_by(self, error: Exception, remedy: str) -> None:
         if not self.blocked:

@@ -49,10 +49,12 @@ class Settled(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What a batch did: the state committed, and why the shard must halt before the rest, if it must."""
+    """What a batch did: the state committed; why the shard must halt before the rest, if it must; and what went
+    into quarantine."""
 
     state: ShardState
     halt: HaltShard | None
+    quarantined: tuple[Poison, ...] = ()
 
 
 class Fence:
@@ -193,7 +195,7 @@ class Store:
             with self._turn.taken():
                 work = Work(txn, self._databases, self.renderer, self._children, self._order)
                 state = read_state(txn, self._databases)
-                halt, doubts = self._fold_items(work, state, items)
+                halt, doubts, poisons = self._fold_items(work, state, items)
                 if halt is not None:
                     position = msgspec.structs.replace(position, offset=halt.offset)
                 if not state.quarantined:  # a replay may be of anything deleted since the record came
@@ -212,25 +214,27 @@ class Store:
         if not committed:
             self._order.forget()
             return None
-        return Applied(state, None if halt is None else halt.error)
+        return Applied(state, None if halt is None else halt.error, tuple(poisons))
 
     def _fold_items(
         self, work: Work, state: ShardState, items: Sequence[Item]
-    ) -> tuple["_Halt | None", list[Doubt]]:
+    ) -> tuple["_Halt | None", list[Doubt], list[Poison]]:
         doubts: list[Doubt] = []
+        poisons: list[Poison] = []
         for item in items:
             try:
                 verdict = self._fold.apply(state, item, work)
             except HaltShard as error:
-                return _Halt(item.offset, error), doubts
+                return _Halt(item.offset, error), doubts, poisons
             if isinstance(item, Poison):
                 work.quarantine(item)
+                poisons.append(item)
             elif isinstance(item, Change) and item.values is None:
                 work.note_marker(item)
             for notice in verdict.notices:
                 kind, reason, lsn = notice.mark.value, notice.reason, notice.lsn
                 doubts.append(Doubt(kind, self.shard, item.offset, reason, lsn, state.epoch))
-        return None, doubts
+        return None, doubts, poisons
 
     def settle(self, offsets: Sequence[int], redecode: Callable[[Quarantined], Item] | None) -> list[Settled]:
         """Take records out of quarantine: applied as they are now understood, or dropped. Blocking.

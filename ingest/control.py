@@ -182,6 +182,9 @@ async def _carry_out(holder: Holder, worker: Worker, request: Request) -> Answer
         await holder.carry_out(request.shard, lambda: settled.extend(worker.run(request)))
     except KycacheError as error:
         return Answer(error.problem, error.remedy)
+    for one in settled:
+        said = "a record left quarantine" if one.gone else "a record stays in quarantine"
+        log.info(said, shard=request.shard, partition=request.shard, offset=one.offset, outcome=one.outcome)
     return Answer(settled=tuple(settled))
 
 
