@@ -60,10 +60,17 @@ class Node(msgspec.Struct, frozen=True):
     """Counts the whole snapshots that were ordered to start over from (`kycache rebuild --epoch`)."""
     starts: tuple[int, ...] = ()
     """Per shard, the offset at which the latest of those begins, in this topic; empty: all are read from 0."""
+    oldest: tuple[int, ...] = ()
+    """Per shard, the epoch that it was last ordered to start over from: no file of before may come back. Empty:
+    the directory's. A shard that was not ordered to goes on as it is, and reads the whole snapshot in passing."""
 
     def start(self, shard: int, topic_id: str) -> int:
         """The offset from which a shard of this topic is whole: a topic made anew is read from 0."""
         return self.starts[shard] if self.starts and topic_id == self.topic_id else 0
+
+    def oldest_of(self, shard: int) -> int:
+        """The oldest epoch that a file of the shard may be of."""
+        return self.oldest[shard] if self.oldest else self.epoch
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -81,7 +81,7 @@ def rebuild(
         _start_over(settings, kafka, directory, view, shards, replace=replace)
         return
     if connect is None:
-        _begin_epoch(kafka, directory, home, by_hand=True)
+        _begin_epoch(kafka, directory, home, shards, by_hand=True)
         _start_over(settings, kafka, directory, view, shards, replace=replace)
         typer.echo("start Debezium now: it takes a whole snapshot")
         return
@@ -89,7 +89,7 @@ def rebuild(
     connect.stop()
     try:
         connect.drop_offsets()
-        _begin_epoch(kafka, directory, home, by_hand=False)
+        _begin_epoch(kafka, directory, home, shards, by_hand=False)
         _start_over(settings, kafka, directory, view, shards, replace=replace)
     finally:
         # Whatever became of it: without it nothing would be fresh, and a snapshot more does no harm.
@@ -127,7 +127,9 @@ def _connect(settings: Settings, by_hand: bool) -> KafkaConnect | None:
     return connect
 
 
-def _begin_epoch(kafka: KafkaSettings, directory: DataDirectory, home: Node, *, by_hand: bool) -> None:
+def _begin_epoch(
+    kafka: KafkaSettings, directory: DataDirectory, home: Node, shards: list[int], *, by_hand: bool
+) -> None:
     """Write down that the snapshot begins where the partitions end now."""
     from kycache.ingest.rebuild import begin_epoch  # here, as Kafka's client takes its time to import
 
@@ -138,7 +140,7 @@ def _begin_epoch(kafka: KafkaSettings, directory: DataDirectory, home: Node, *, 
             raise Refused(
                 f"topic {kafka.topic!r} still grows: Debezium is not stopped", "stop it, then run this again"
             )
-    node = begin_epoch(kafka, directory, ends)
+    node = begin_epoch(kafka, directory, ends, shards)
     begins = ", ".join(map(str, node.starts))
     typer.echo(f"epoch {node.epoch} of {directory.root} begins at offsets {begins}")
 

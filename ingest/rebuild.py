@@ -8,7 +8,7 @@ What serves goes on serving: the new generation is built beside it (actors/build
 """
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 
 import msgspec
@@ -195,12 +195,17 @@ def rebuild(
         raise Refused(halt.problem, halt.remedy) from None
 
 
-def begin_epoch(settings: KafkaSettings, directory: DataDirectory, ends: Mapping[int, int]) -> Node:
+def begin_epoch(
+    settings: KafkaSettings, directory: DataDirectory, ends: Mapping[int, int], shards: Collection[int]
+) -> Node:
     """Write down that a whole snapshot begins at the present end of each partition. Blocking.
 
     The caller has stopped the connector and dropped its offsets, and starts it again afterwards: so whatever comes
     behind `ends` is a whole snapshot and what follows it, as in a new topic. A change of before that is still on
     its way does no harm: it is older than the snapshot, and swept after it.
+
+    Args:
+        shards: those that are to start over from it.
 
     Raises:
         Unreachable: the broker does not answer, or has no such topic.
@@ -211,9 +216,13 @@ def begin_epoch(settings: KafkaSettings, directory: DataDirectory, ends: Mapping
     assert node is not None
     check_partitions(topic, node)
     starts = tuple(ends[n] for n in range(topic.partitions))
-    return directory.rehome(
-        lambda node: msgspec.structs.replace(node, epoch=node.epoch + 1, topic_id=topic.id, starts=starts)
-    )
+
+    def begun(node: Node) -> Node:
+        epoch = node.epoch + 1
+        oldest = tuple(epoch if n in shards else node.oldest_of(n) for n in range(node.shards))
+        return msgspec.structs.replace(node, epoch=epoch, topic_id=topic.id, starts=starts, oldest=oldest)
+
+    return directory.rehome(begun)
 
 
 def _for_topic(node: Node, topic: Topic) -> Node:

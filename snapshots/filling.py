@@ -23,7 +23,7 @@ from .bootstrap import Brought, Failed, Job, Nothing, Skips, Takes, Word
 from .keys import Keys, keys_of
 from .listing import Condition, newest_first
 from .manifest import MANIFEST
-from .plan import step_of
+from .plan import passed_over, step_of
 from .restore import bring_back
 from .stores import Store
 
@@ -46,7 +46,7 @@ def fill(job: Job) -> Iterator[Word]:
 
 def _fill(job: Job, store: Store, keys: Keys) -> Iterator[Word]:
     directory = DataDirectory(Path(job.root))
-    seen = 0
+    seen, home = 0, job.home
     for found in newest_first(store, keys):
         if found.condition is Condition.UNFINISHED:
             continue
@@ -54,8 +54,9 @@ def _fill(job: Job, store: Store, keys: Keys) -> Iterator[Word]:
         try:
             if found.condition is Condition.DAMAGED or found.manifest is None:
                 raise Refused(found.reason)
-            step = step_of(found.manifest, job.topic, job.home, job.shard)
+            step = step_of(found.manifest, job.topic, home, job.shard)
             if step is None:
+                home = passed_over(home, found.manifest, job.topic)
                 continue
             yield Takes(found.id, found.manifest.created_at, step.entry.raw_bytes, step.behind)
             made: list[Path] = []

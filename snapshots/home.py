@@ -4,10 +4,10 @@ import shutil
 
 import msgspec
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.files import DataDirectory, Node
 
-from .manifest import ShardEntry
-from .plan import HomeFacts
+from .manifest import Manifest, ShardEntry
+from .plan import HomeFacts, newest_epoch
 
 
 def home_facts(directory: DataDirectory, view: str) -> HomeFacts:
@@ -28,13 +28,29 @@ def home_facts(directory: DataDirectory, view: str) -> HomeFacts:
         view,
         None if node is None else node.shards,
         0 if node is None else node.epoch,
-        node is None or not any(directory.shard(n).current_name() for n in range(node.shards)),
+        () if node is None else node.oldest,
+        _keeping(directory),
         shutil.disk_usage(there).free,
     )
 
 
-def make_home(directory: DataDirectory, entry: ShardEntry) -> None:
+def make_home(directory: DataDirectory, manifest: Manifest, entry: ShardEntry) -> None:
     """Take over what a shard's file brings along for all shards, durably, before it is brought into use."""
     if entry.doubts:
         directory.add_doubts(entry.doubts)
-    directory.rehome(lambda node: msgspec.structs.replace(node, epoch=max(node.epoch, entry.epoch)))
+    directory.rehome(lambda node: _followed(node, newest_epoch(manifest)))
+
+
+def _followed(node: Node, epoch: int) -> Node:
+    """It takes a later epoch, with which its own orders are done."""
+    return node if epoch <= node.epoch else msgspec.structs.replace(node, epoch=epoch, oldest=())
+
+
+def _keeping(directory: DataDirectory) -> tuple[int, ...]:
+    """Shards that take no later epoch from a snapshot. One without a file does, where no other has one or no epoch
+    was ever ordered here: epochs of nodes that order them count each for themselves."""
+    node = directory.node()
+    if node is None:
+        return ()
+    there = tuple(n for n in range(node.shards) if directory.shard(n).current_name() is not None)
+    return tuple(range(node.shards)) if there and node.starts else there

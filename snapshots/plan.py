@@ -29,8 +29,10 @@ class HomeFacts(NamedTuple):
     """Of the configuration."""
     shards: int | None
     epoch: int
-    empty: bool
-    """No shard has a file yet: it takes a later epoch from the snapshot."""
+    oldest: tuple[int, ...]
+    """Per shard, the epoch that it was ordered to start over from; empty: nothing was ordered here."""
+    keeps: tuple[int, ...]
+    """Shards that take no later epoch from a snapshot."""
     free_bytes: int
 
 
@@ -73,7 +75,8 @@ def plan(manifest: Manifest, topic: TopicFacts, home: HomeFacts, wanted: Sequenc
                 "users would be looked for in the wrong shard: restore it where the topic has as many partitions",
             )
     entries = manifest.shards if wanted is None else [manifest.entry(shard) for shard in sorted(set(wanted))]
-    steps = tuple(Step(entry, _behind(what, entry, topic, home)) for entry in entries)
+    newest = newest_epoch(manifest)
+    steps = tuple(Step(entry, _behind(what, entry, newest, topic, home)) for entry in entries)
     made = Plan(manifest.id, steps)
     if made.bytes > home.free_bytes:
         raise Refused(
@@ -90,7 +93,27 @@ def step_of(manifest: Manifest, topic: TopicFacts, home: HomeFacts, shard: int) 
     return plan(manifest, topic, home, [shard]).steps[0]
 
 
-def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) -> int:
+def newest_epoch(manifest: Manifest) -> int:
+    """The latest epoch of a snapshot's shards. Those of an earlier one were not ordered to start over from it, and
+    read on as before: of others no copy is made (`take.py`)."""
+    return max(entry.epoch for entry in manifest.shards)
+
+
+def passed_over(home: HomeFacts, manifest: Manifest, topic: TopicFacts) -> HomeFacts:
+    """What a newer snapshot that lacks a shard says about older ones: one of an earlier epoch will not do."""
+    if home.oldest or manifest.view != home.view or manifest.shards[0].position.topic_id != topic.id:
+        return home
+    return home._replace(epoch=max(home.epoch, newest_epoch(manifest)))
+
+
+def _fits(entry: ShardEntry, newest: int, home: HomeFacts) -> bool:
+    """No order to start over was given since the file was copied, as far as this directory can know."""
+    if home.oldest and entry.epoch <= home.epoch:
+        return entry.epoch >= home.oldest[entry.shard]
+    return home.epoch in (entry.epoch, newest) or (newest > home.epoch and entry.shard not in home.keeps)
+
+
+def _behind(what: str, entry: ShardEntry, newest: int, topic: TopicFacts, home: HomeFacts) -> int:
     """How far a shard's file is behind the log, once nothing speaks against it."""
     shard, position = entry.shard, entry.position
     if position.partition != shard:
@@ -106,7 +129,7 @@ def _behind(what: str, entry: ShardEntry, topic: TopicFacts, home: HomeFacts) ->
             f"the broker has {topic.name!r} with id {topic.id}",
             f"run `kycache rebuild --shard {shard}`: offsets of another topic mean nothing here",
         )
-    if entry.epoch != home.epoch and not (home.empty and entry.epoch > home.epoch):
+    if not _fits(entry, newest, home):
         raise Refused(
             f"{what}: shard {shard} is of epoch {entry.epoch}, {home.root} of {home.epoch}",
             f"take a snapshot made since, or run `kycache rebuild --shard {shard}`",

@@ -72,7 +72,7 @@ def bring_back(
                 "take another snapshot of `kycache snapshot list`",
             )
         vouch(generation, seen)
-        make_home(directory, entry)
+        make_home(directory, manifest, entry)
         failed.pop_all()
         use(generation)
 

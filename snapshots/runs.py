@@ -122,8 +122,9 @@ class Runs:
 
     def _stands(self, entry: ShardEntry) -> bool:
         """A shard could come back from it: it was whole, and nothing was started over since."""
-        now = (True, self._node.epoch, self._node.topic_id)
-        return (entry.bootstrapped, entry.epoch, entry.position.topic_id) == now
+        if entry.epoch < self._node.oldest_of(entry.shard):
+            return False
+        return entry.bootstrapped and entry.position.topic_id == self._node.topic_id
 
     def _continues(self, notes: Sequence[Note], now: datetime) -> bool:
         mine = (self._node.view, self._node.shards, self._keys.recipients_digest)

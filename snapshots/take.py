@@ -157,6 +157,7 @@ class Taker:
                     raise Refused(
                         f"shard {shard}: the file holds {identity}", f"run `kycache rebuild --shard {shard}`"
                     )
+                self._check_epoch(shard, identity.epoch)
                 self._progress.begin(shard, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
                 copied_at = manifests.instant(datetime.now(UTC))
                 limits = CopyLimits(
@@ -169,6 +170,18 @@ class Taker:
         finally:
             self._environments.release(generation)
         return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
+
+    def _check_epoch(self, shard: int, epoch: int) -> None:
+        """Refuse to copy what serves while the shard is built anew from a later epoch: it could not come back."""
+        node = self._directory.node()  # behind the transaction's begin
+        oldest = 0 if node is None else node.oldest_of(shard)
+        if epoch < oldest:
+            raise Refused(
+                f"shard {shard} is to be built anew from epoch {oldest}, and its file is of {epoch}: "
+                "a copy could not be restored",
+                "run this again when `kycache status` shows it ready; where nothing builds it, run "
+                f"`kycache rebuild --shard {shard}` first",
+            )
 
     def _store_pages(self, snapshot: str, shard: int, pages: Iterator[Piece]) -> manifests.CopiedFile:
         """Compress, encrypt and write the pages; what came of it."""

@@ -21,7 +21,7 @@ from kycache.snapshots.bootstrap import Bootstrap, Brought, Failed, Job, Nothing
 from kycache.snapshots.filling import fill
 from kycache.snapshots.home import home_facts, make_home
 from kycache.snapshots.manifest import Manifest
-from kycache.snapshots.plan import TopicFacts, step_of
+from kycache.snapshots.plan import TopicFacts, passed_over, step_of
 
 
 @pytest.fixture
@@ -87,11 +87,49 @@ class TestStep:
     def test_an_empty_directory_takes_a_later_epoch_and_no_other_does(self, manifest: Manifest) -> None:
         entries = tuple(msgspec.structs.replace(e, epoch=2) for e in manifest.shards)
         later = msgspec.structs.replace(manifest, shards=entries)
-        for home in (home_of(manifest, empty=True), home_of(manifest, epoch=2)):
+        for home in (home_of(manifest, keeps=()), home_of(manifest, epoch=2)):
             assert step_of(later, facts_of(manifest), home, 1) is not None
-        for home in (home_of(manifest), home_of(manifest, epoch=3, empty=True)):
+        for home in (home_of(manifest), home_of(manifest, epoch=3, keeps=())):
             with pytest.raises(Refused, match="is of epoch 2"):
                 step_of(later, facts_of(manifest), home, 1)
+
+    @pytest.mark.parametrize(
+        ("epochs", "home", "fits"),
+        [
+            # Here shard 1 was ordered to start over, with --shard; the other one goes on as it was.
+            ((0, 0), {"epoch": 1, "oldest": (0, 1)}, (True, False)),
+            ((0, 1), {"epoch": 1, "oldest": (0, 1)}, (True, True)),
+            ((1, 1), {"epoch": 2, "oldest": (2, 2)}, (False, False)),
+            # Elsewhere: a new node takes both, in whichever order.
+            ((0, 1), {"epoch": 0, "keeps": ()}, (True, True)),
+            ((0, 1), {"epoch": 1, "keeps": (1,)}, (True, True)),
+            ((0, 1), {"epoch": 0, "keeps": (0,)}, (True, True)),
+            ((0, 0), {"epoch": 1, "keeps": ()}, (False, False)),
+            ((0, 1), {"epoch": 0}, (True, False)),
+        ],
+    )
+    def test_epochs_of_single_shards(
+        self, manifest: Manifest, epochs: tuple[int, int], home: dict[str, Any], fits: tuple[bool, bool]
+    ) -> None:
+        entries = tuple(
+            msgspec.structs.replace(e, epoch=epoch) for e, epoch in zip(manifest.shards, epochs, strict=True)
+        )
+        mixed = msgspec.structs.replace(manifest, shards=entries)
+
+        def fit(shard: int) -> bool:
+            try:
+                return step_of(mixed, facts_of(manifest), home_of(manifest, **home), shard) is not None
+            except Refused:
+                return False
+
+        assert (fit(0), fit(1)) == fits
+
+    def test_a_newer_one_that_lacks_the_shard_says_which_older_ones_will_not_do(self, manifest: Manifest) -> None:
+        entries = (msgspec.structs.replace(manifest.shards[0], epoch=1),)
+        newer = msgspec.structs.replace(manifest, shards=entries)
+        home = passed_over(home_of(manifest, keeps=()), newer, facts_of(manifest))
+        with pytest.raises(Refused, match="is of epoch 0"):
+            step_of(manifest, facts_of(manifest), home, 1)
 
 
 def test_a_shard_comes_back_and_tells(stand: Stand) -> None:
@@ -141,7 +179,7 @@ def test_an_epoch_comes_along(stand: Stand) -> None:
     stand.close()
     directory = emptied(stand)
     entry = msgspec.structs.replace(manifest.entry(0), epoch=3)
-    make_home(directory, entry)
+    make_home(directory, msgspec.structs.replace(manifest, shards=(entry,)), entry)
     node = directory.node()
     assert node is not None
     assert node.epoch == 3

@@ -29,7 +29,8 @@ def facts_of(manifest: Manifest, **changes: Any) -> TopicFacts:
 
 
 def home_of(manifest: Manifest, **changes: Any) -> HomeFacts:
-    return HomeFacts("data", manifest.view, manifest.shard_count, 0, False, 1 << 40)._replace(**changes)
+    keeps = tuple(range(manifest.shard_count))
+    return HomeFacts("data", manifest.view, manifest.shard_count, 0, (), keeps, 1 << 40)._replace(**changes)
 
 
 def restored(
@@ -128,7 +129,7 @@ def test_what_comes_back_for_removed_files_has_another_name(tmp_path: Path, with
 
 class TestPlan:
     def test_says_what_each_shard_will_have_to_read(self, manifest: Manifest) -> None:
-        made = plan(manifest, facts_of(manifest), home_of(manifest, shards=None, empty=True), None)
+        made = plan(manifest, facts_of(manifest), home_of(manifest, shards=None, keeps=()), None)
         assert [(step.entry.shard, step.behind) for step in made.steps] == [(0, 7), (1, 7)]
         assert [s.entry.shard for s in plan(manifest, facts_of(manifest), home_of(manifest), [1]).steps] == [1]
 

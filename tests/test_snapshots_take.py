@@ -122,13 +122,14 @@ def test_a_killed_run_is_gone_on_with(tmp_path: Path) -> None:
 
 
 def test_what_was_started_over_since_is_copied_again(tmp_path: Path) -> None:
-    """A shard's copy of an earlier epoch could not come back: it is not taken for finished."""
+    """A shard's copy of an earlier epoch could not come back: it is not taken for finished, nor is one made."""
     stand = Stand.make(tmp_path, 2)
     killed_at(stand, 1)
     stand.shards[0].directory.rehome(lambda node: msgspec.structs.replace(node, epoch=node.epoch + 1))
-    resumed: list[tuple[int, bool]] = []
-    stand.take(progress=Progress(done=lambda entry, earlier: resumed.append((entry.shard, earlier))))
-    assert resumed == [(0, False), (1, False)]
+    with pytest.raises(Refused, match="shard 0 is to be built anew from epoch 1, and its file is of 0"):
+        stand.take()
+    stand.shards[0].directory.rehome(lambda node: msgspec.structs.replace(node, oldest=(1, 0)))
+    assert [entry.shard for entry in stand.take().shards] == [1]  # 0 was ordered to start over, alone
     stand.close()
 
 
