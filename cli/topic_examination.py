@@ -9,7 +9,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaConfigurationError, KafkaError
 
 from kycache.actors.files import Node
-from kycache.ingest.decode import Record, RecordDecoder
+from kycache.ingest.decode import RecordDecoder
 from kycache.ingest.settings import KafkaSettings
 from kycache.ingest.topic import foreign_members
 from kycache.model.change import Beat, Change, Misrouted, Snapshot
@@ -118,7 +118,7 @@ def _read_ends(
     while time.monotonic() < deadline and any(consumer.position(tp) < ends[tp] for tp in every):
         for tp, records in consumer.poll(timeout_ms=100).items():
             for r in records:
-                samples[tp.partition].take(decode(Record(r.offset, r.timestamp, r.key, r.value)))
+                samples[tp.partition].take(decode(r))
     return {
         tp.partition: PartitionFacts(starts[tp], ends[tp], s.read, s.beat_ms, s.streamed_ms, s.misrouted)
         for tp, s in zip(every, samples.values(), strict=True)

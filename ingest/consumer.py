@@ -32,7 +32,7 @@ from kycache.model.partition import KeyForm
 from kycache.model.view import View
 
 from .client import SESSION_TIMEOUT_MS, go_on, joining, open_consumer, seek
-from .decode import Record, RecordDecoder
+from .decode import RecordDecoder
 from .rebuild import log_cut
 from .settings import KafkaSettings
 from .topic import foreign_members
@@ -260,7 +260,7 @@ class ConsumerThread:
         tp = self._tp(partition)
         decode = self._decoder.decode
         with self._turn.taken():
-            items = [decode(Record(r.offset, r.timestamp, r.key, r.value)) for r in records]
+            items = [decode(record) for record in records]
         last = records[-1]
         epoch = getattr(last, "leader_epoch", None)
         batch = Batch(

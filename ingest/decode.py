@@ -49,16 +49,17 @@ TS_MS_END = 253_402_300_800_000
 
 
 class Record(NamedTuple):
-    """What kafka-python hands over, as far as it matters here."""
+    """A Kafka record, as far as it matters here: kafka-python's own has these names, and is taken as it is."""
 
     offset: int
-    timestamp_ms: int
+    timestamp: int
+    """In milliseconds."""
     key: bytes | None
     value: bytes | None
 
 
-USERS_REMEMBERED = 16_384
-"""User ids whose two forms are kept: a fifth of the users make four fifths of the changes; some MB."""
+USERS_REMEMBERED = 65_536
+"""User ids whose two forms are kept: a fifth of the users make four fifths of the changes; some 25 MB."""
 
 
 _NULL = msgspec.Raw(b"null")
@@ -150,7 +151,7 @@ class RecordDecoder:
             scope = poison.scope or (Scope.SHARD if user is None else Scope.PROFILE)
             return Poison(
                 record.offset,
-                record.timestamp_ms,
+                record.timestamp,
                 record.key,
                 record.value,
                 poison.reason,
@@ -192,20 +193,16 @@ class RecordDecoder:
             return self._beat(record, origin, op, self._image_of("after", envelope.after, origin))
         if op == "d":
             return self._delete(record, origin, shape, envelope.before)
-        if envelope.after == _NULL:
-            raise _Poisoned(f"table {shape.name!r}, op {op}: no row image", origin=origin)
-        # Without a known `before`, an update's placeholder says that the value did not change.
-        understood = op == "u" and envelope.before == _NULL
-        return self._row(record, origin, shape, envelope.after, placeholders_understood=understood)
+        return self._row(record, origin, shape, envelope)
 
-    def _row(
-        self, record: Record, origin: Origin, shape: _Shape, after: msgspec.Raw, *, placeholders_understood: bool
-    ) -> Item:
+    def _row(self, record: Record, origin: Origin, shape: _Shape, envelope: _Envelope) -> Item:
         image: Image = {}
-        usual = shape.image.read(after)
+        usual = shape.image.read(envelope.after)
         if usual is None:
-            image = self._image_of("after", after, origin) or {}
-            owner, decoded = image.get(shape.owner), None
+            unusual = self._image_of("after", envelope.after, origin)
+            if unusual is None:
+                raise _Poisoned(f"table {shape.name!r}, op {envelope.op}: no row image", origin=origin)
+            image, owner, decoded = unusual, unusual.get(shape.owner), None
         else:
             owner, decoded = usual
         try:
@@ -220,15 +217,25 @@ class RecordDecoder:
             raise _too_long(shape, user, origin)
         if decoded is None:
             decoded = self._decode_each(shape, image, user, origin)
-        values, extra, placeholders, partial = decoded
+        values = decoded.values
         key: Value = None
         if shape.number:  # the root's key is the user: one root row a profile
             found = values[shape.key_at]
             absent = found is None or isinstance(found, Absent)
             key = self._primary_key(shape, image, user.key, origin) if absent else cast("Value", found)
-        doubtful = placeholders and not placeholders_understood
+        # Without a known `before`, an update's placeholder says that the value did not change.
+        doubtful = decoded.placeholders and not (envelope.op == "u" and envelope.before == _NULL)
         return Change(
-            record.offset, origin, shape.number, user.kafka_key, user.key, key, values, doubtful, extra, partial
+            record.offset,
+            origin,
+            shape.number,
+            user.kafka_key,
+            user.key,
+            key,
+            values,
+            doubtful,
+            decoded.extra,
+            decoded.partial,
         )
 
     def _decode_each(self, shape: _Shape, image: Image, user: _User, origin: Origin) -> Values:

@@ -6,7 +6,7 @@ missing columns, placeholders and the odd numbers. A test holds the first equal 
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -16,9 +16,7 @@ from kycache.model.values import (
     INT_MAX,
     INT_MIN,
     PLACEHOLDER,
-    TIMESTAMP_MIN,
     TIMESTAMP_ODD,
-    TIMESTAMP_WRAP,
     Absent,
     Decoder,
     Value,
@@ -29,11 +27,14 @@ from kycache.model.view import ColumnType, Kind, Table
 
 Image = dict[str, Any]
 
+_TIMES_USUAL = -(min(map(abs, TIMESTAMP_ODD))), min(map(abs, TIMESTAMP_ODD))
+"""Between the infinities in milliseconds: as microseconds, the years 1677 to 2262."""
+
 EXTRA_COLUMNS_MAX = 64
 """Columns outside the view that a usual image may have; with more, images of the table are read the slow way."""
 
 
-class Values(NamedTuple):
+class Values(msgspec.Struct, gc=False):
     """The stored columns of an image, in the view's order."""
 
     values: tuple[Value | Absent, ...]
@@ -145,7 +146,7 @@ def _typed(kind: ColumnType, *, nullable: bool) -> Any:
         case Kind.DATE:
             typed = Annotated[int, msgspec.Meta(ge=DATE_MIN, le=DATE_MAX)]
         case Kind.TIMESTAMP:
-            typed = Annotated[int, msgspec.Meta(ge=TIMESTAMP_MIN, lt=TIMESTAMP_WRAP)]
+            typed = Annotated[int, msgspec.Meta(gt=_TIMES_USUAL[0], lt=_TIMES_USUAL[1])]
         case Kind.NUMERIC if kind.scale is not None:
             fraction = rf"\.[0-9]{{{kind.scale}}}" if kind.scale else ""
             typed = Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")]
@@ -162,12 +163,6 @@ def _finish(kind: ColumnType) -> Callable[[Any], Value] | None:
         case Kind.NUMERIC if kind.scale is not None:
             return None
         case Kind.TIMESTAMP if kind.precision is None or kind.precision > 3:
-            return _plain_time
+            return None
         case _:
             return decoder(kind)
-
-
-def _plain_time(micros: int) -> int:
-    if micros in TIMESTAMP_ODD:
-        raise ValueRefused("an infinity")
-    return micros
