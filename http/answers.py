@@ -29,6 +29,7 @@ from .page_cache import Key, Page, PageCache
 from .pages import link_header, list_body, read_window
 from .problems import Answer, Kind, Problem
 from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
+from .sparing_log import SparingLog
 from .tally import Counts
 from .truth import (
     NOTHING_KNOWN,
@@ -55,14 +56,6 @@ LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
 EXPORT_CACHING = ("Cache-Control", "no-store")
 EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
-TOLD_AGAIN_S = 60.0
-"""How often the log repeats why a shard cannot be read, while requests by the thousand find that out."""
-
-TOLD_MAX = 100
-"""Different reasons kept apart meanwhile; shards are tens."""
-
-log = logging.getLogger("kycache.http")
-
 
 class Request(NamedTuple):
     """The facts of a request: its raw query string, its headers and their names, and the user id of the path."""
@@ -82,7 +75,7 @@ class Answers:
         self._pages = pages
         self._counts = counts
         self._renderer = Renderer(router.view)
-        self._told: dict[str, float] = {}
+        self._log = SparingLog(logging.getLogger("kycache.http"))
         self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
 
     def user(self, request: Request) -> Outcome:
@@ -224,18 +217,10 @@ class Answers:
         except (NoStore, Unchecked):
             raise _not_ready() from None
         except (Refused, lmdb.Error) as error:
-            self._tell(str(error))
+            self._log.error(str(error))
             raise Problem(
                 Kind.UNREADABLE, "The view's files cannot be read now.", headers=truth_headers(NOTHING_KNOWN)
             ) from error
-
-    def _tell(self, what: str) -> None:
-        now = time.monotonic()
-        if now - self._told.get(what, -TOLD_AGAIN_S) >= TOLD_AGAIN_S:
-            if len(self._told) >= TOLD_MAX:
-                self._told.clear()
-            self._told[what] = now
-            log.error("%s", what)
 
     def _granted(self, demand: Demand) -> None:
         """A demand was met: who saw a write once must see it in every later answer."""

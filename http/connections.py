@@ -5,6 +5,7 @@ not read keeps a cancelled connection, and with it the process, for as long as i
 are shut down when the grace is over, which ends any send.
 """
 
+import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -18,6 +19,13 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
+from kycache.model.errors import whereabouts
+
+from . import http2
+from .sparing_log import SparingLog
+
+http2.install()
+
 
 class Connections:
     """The connections of one application."""
@@ -27,6 +35,7 @@ class Connections:
         self._config = config
         self._grace_s = grace_s
         self._context = WorkerContext(None)
+        self._log = SparingLog(logging.getLogger("kycache.http"))
         self._open: set[trio.SocketStream] = set()
         self._none_open = trio.Event()
 
@@ -60,6 +69,8 @@ class Connections:
         try:
             # It takes a bare stream too, whatever its annotation says.
             await TCPServer(self._app, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+        except* Exception as failed:
+            self._log.error(f"a connection failed and was closed: {whereabouts(failed)}")
         finally:
             self._open.discard(stream)
             if not self._open:

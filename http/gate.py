@@ -7,6 +7,7 @@ A request with both Content-Length and Transfer-Encoding may smuggle a second on
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from typing import Any
+from urllib.parse import urlsplit
 
 import trio
 
@@ -20,6 +21,9 @@ BODY_S_MAX = 1.0
 AT_END = "kycache.at_end"
 """The extension of a request's scope that holds an `ExitStack`. What a stream holds is given back by it: the
 client may leave between the route's return and the stream's first byte, when no code of either runs."""
+
+IDS = b"/users/"
+"""Behind it, in an id that is any text, a slash is written `%2F`; nowhere else is it one."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
@@ -97,10 +101,25 @@ def _refused(scope: Any) -> Problem | None:
         return _closing("Content-Length and Transfer-Encoding must not both be sent.")
     target = scope["raw_path"]
     if target.startswith(b"//"):  # Werkzeug would drop all slashes but one
-        return Problem(Kind.NO_SUCH_ROUTE, "There is no such route; see /openapi.json.")
-    if not target.startswith(b"/") and b"://" not in target:
+        return _no_such_route()
+    if not target.startswith(b"/") and not _absolute(scope):
         return _closing("The request target is not a path.")
+    before, slash, _ = target.lower().partition(b"%2f")
+    if slash and IDS not in before:  # it would pass for a slash of the route
+        return _no_such_route()
     return None
+
+
+def _absolute(scope: Any) -> bool:
+    """Whether the request target is an address with a scheme, as proxies are sent, that can be taken apart."""
+    try:
+        return "://" in scope["path"] and bool(urlsplit(scope["path"]).scheme)
+    except ValueError:
+        return False
+
+
+def _no_such_route() -> Problem:
+    return Problem(Kind.NO_SUCH_ROUTE, "There is no such route; see /openapi.json.")
 
 
 def _closing(detail: str) -> Problem:

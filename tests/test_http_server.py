@@ -58,6 +58,7 @@ class TestOddRequests:
             b"GET /users HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n",
             b"GET ?x=1 HTTP/1.1\r\nHost: a\r\n\r\n",
             b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET http://[::1/livez HTTP/1.1\r\nHost: a\r\n\r\n",
         ],
     )
     async def test_unsafe_to_understand(self, stand: Stand, request_bytes: bytes) -> None:
@@ -155,7 +156,16 @@ class TestOddRequests:
 
     async def test_routes_and_methods(self, stand: Stand) -> None:
         async with serving(stand) as client:
-            for path in ("/", "/users/", f"/users/{ADA.id}/", "/Users", "/static/x", "/users/a/b", "/users/%2F"):
+            for path in (
+                "/",
+                "/users/",
+                f"/users/{ADA.id}/",
+                "/Users",
+                "/static/x",
+                "/users/a/b",
+                "/users/%2F",
+                f"/users%2F{ADA.id}",
+            ):
                 problem(await client.get(path), 404, "no-such-route")
             for method in ("POST", "PUT", "DELETE", "PATCH", "OPTIONS", "BREW"):
                 response = await client.request(method, "/users")

@@ -9,7 +9,7 @@ import pytest
 from http_stand import Stand, User, people, problem, serving
 
 from kycache.actors import order_reader
-from kycache.http import answers
+from kycache.http import sparing_log
 from kycache.model.errors import Refused
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -80,6 +80,6 @@ async def test_the_log_tells_once(
             assert "shard" not in str(body)
         assert [text.split(":")[0] for text in told()] == ["shard 1"]
         assert not [user for user in users if user.id in told()[0] or user.key.hex() in told()[0]]
-        monkeypatch.setattr(answers, "TOLD_AGAIN_S", 0.0)
+        monkeypatch.setattr(sparing_log, "AGAIN_S", 0.0)
         problem(await client.get("/users?size=500"), 503, "unreadable")
         assert len(told()) == 2
