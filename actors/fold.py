@@ -34,6 +34,9 @@ from kycache.model.values import Absent, Value
 
 from .state import PendingTruncate, ShardState
 
+NO_CLOCK = 1 << 63
+"""Later than any time: whatever the source's clock shows is believed."""
+
 
 class Outcome(Enum):
     """What became of an item."""
@@ -114,6 +117,8 @@ class Fold:
         halt_on_poison: a record that cannot be decoded stops the shard instead of going to quarantine.
         """
         self.halt_on_poison = halt_on_poison
+        self.clock_ms = NO_CLOCK
+        """The latest time that the source's clock can show now, as far as ours tells. Set before each batch."""
         self.shard = shard
         self.shard_count = shard_count
         self.tables = tables
@@ -194,7 +199,7 @@ class Fold:
                 self._enter_whole_snapshot(state, offset, origin.lsn)
             state.placed_offset = offset + 1
             return ()
-        if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.as_of_ms:
+        if origin.commit is not None and origin.commit < state.commit_seen and origin.ts_ms > state.seen_ms:
             # Redelivery keeps its old time, interleaving keeps the last commit monotone: only a source
             # that moved back has a lower last commit at a later time (DESIGN 6.9).
             raise self._moved_back(f"a change behind {format_lsn(origin.commit)} is younger", state.commit_seen)
@@ -208,8 +213,14 @@ class Fold:
         if origin.lsn > state.watermark:
             state.watermark = origin.lsn
         if origin.ts_ms > state.as_of_ms:
-            state.as_of_ms = origin.ts_ms
+            self._advance_clock(state, origin.ts_ms)
         return self._settle_truncates(state, origin, truncated) if state.pending else ()
+
+    def _advance_clock(self, state: ShardState, ts_ms: int) -> None:
+        seen_ms = max(state.seen_ms, ts_ms)
+        if ts_ms <= self.clock_ms:
+            state.as_of_ms = ts_ms
+        state.ahead_ms = seen_ms - state.as_of_ms
 
     def _enter_whole_snapshot(self, state: ShardState, offset: int, lsn: int) -> None:
         if lsn == state.generation:
@@ -220,8 +231,8 @@ class Fold:
         state.generation = lsn
         state.generation_offset = offset
         state.unplaced_offset = state.placed_offset
-        state.before_commit = state.commit_seen if state.as_of_ms else -1
-        state.before_ms = state.as_of_ms
+        state.before_commit = state.commit_seen if state.seen_ms else -1
+        state.before_ms = state.seen_ms
         state.streamed = False
         state.unswept = state.unswept or state.counters.applied + state.counters.quarantined > 0
 

@@ -16,10 +16,15 @@ CUT_OFF = "stale"
 """The kind of doubt that a truncate leaves whose rows no shard was told of, and a source that moved back.
 The other kind, `suspect`, is lifted where its record is."""
 
+CLOCK_SKEW_S = 0.1
+"""Allowed between the source's clock and this machine's: staleness is said with that much added, and a change that
+bears a later time than that does not make a shard fresher (DESIGN 1)."""
+
 OPEN = "open"
 """The report of a writer that has its shard open; it may have a reason why it commits nothing."""
 
 SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"
+CLOCK_REMEDY = "let the source and this machine keep their time by NTP"
 SUSPECT_REMEDY = "see `kycache quarantine list`"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
@@ -48,7 +53,7 @@ class Freshness(NamedTuple):
 class Limits(NamedTuple):
     """Settings that freshness is judged by."""
 
-    clock_skew_s: float = 0.1
+    clock_skew_s: float = CLOCK_SKEW_S
     stale_after_s: float = 10.0
 
 
@@ -120,6 +125,8 @@ def status(
         if report.state == Standing.RESTORING:
             why_empty = f"{report.holder}, which had it come back from a snapshot, is gone; start `kycache ingest`"
         report = None
+    old = stale is not None and stale > limits.stale_after_s
+    clock = _clock_ahead(state, old, now_s, limits)
     if why_no_state:
         standing, reason = Standing.BOOTSTRAPPING, why_no_state
     elif report is not None and report.state in (Standing.HALTED, Standing.RESTORING):
@@ -134,15 +141,29 @@ def status(
         standing, reason = Standing.STALE, "; there ".join(filter(None, (reason, waits)))
     elif cut_off:
         standing, reason = Standing.STALE, cut_off
-    elif stale is not None and stale > limits.stale_after_s:
-        standing, reason = Standing.STALE, f"the last commit seen is {stale:.1f} s old"
+    elif old:
+        standing, reason = Standing.STALE, clock or f"the last commit seen is {stale:.1f} s old"
     else:
-        standing, reason = Standing.READY, ""
+        standing, reason = Standing.READY, clock
     if report is not None and report.state == OPEN and report.reason:
         reason = "; ".join(filter(None, (reason, report.reason, report.remedy)))
     reason = "; ".join(filter(None, (reason, _suspicion(state, known))))
     holder = report.holder if report is not None and report.holder else None
     return ShardStatus(shard, standing, reason, stale, state, holder)
+
+
+def _clock_ahead(state: ShardState | None, stale: bool, now_s: float, limits: Limits) -> str:
+    """Why a shard is not as fresh as the source's clock says, where that ran ahead of ours."""
+    if state is None or not state.ahead_ms:
+        return ""
+    ahead_s = state.seen_ms / 1000 - now_s
+    if ahead_s > limits.clock_skew_s:
+        dated = f"is dated {ahead_s:.1f} s ahead of this machine's clock"
+    elif stale:
+        dated = "was dated ahead of this machine's clock when it came"
+    else:
+        return ""
+    return f"the latest commit seen {dated}: how fresh it is cannot be told; {CLOCK_REMEDY}"
 
 
 def _suspicion(state: ShardState | None, known: Sequence[Doubt]) -> str:

@@ -62,7 +62,7 @@ class ShardState(msgspec.Struct, array_like=True):
     before_commit: int = -1
     """`commit_seen` when that snapshot began: streamed changes up to it came before, and are in the snapshot."""
     before_ms: int = 0
-    """`as_of_ms` at that moment: the same for changes whose `sequence[0]` is null."""
+    """`seen_ms` at that moment: the same for changes whose `sequence[0]` is null."""
     unswept: bool = False
     """Rows of an older generation may still be there."""
     streamed: bool = False
@@ -70,6 +70,8 @@ class ShardState(msgspec.Struct, array_like=True):
     bootstrapped: bool = False
     watermark: int = 0
     as_of_ms: int = 0
+    """The source's clock at the latest streamed change that was not ahead of ours when it was applied: of one that
+    was, nobody can tell how old it is."""
     commit_seen: int = 0
     """The greatest `sequence[0]` seen."""
     heartbeat: bool = False
@@ -93,3 +95,10 @@ class ShardState(msgspec.Struct, array_like=True):
     """The same when the latest whole snapshot began: what lies between may have been of it, or before it."""
     epoch: int = 0
     """As in the store's identity."""
+    ahead_ms: int = 0
+    """By how much the latest time of the source's clock that was seen is later than `as_of_ms`."""
+
+    @property
+    def seen_ms(self) -> int:
+        """The latest time of the source's clock that was seen, right or wrong: what redelivery is told by."""
+        return self.as_of_ms + self.ahead_ms

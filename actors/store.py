@@ -9,6 +9,7 @@
 The position in `state` is the truth about what was read; what Kafka's group knows is a hint for lag tools.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from threading import Lock
@@ -25,6 +26,7 @@ from .checked import Held, mark_of, vouch
 from .environment import Environments, check_before_mapping, grow_ahead
 from .files import Doubt
 from .fold import Fold, HaltShard, sweep_spared
+from .freshness import CLOCK_SKEW_S
 from .meta import check_identity, read_state, write_identity, write_state
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
@@ -116,11 +118,13 @@ class Store:
         *,
         halt_on_poison: bool = False,
         turn: Turn | None = None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         """Args:
         mark: writes what puts the whole data directory in doubt, durably.
         halt_on_poison: a record that cannot be decoded stops the shard.
         turn: shared by the threads of this process that compute.
+        clock: this machine's, seconds since 1970.
 
         Raises:
             Refused: the file is damaged, or another shard's.
@@ -132,6 +136,7 @@ class Store:
         self._environments = environments
         self._mark = mark
         self._turn = turn or Turn()
+        self._clock = clock
         self._children = len(view.children)
         names = tuple(t.name for t in view.tables)
         self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
@@ -190,6 +195,7 @@ class Store:
         if self.oldest_read is not None and self.oldest_read.excessive:
             raise ReadHeldOpen(self.oldest_read)
         grow_ahead(self._environment)
+        self._fold.clock_ms = int((self._clock() + CLOCK_SKEW_S) * 1000)
         txn: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         try:
             with self._turn.taken():

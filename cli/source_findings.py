@@ -3,15 +3,13 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from kycache.actors.freshness import CLOCK_SKEW_S
 from kycache.model.connector import ConnectorSettings, truncate_body
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.view import Column, Kind, Table, View
 
 from .findings import RUN_SQL, WARNING, Finding
-
-CLOCK_SKEW_S = 0.1
-"""Allowed between the source and this machine: staleness is said with that much added (DESIGN 1)."""
 
 _STRINGS = frozenset({"text", "varchar", "bpchar", "name", "citext"})
 _TYPES: dict[Kind, frozenset[str]] = {
@@ -134,11 +132,12 @@ def judge_source(
             "set wal_level = logical and restart PostgreSQL",
         )
     if abs(source.clock_ahead_s) - source.clock_error_s > CLOCK_SKEW_S:
-        way = "ahead of" if source.clock_ahead_s > 0 else "behind"
+        ahead = source.clock_ahead_s > 0
+        outcome = "what it commits does not count as fresh" if ahead else "staleness is overstated by that"
         yield Finding(
             "clock",
-            f"the source's clock is {abs(source.clock_ahead_s):.2f} s {way} this machine's: "
-            "staleness is wrong by that",
+            f"the source's clock is {abs(source.clock_ahead_s):.2f} s {'ahead of' if ahead else 'behind'} this "
+            f"machine's: {outcome}",
             "let both keep their time by NTP",
             WARNING,
         )

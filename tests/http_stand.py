@@ -76,6 +76,8 @@ class Stand:
         self.directory = DataDirectory(root)
         self.environments = Environments(readonly=False, map_size=MAP_BYTES)
         self.limits = Limits()
+        self.believed_s = 3600.0
+        """How far ahead the source's clock is believed: a test may say that a change is newer than any other."""
         self.stores: list[Store] = []
         self.offsets = [0] * shards
         self.lsn = SNAPSHOT_LSN
@@ -92,7 +94,14 @@ class Stand:
             create_store(self.environments, generation, identity, position, from_start=True)
             folder.flip(generation)
             self.stores.append(
-                Store(self.environments, generation, self.view, identity, self.directory.add_doubts)
+                Store(
+                    self.environments,
+                    generation,
+                    self.view,
+                    identity,
+                    self.directory.add_doubts,
+                    clock=lambda: time.time() + self.believed_s,
+                )
             )
 
     def close(self) -> None:

@@ -20,6 +20,8 @@ from kycache.model.view import View
 TOPIC = "kyc.changes"
 TOPIC_ID = "00000000-0000-0000-0000-000000000001"
 MAP_BYTES = 1 << 30
+LATE_S = 4_000_000_000.0
+"""In 2096."""
 
 
 class ShardUnderTest:
@@ -57,7 +59,8 @@ class ShardUnderTest:
     def _open(self) -> Store:
         generation = self.folder.current()
         assert generation is not None
-        return Store(self.environments, generation, self.view, self.identity, self.doubts.extend)
+        about = (self.environments, generation, self.view, self.identity, self.doubts.extend)
+        return Store(*about, clock=lambda: LATE_S)  # whatever the day of the test: its source is never ahead
 
     def apply(self, items: Iterable[Item]) -> Applied:
         """Apply one batch; it must commit."""

@@ -93,6 +93,29 @@ def test_markers_fall_due_by_the_sources_clock(tmp_path: Path) -> None:
     shard.close()
 
 
+def test_a_clock_that_leaps_ahead_is_not_believed(tmp_path: Path) -> None:
+    """Nor does it make markers fall due, or redelivery look like a source that moved back."""
+    shard = ShardUnderTest(tmp_path, VIEW)
+    now = 1_000_000_000_000
+    shard.store._clock = lambda: now / 1000
+    user = b"u" * 16
+
+    def item(offset: int, lsn: int, ts_ms: int, *, delete: bool = False) -> Change:
+        values = None if delete else tuple(user if n == 0 else None for n in range(14))
+        return Change(offset, Origin(Snapshot.STREAMED, lsn - 1, lsn, ts_ms, 1), 0, user, user, None, values)
+
+    leapt = now + 10 * store.MARKERS_KEPT_MS
+    shard.apply([item(0, 10, now - 20), item(1, 20, now - 10, delete=True), item(2, 30, leapt, delete=True)])
+    assert (shard.state.as_of_ms, shard.state.seen_ms) == (now - 10, leapt)
+    assert shard.apply([item(3, 30, leapt, delete=True), item(4, 20, now - 10, delete=True)]).halt is None
+    with shard.snapshot() as snapshot:
+        assert snapshot.profile(user) is not None  # the marker
+    shard.apply([item(5, 40, now + 90)])  # within what is allowed
+    assert (shard.state.as_of_ms, shard.state.seen_ms) == (now + 90, leapt)
+    assert shard.apply([item(6, 25, leapt + 1)]).halt is not None
+    shard.close()
+
+
 def test_markers_stay_while_something_is_in_quarantine(tmp_path: Path) -> None:
     """Replayed later than a marker is kept, it would resurrect whoever was deleted in between."""
     shard = ShardUnderTest(tmp_path, VIEW)

@@ -222,6 +222,32 @@ def test_damaged_node_file_is_refused(kycache: RunCommand, tmp_path: Path, view:
 
 
 @pytest.mark.parametrize(
+    ("as_of_s", "ahead_s", "standing", "reason"),
+    [
+        (1000, 0, Standing.READY, ""),
+        (1000, 3600, Standing.READY, "is dated 3600.0 s ahead of this machine's clock"),
+        (1000, 0.05, Standing.READY, ""),
+        (900, 3600, Standing.STALE, "is dated 3500.0 s ahead of this machine's clock"),
+        (0, 1005, Standing.STALE, "is dated 5.0 s ahead of this machine's clock"),
+        (
+            900,
+            50,
+            Standing.STALE,
+            "was dated ahead of this machine's clock when it came: how fresh it is cannot be told",
+        ),
+        (900, 0, Standing.STALE, "the last commit seen is 100.1 s old"),
+    ],
+)
+def test_a_source_whose_clock_runs_ahead(as_of_s: float, ahead_s: float, standing: Standing, reason: str) -> None:
+    state = ShardState(Position("t", "id", 0, 10), bootstrapped=True, heartbeat=True)
+    state.as_of_ms, state.ahead_ms = int(as_of_s * 1000), int(ahead_s * 1000)
+    found = status(0, state, None, (), 1000.0, Limits())
+    assert found.standing is standing
+    assert reason in found.reason
+    assert bool(reason) is bool(found.reason)
+
+
+@pytest.mark.parametrize(
     ("high_water", "ends", "lag"),
     [(40, None, 30), (10, {3: 50}, 40), (40, {3: 20}, 30), (40, {0: 99}, 30), (10, {3: 5}, 0)],
 )

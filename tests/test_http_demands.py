@@ -16,7 +16,7 @@ from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
 from kycache.http.problems import Kind, Problem
 from kycache.http.tally import Tally
-from kycache.http.truth import Wait
+from kycache.http.truth import Wait, format_instant
 from kycache.http.watch import Watch
 from kycache.model.lsn import format_lsn
 
@@ -193,6 +193,23 @@ class TestDemands:
                 await waiting(client, 1)
                 stand.beat([2])
             assert answers[0].status_code == 200
+
+    async def test_a_source_whose_clock_leaps_ahead_is_not_fresher_than_it_is(self, stand: Stand) -> None:
+        """Nobody can tell how old such a commit is: it is in, and the answer says the last time that is known."""
+        stand.believed_s = 0.0
+        loaded_ms = now_ms() - 60_000
+        stand.load([User(1)], ts_ms=loaded_ms)
+        lsn = stand.put(User(1, first="Augusta"), ts_ms=now_ms() + 3_600_000)
+        stand.beat(ts_ms=now_ms() + 3_600_000)
+        async with serving(stand) as client:
+            path = f"/users/{User(1).id}"
+            response = await client.get(path)
+            assert response.json()["firstName"] == "Augusta"
+            assert response.headers["kycache-as-of"] == format_instant(loaded_ms)
+            problem(await self.asked(client, path, Max_Staleness="30"), 503, "not-fresh-enough")
+            assert (await self.asked(client, path, Min_LSN=format_lsn(lsn))).status_code == 200
+            stand.beat()  # it keeps its time again
+            assert (await self.asked(client, path, Max_Staleness="30")).status_code == 200
 
     async def test_without_heartbeat(self, stand: Stand) -> None:
         users = people(60)
