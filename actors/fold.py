@@ -266,6 +266,16 @@ class Fold:
         state.unswept = False
 
     def _change(self, state: ShardState, change: Change, profiles: Profiles) -> Outcome:
+        if change.former is None:
+            return self._row(state, change, profiles)
+        # One record for two rows: to Debezium a key is the user id, and a child's own is a column like others.
+        before = profiles.get(change.user).row(change.table, change.former)
+        about = (change.offset, change.origin, change.table, change.kafka_key, change.user)
+        self._row(state, Change(*about, change.former, None), profiles)
+        return self._row(state, change, profiles, before)
+
+    def _row(self, state: ShardState, change: Change, profiles: Profiles, before: Row | None = None) -> Outcome:
+        """Apply a change to the row of its key. `before`: the same row, where it stood under another key."""
         version = version_of(state, change.origin)
         profile = profiles.get(change.user)
         stored = profile.version(change.table, change.key)
@@ -284,7 +294,8 @@ class Fold:
         else:
             whole = True
             if change.partial:
-                row, whole = _merge(change.values, profile.row(change.table, change.key))
+                known = before is not None and before.values is not None
+                row, whole = _merge(change.values, before if known else profile.row(change.table, change.key))
             else:
                 row = cast("tuple[Value, ...]", change.values)
             profile.put(change.table, change.key, Row(version, row))

@@ -235,7 +235,7 @@ class Store:
             if isinstance(item, Poison):
                 work.quarantine(item)
                 poisons.append(item)
-            elif isinstance(item, Change) and item.values is None:
+            elif isinstance(item, Change) and item.deletes:
                 work.note_marker(item)
             for notice in verdict.notices:
                 kind, reason, lsn = notice.mark.value, notice.reason, notice.lsn
@@ -283,7 +283,7 @@ class Store:
                 outcome = self._fold.replay(state, item, work).value
             except HaltShard as error:
                 return Settled(offset, gone=False, outcome=f"kept: {error.problem}")
-            if isinstance(item, Change) and item.values is None:
+            if isinstance(item, Change) and item.deletes:
                 work.note_marker(item)
         work.release(record)
         if redecode is not None and record.user is not None:

@@ -189,11 +189,12 @@ def _judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> I
     for column in table.columns:
         if column.name in facts.columns:
             yield from _judge_column(f"{schema}.{table.name}", column, facts.columns[column.name])
-    by_index = facts.identity == "i" and table.owner in facts.identity_columns
+    by_index = facts.identity == "i" and {table.owner, table.key} <= facts.identity_columns
     if facts.identity != "f" and not by_index:
         yield Finding(
             "replica identity",
-            f"table {schema}.{table.name} has no REPLICA IDENTITY FULL: a delete would not say whose row it was",
+            f"table {schema}.{table.name} has no REPLICA IDENTITY FULL: a delete would not say whose row it was, "
+            "nor which",
             RUN_SQL,
         )
     if facts.identity == "f" and facts.partitions_without:

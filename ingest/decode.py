@@ -18,13 +18,10 @@ from kycache.model.change import (
     Poison,
     Scope,
     Skip,
-    Snapshot,
     Truncate,
 )
-from kycache.model.lsn import parse_sequence
 from kycache.model.partition import KeyForm, key_bytes
 from kycache.model.values import (
-    INT_MAX,
     USER_KEY_BYTES_MAX,
     Absent,
     Value,
@@ -35,6 +32,7 @@ from kycache.model.values import (
 )
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
 
+from .envelope import NULL, Envelope, Poisoned, origin_of
 from .image import ColumnRefused, Image, ImageDecoder, Values
 
 KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
@@ -42,10 +40,6 @@ KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
 
 VALUE_BYTES_MAX = 16 << 20
 """A record's value; one row of a profile is kilobytes, so more is a mistake and goes to quarantine unread."""
-
-
-TS_MS_END = 253_402_300_800_000
-"""The year 10000, in milliseconds: a source's clock shows less, and a greater one would look fresh for ever."""
 
 
 class Record(NamedTuple):
@@ -60,46 +54,6 @@ class Record(NamedTuple):
 
 USERS_REMEMBERED = 65_536
 """User ids whose two forms are kept: a fifth of the users make four fifths of the changes; some 25 MB."""
-
-
-_NULL = msgspec.Raw(b"null")
-
-
-class _Source(msgspec.Struct, gc=False):
-    table: str
-    ts_ms: int
-    lsn: int | None = None
-    sequence: str | None = None
-    snapshot: str | bool | None = None
-    tx: int | None = msgspec.field(default=None, name="txId")
-
-
-class _Envelope(msgspec.Struct):
-    op: str | None = None
-    source: _Source | None = None
-    before: msgspec.Raw = _NULL  # read for deletes only: it is half of an update
-    after: msgspec.Raw = _NULL
-    payload: "_Envelope | msgspec.UnsetType | None" = msgspec.UNSET
-
-
-class _Poisoned(Exception):
-    def __init__(
-        self,
-        reason: str,
-        *,
-        scope: Scope | None = None,
-        user: bytes | None = None,
-        table: int | None = None,
-        key: Value = None,
-        origin: Origin | None = None,
-    ) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.scope = scope
-        self.user = user
-        self.table = table
-        self.key = key
-        self.origin = origin
 
 
 class _Shape:
@@ -136,7 +90,7 @@ class RecordDecoder:
         self._print_user = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
         self._key_column = view.root.key
-        self._envelope = msgspec.json.Decoder(_Envelope)
+        self._envelope = msgspec.json.Decoder(Envelope)
         self._image = msgspec.json.Decoder(Image | None)
         self._users: dict[object, _User] = {}
 
@@ -146,7 +100,7 @@ class RecordDecoder:
             return Skip(record.offset, "tombstone")
         try:
             return self._decode(record, record.value)
-        except _Poisoned as poison:
+        except Poisoned as poison:
             user = poison.user if poison.user is not None else self._user_of_key(record.key)
             scope = poison.scope or (Scope.SHARD if user is None else Scope.PROFILE)
             return Poison(
@@ -164,11 +118,11 @@ class RecordDecoder:
 
     def _decode(self, record: Record, value: bytes) -> Item:
         if len(value) > VALUE_BYTES_MAX:
-            raise _Poisoned(f"the value has {len(value)} bytes, more than {VALUE_BYTES_MAX}")
+            raise Poisoned(f"the value has {len(value)} bytes, more than {VALUE_BYTES_MAX}")
         try:
             envelope = self._envelope.decode(value)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            raise _Poisoned(f"not a Debezium envelope: {_without_values(error)}") from None
+            raise Poisoned(f"not a Debezium envelope: {_without_values(error)}") from None
         if envelope.payload is not msgspec.UNSET:
             if envelope.payload is None:
                 return Skip(record.offset, "tombstone")
@@ -177,46 +131,51 @@ class RecordDecoder:
         if op == "m":
             return Skip(record.offset, "logical message")
         if source is None or op is None:
-            raise _Poisoned("not a Debezium envelope: no `op` or no `source`")
+            raise Poisoned("not a Debezium envelope: no `op` or no `source`")
         shape = self._shapes.get(source.table)
         if shape is None and source.table != HEARTBEAT_TABLE:
             return Skip(record.offset, "a table outside the view")
-        origin = _origin(op, source)
+        origin = origin_of(op, source)
         if op == "t":
             if shape is None:
                 return Skip(record.offset, "truncate of the heartbeat table")
             return Truncate(record.offset, origin, shape.number)
         if op not in ("c", "r", "u", "d"):
             # Streamed or of a snapshot, nobody can say: it must neither move the watermark nor end a snapshot.
-            raise _Poisoned(f"table {source.table!r}: unknown operation")
+            raise Poisoned(f"table {source.table!r}: unknown operation")
         if shape is None:
             return self._beat(record, origin, op, self._image_of("after", envelope.after, origin))
         if op == "d":
             return self._delete(record, origin, shape, envelope.before)
         return self._row(record, origin, shape, envelope)
 
-    def _row(self, record: Record, origin: Origin, shape: _Shape, envelope: _Envelope) -> Item:
+    def _row(self, record: Record, origin: Origin, shape: _Shape, envelope: Envelope) -> Item:
         image: Image = {}
         usual = shape.image.read(envelope.after)
         if usual is None:
             unusual = self._image_of("after", envelope.after, origin)
             if unusual is None:
-                raise _Poisoned(f"table {shape.name!r}, op {envelope.op}: no row image", origin=origin)
+                raise Poisoned(f"table {shape.name!r}, op {envelope.op}: no row image", origin=origin)
             image, owner, decoded = unusual, unusual.get(shape.owner), None
         else:
             owner, decoded = usual
         try:
             user = self._user_of(owner)
         except ValueRefused as error:
-            raise _Poisoned(
+            raise Poisoned(
                 f"table {shape.name!r}: column {shape.owner!r}: {error}", table=shape.number, origin=origin
             ) from None
         if record.key != user.kafka_key:
             return self._misrouted(record, shape)
         if len(user.key) > USER_KEY_BYTES_MAX:
             raise _too_long(shape, user, origin)
+        former: Value = None
+        if envelope.op == "u" and envelope.before != NULL:
+            former_owner, former = self._names_before(shape, envelope.before, origin)
+            if former_owner is not None and former_owner != user:
+                return _moved_in_one(record, shape)
         if decoded is None:
-            decoded = self._decode_each(shape, image, user, origin)
+            decoded = self._decode_each(shape, image, user, origin, former)
         values = decoded.values
         key: Value = None
         if shape.number:  # the root's key is the user: one root row a profile
@@ -224,7 +183,7 @@ class RecordDecoder:
             absent = found is None or isinstance(found, Absent)
             key = self._primary_key(shape, image, user.key, origin) if absent else cast("Value", found)
         # Without a known `before`, an update's placeholder says that the value did not change.
-        doubtful = decoded.placeholders and not (envelope.op == "u" and envelope.before == _NULL)
+        doubtful = decoded.placeholders and not (envelope.op == "u" and envelope.before == NULL)
         return Change(
             record.offset,
             origin,
@@ -236,16 +195,38 @@ class RecordDecoder:
             doubtful,
             decoded.extra,
             decoded.partial,
+            None if former == key else former,
         )
 
-    def _decode_each(self, shape: _Shape, image: Image, user: _User, origin: Origin) -> Values:
+    def _names_before(self, shape: _Shape, before: msgspec.Raw, origin: Origin) -> tuple[_User | None, Value]:
+        """Whose row an update met, and under which primary key; None where the image does not tell.
+
+        Of an image that REPLICA IDENTITY DEFAULT made up (line 12) the key alone can be right.
+        """
+        try:
+            owner, key = shape.image.names(before)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            raise Poisoned("not a Debezium envelope: `before` is no object", origin=origin) from None
+        try:
+            user = None if owner == 0 and shape.number else self._user_of(owner)
+        except ValueRefused:
+            user = None
+        try:
+            former = shape.key_decoder(key) if shape.number and key is not None else None
+        except ValueRefused:
+            former = None
+        return user, former
+
+    def _decode_each(self, shape: _Shape, image: Image, user: _User, origin: Origin, former: Value) -> Values:
         """An unusual image: odd values, or columns that come for the first time, or fewer than the view's."""
         try:
             decoded = shape.image.decode_each(image)
         except ColumnRefused as refused:
             # Without a key the whole profile is in doubt; the key's own refusal is the first that is told.
             named = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
-            raise _Poisoned(
+            if former not in (None, named):
+                named = None  # it is about two rows
+            raise Poisoned(
                 f"table {shape.name!r}: {refused}", user=user.key, table=shape.number, key=named, origin=origin
             ) from None
         shape.image.learn(image)
@@ -254,7 +235,7 @@ class RecordDecoder:
     def _delete(self, record: Record, origin: Origin, shape: _Shape, before: msgspec.Raw) -> Item:
         image = self._image_of("before", before, origin)
         if image is None:  # whose row it was, nobody can say
-            raise _Poisoned(f"table {shape.name!r}, op d: no row image", scope=Scope.DIRECTORY, origin=origin)
+            raise Poisoned(f"table {shape.name!r}, op d: no row image", scope=Scope.DIRECTORY, origin=origin)
         owner = image.get(shape.owner)
         try:
             user = self._user_of(owner)
@@ -262,7 +243,7 @@ class RecordDecoder:
                 raise ValueRefused("empty")  # what a fabricated image has, where ids are numbers
         except ValueRefused as error:
             # Line 12: under REPLICA IDENTITY DEFAULT `before` is fabricated but for the key.
-            raise _Poisoned(
+            raise Poisoned(
                 f"table {shape.name!r}: a delete whose {shape.owner!r} is {error}: "
                 f"set REPLICA IDENTITY FULL on {shape.name!r}",
                 scope=Scope.DIRECTORY,
@@ -280,7 +261,7 @@ class RecordDecoder:
         try:
             found: Image | None = self._image.decode(image)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            raise _Poisoned(f"not a Debezium envelope: `{name}` is no object", origin=origin) from None
+            raise Poisoned(f"not a Debezium envelope: `{name}` is no object", origin=origin) from None
         return found
 
     def _user_of(self, owner: object) -> _User:
@@ -312,7 +293,7 @@ class RecordDecoder:
         try:
             return shape.key_decoder(image.get(shape.key_column))
         except ValueRefused as error:
-            raise _Poisoned(
+            raise Poisoned(
                 f"table {shape.name!r}: primary key {shape.key_column!r}: {error}",
                 user=user,
                 table=shape.number,
@@ -353,31 +334,18 @@ class RecordDecoder:
         return user if 0 < len(user) <= USER_KEY_BYTES_MAX else None
 
 
-def _origin(op: str, source: _Source) -> Origin:
-    """Where the event stands in the source's history.
-
-    Whole snapshot rows have a null last commit; rows of incremental and blocking ones have not (lines 5, 6).
-    """
-    try:
-        commit, lsn = parse_sequence(source.sequence) if source.sequence is not None else (None, None)
-    except ValueError:
-        raise _Poisoned(f"table {source.table!r}: source.sequence is not a pair of numbers") from None
-    lsn = source.lsn if lsn is None else lsn
-    if lsn is None:
-        raise _Poisoned(f"table {source.table!r}: neither source.sequence nor source.lsn gives a position")
-    if not (0 < lsn <= INT_MAX and 0 <= (commit or 0) <= INT_MAX and abs(source.tx or 0) <= INT_MAX):
-        raise _Poisoned(f"table {source.table!r}: source.sequence, lsn or txId is no number of Postgres")
-    if not 0 <= source.ts_ms < TS_MS_END:
-        raise _Poisoned(f"table {source.table!r}: source.ts_ms is no time of a clock")
-    if op != "r":
-        kind = Snapshot.STREAMED
-    else:
-        kind = Snapshot.WHOLE if commit is None and source.snapshot != "incremental" else Snapshot.PARTIAL
-    return Origin(kind, commit, lsn, source.ts_ms, source.tx)
+def _moved_in_one(record: Record, shape: _Shape) -> Misrouted:
+    """The former owner's partition was told nothing, and would keep the row for ever (line 13)."""
+    return Misrouted(
+        record.offset,
+        f"an update of table {shape.name!r} gives a row to another user in one record: whose it was is not told",
+        f"let message.key.columns of the connector name {shape.owner!r} for {shape.name!r} "
+        "(`kycache connector` prints it), so that such an update comes as a delete and a create",
+    )
 
 
-def _too_long(shape: _Shape, user: _User, origin: Origin) -> _Poisoned:
-    return _Poisoned(
+def _too_long(shape: _Shape, user: _User, origin: Origin) -> Poisoned:
+    return Poisoned(
         f"table {shape.name!r}: a user id of {len(user.key)} bytes, more than {USER_KEY_BYTES_MAX}",
         scope=Scope.SHARD,
         table=shape.number,

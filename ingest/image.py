@@ -66,6 +66,19 @@ class ImageDecoder:
         finish = ((n, _finish(c.type)) for n, c in enumerate(table.columns))
         self._finish = [(n, made) for n, made in finish if made is not None]
         self._typed = self._make_typed()
+        names = [("owner", Any, msgspec.field(name=table.owner, default=None))]
+        if table.key != table.owner:
+            names.append(("key", Any, msgspec.field(name=table.key, default=None)))
+        self._names = msgspec.json.Decoder(msgspec.defstruct("Names", names, gc=False) | None).decode
+
+    def names(self, image: msgspec.Raw) -> tuple[object, object]:
+        """The owner's id and the primary key of an image, as they stand in it; None for what it has not.
+
+        Raises:
+            msgspec.MsgspecError, UnicodeDecodeError: it is no object.
+        """
+        found = self._names(image)
+        return (None, None) if found is None else (found.owner, getattr(found, "key", found.owner))
 
     def read(self, image: msgspec.Raw) -> tuple[object, Values] | None:
         """The owner's id and the values of a usual image, from its JSON; None where it is another."""

@@ -46,6 +46,13 @@ class Change(msgspec.Struct, gc=False):
     """Columns of the image that the view does not declare."""
     partial: bool = False
     """Some of `values` are `Absent`."""
+    former: Value = None
+    """The row's primary key before, where this update changed it: no row has that one any more."""
+
+    @property
+    def deletes(self) -> bool:
+        """A delete marker comes of it."""
+        return self.values is None or self.former is not None
 
 
 class Beat(msgspec.Struct, gc=False):

@@ -325,6 +325,8 @@ class FakeSource:
         if self.rng.random() < 0.3:
             del getattr(self, table)[row[key]]
             return [("d", table, row[key], row, None)]
+        if self.rng.random() < 0.15:
+            return [self._change_key(table, key, row)]
         change = (
             {"status": self.rng.choice(STATUSES), "updated_at": self._when()}
             if table == "kyc_records"
@@ -343,6 +345,14 @@ class FakeSource:
         moved = {**row, "user_id": owner}
         getattr(self, table)[row[key]] = moved
         return [("d", table, row[key], row, None), ("c", table, row[key], None, moved)]
+
+    def _change_key(self, table: str, key: str, row: Row) -> tuple[Any, ...]:
+        """A child's own key is not in the Kafka key, so its update is one like any other (seen)."""
+        rows = getattr(self, table)
+        del rows[row[key]]
+        changed = {**row, key: self.new_id()}
+        rows[changed[key]] = changed
+        return ("u", table, changed[key], row, changed)
 
     def _rename_user(self, user_id: str, mine: list[str]) -> list[tuple[Any, ...]]:
         row = self.users.pop(user_id)

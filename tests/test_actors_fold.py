@@ -397,3 +397,25 @@ def test_bootstrapped_needs_start_snapshot_and_a_streamed_change() -> None:
     assert not bootstrapped("change", "change")  # snapshot.mode=no_data
     assert not bootstrapped("snapshot", "change", from_start=False)
     assert bootstrapped("change", "snapshot", "change")
+
+
+def test_14_a_childs_own_key_changes_in_one_record() -> None:
+    """The row under the former key is gone, whatever comes again of it; columns that are missing were its own."""
+    desk = Desk()
+    desk.snapshot_row(S, "root")
+    desk.put(desk.streamed(1100, 1120), "a", "kept", table=1, key=b"1")
+    values: tuple[Value | Absent, ...] = ("a", Absent.MISSING)
+    renamed = Change(0, desk.streamed(1200, 1220), 1, b"k", USER, b"2", values, partial=True, former=b"1")
+    assert desk.apply(renamed).outcome is Outcome.APPLIED
+
+    def rows() -> list[tuple[object, object]]:
+        return [(k, r.values) for t, k, r in desk.profiles.get(USER).rows() if t == 1 and r.values is not None]
+
+    assert rows() == [(b"2", ("a", "kept"))]
+    assert desk.put(desk.streamed(1100, 1120), "a", "kept", table=1, key=b"1") is Outcome.STALE
+    assert desk.apply(renamed).outcome is Outcome.APPLIED
+    assert rows() == [(b"2", ("a", "kept"))]
+    desk.put(desk.streamed(1300, 1320), "b", "new", table=1, key=b"1")
+    desk.delete(desk.streamed(1300, 1330), table=1, key=b"2")
+    assert desk.apply(renamed).outcome is Outcome.STALE
+    assert rows() == [(b"1", ("b", "new"))]

@@ -389,6 +389,16 @@ def test_line_14_a_moved_child_is_deleted_here_and_created_there() -> None:
     assert any(d.partition != c.partition for d, c in moves.values())
 
 
+def test_line_14_a_childs_own_key_changes_by_an_update_alone() -> None:
+    """Nothing but `before` tells of the former key: there is no delete, since Debezium's key is the user id."""
+    events = in_order(scenarios()["child-key-changed"])
+    assert [c.op for c in events[:6]] == ["u"] * 6
+    assert {c.op for c in events[6:]} == {"d", "c"}  # this one went to another user as well
+    formers = [c.item.former for c in events if isinstance(c.item, Change) and c.op == "u"]
+    assert len(formers) == 6
+    assert None not in formers
+
+
 def test_line_15_a_changed_user_key_takes_its_children_along() -> None:
     changes = [(c.table, c.op) for c in in_order(scenarios()["user-key-changed"])]
     for table in ("users", "kyc_records", "accounts"):

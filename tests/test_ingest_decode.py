@@ -242,3 +242,35 @@ def test_any_value_in_any_place_is_some_item(table: str, op: str, data: st.DataO
 def test_any_bytes_are_some_item(value: bytes, key: bytes | None) -> None:
     for form in KeyForm:
         RecordDecoder(VIEW, form).decode(Record(0, 0, key, value))
+
+
+def test_an_update_of_a_childs_own_key_names_both() -> None:
+    """To Debezium a key is the user id: no delete tells of the former one (seen on 3.6.3)."""
+    before = {**ACCOUNTS_ROW, "account_id": ACCOUNT.replace("1", "7")}
+    change = decode(envelope("u", "accounts", ACCOUNTS_ROW, before=before))
+    assert isinstance(change, Change)
+    assert (change.key, change.former) == (uuid_bytes(ACCOUNT), uuid_bytes(before["account_id"]))
+    same = decode(envelope("u", "accounts", ACCOUNTS_ROW, before=ACCOUNTS_ROW))
+    assert isinstance(same, Change)
+    assert same.former is None
+    # One that cannot be understood is about two rows, so no one row heals it.
+    poison = decode(envelope("u", "accounts", {**ACCOUNTS_ROW, "balance": 1}, before=before))
+    assert isinstance(poison, Poison)
+    assert poison.scope is Scope.PROFILE
+    assert poison.key is None
+
+
+@pytest.mark.parametrize("made_up", [{"user_id": ""}, {"user_id": None}, {}, {"user_id": 0}])
+def test_what_is_made_up_under_replica_identity_default_says_nothing(made_up: dict[str, Any]) -> None:
+    change = decode(envelope("u", "accounts", ACCOUNTS_ROW, before={"account_id": ACCOUNT, **made_up}))
+    assert isinstance(change, Change)
+    assert change.former is None
+
+
+def test_an_update_that_gives_a_row_to_another_user_halts() -> None:
+    """Where the connector's keys are not made of message.key.columns, the former owner is told nothing."""
+    before = {**ACCOUNTS_ROW, "user_id": USER.replace("1", "2")}
+    item = decode(envelope("u", "accounts", ACCOUNTS_ROW, before=before))
+    assert isinstance(item, Misrouted)
+    assert "message.key.columns" in item.remedy
+    assert before["user_id"] not in item.problem

@@ -18,6 +18,7 @@ Each of these is put into the product by hand; `make mutants` does it and tells 
 13. readiness comes with the first snapshot row
 14. an older row heals a newer one that could not be understood
 15. delete markers are dropped while a replay may still need them
+16. a child whose own key changes stays under the former one too
 """
 
 import pytest

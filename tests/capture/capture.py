@@ -418,6 +418,20 @@ def child_moved(capture: Capture) -> None:
     capture.transaction(*(move("accounts", "account_id", 8, owner) for owner in (U00, U10, U30, U20, U11)))
 
 
+def child_key_changed(capture: Capture) -> None:
+    """To Debezium a child's own key is a column like others: only `before` tells of the former one."""
+
+    def rename(table: str, key: str, number: int, new: int, more: str = "") -> str:
+        return f"UPDATE {table} SET {key} = '{child(new)}'{more} WHERE {key} = '{child(number)}'"
+
+    capture.transaction(rename("kyc_records", "kyc_id", 1, 901))
+    # There and back, two that exchange theirs, and one that goes to another user as well.
+    capture.transaction(
+        *(rename("accounts", "account_id", *way) for way in ((3, 902), (902, 3), (7, 903), (10, 7), (903, 10)))
+    )
+    capture.transaction(rename("accounts", "account_id", 13, 904, f", user_id = '{U10}'"))
+
+
 def user_key_changed(capture: Capture) -> None:
     """ON UPDATE CASCADE: the children follow into another partition; then a namesake takes the old key."""
     capture.transaction(add_user(U02, "Before"), add_kyc(15, U02, "VERIFIED"), add_account(16, U02))
@@ -653,6 +667,7 @@ SCENARIOS: list[Callable[[Capture], None]] = [
     numerics,
     padded_and_odd_texts,
     child_moved,
+    child_key_changed,
     user_key_changed,
     deleted_with_cascade,
     deleted_and_inserted_again,

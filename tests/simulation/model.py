@@ -120,7 +120,16 @@ class ShardModel:
 
     def row(self, change: Change, order: int) -> None:
         """One image of a row, from the log or out of quarantine."""
-        identity = (change.table, change.key)
+        if change.former is None:
+            self._image(change, change.key, change.values, order)
+            return
+        before = self.living(change.user).get((change.table, change.former))
+        self._image(change, change.former, None, order)
+        values = change.values or ()
+        self._image(change, change.key, values if before is None else _filled(values, before), order)
+
+    def _image(self, change: Change, key: object, values: tuple[object, ...] | None, order: int) -> None:
+        identity = (change.table, key)
         images = self.rows.setdefault(change.user, {})
         before = images.get(identity)
         if order < max(self.snapshot or 0, self.truncated.get(change.table, 0), before.order if before else 0):
@@ -128,8 +137,9 @@ class ShardModel:
         self._touch(change.user)
         suspicions = self.suspicions.setdefault(change.user, [])
         known = None if before is None else before.values
-        images[identity] = Image(order, None if change.values is None else _filled(change.values, known))
-        if change.doubtful or (known is None and Absent.UNAVAILABLE in (change.values or ())):
+        images[identity] = Image(order, None if values is None else _filled(values, known))
+        doubtful = change.doubtful and key == change.key
+        if doubtful or (known is None and Absent.UNAVAILABLE in (values or ())):
             suspicions.append(Suspicion(identity, change.offset, order))
         else:
             self.suspicions[change.user] = [s for s in suspicions if s.row != identity or s.order > order]

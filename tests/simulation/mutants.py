@@ -90,6 +90,12 @@ MUTANTS = (
         "        state.generation_offset = offset\n        state.bootstrapped = state.from_start\n",
     ),
     Mutant("older-row-heals", "actors/fold.py", "!= (table, key) or s.version > version", "!= (table, key)"),
+    Mutant(
+        "former-key-stays",
+        "actors/fold.py",
+        "        self._row(state, Change(*about, change.former, None), profiles)\n",
+        "",
+    ),
     Mutant("markers-are-dropped-early", "actors/store.py", "if not state.quarantined:", "if True:"),
 )
 
