@@ -25,7 +25,15 @@ client may leave between the route's return and the stream's first byte, when no
 IDS = b"/users/"
 """Behind it, in an id that is any text, a slash is written `%2F`; nowhere else is it one."""
 
+UNTAKEN_S_MAX = 120.0
+"""After so long without taking a piece of an answer a client of HTTP/2 counts as gone. That its window is shut is no
+matter of the kernel's, which has the same bound for other clients (`listen`)."""
+
 Application = Callable[[Any, Any, Any], Awaitable[None]]
+
+
+class _NotTaken(Exception):
+    """The client takes nothing: no end can be sent either."""
 
 
 class Gate:
@@ -60,6 +68,8 @@ class Gate:
             scope = {**scope, "headers": headers, "extensions": {**scope["extensions"], AT_END: at_end}}
             try:
                 await self._application(scope, exchange.receive, exchange.send)
+            except* _NotTaken:
+                pass
             except* CutOff:
                 # Returning without an end makes Hypercorn close an HTTP/1 connection: the last chunk is missing.
                 # An HTTP/2 stream it would leave open for ever; there only the last line is missing.
@@ -92,7 +102,10 @@ class _Exchange:
     async def send(self, message: Any) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             self._answered = True
-        await self._send(message)
+        with trio.move_on_after(UNTAKEN_S_MAX) as sending:
+            await self._send(message)
+        if sending.cancelled_caught:
+            raise _NotTaken
 
 
 def _refused(scope: Any) -> Problem | None:

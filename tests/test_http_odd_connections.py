@@ -1,19 +1,27 @@
 """What a connection may send that Hypercorn's handler fails at: it ends that connection, never the server."""
 
+import re
 import struct
+from collections.abc import AsyncIterator
 from pathlib import Path
 
-import h2.config
 import h2.connection
 import h2.events
+import h2.settings
 import hpack
+import httpx
 import pytest
 import trio
-from http_stand import Stand, User, serving
+from http_stand import Stand, people, serving
+
+from kycache.http import gate
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, PRIORITY, SETTINGS = 1, 2, 4
+INITIAL_WINDOW_SIZE = 4
 END_STREAM, END_HEADERS = 1, 4
+CHUNK_BYTES = 70_000
+"""At most, of 500 rows."""
 UPGRADE = b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade, HTTP2-Settings\r\n"
 
 
@@ -37,7 +45,7 @@ PRIORITIES = [frame(PRIORITY, 0, 2 * n + 1, struct.pack(">IB", 0, 5)) for n in r
 @pytest.fixture
 def stand(tmp_path: Path) -> Stand:
     made = Stand(tmp_path / "data")
-    made.load([User(n) for n in range(1, 5)])
+    made.load(people(1200))
     return made
 
 
@@ -60,7 +68,7 @@ def stand(tmp_path: Path) -> Stand:
 async def test_ends_that_connection_only(stand: Stand, sent: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async with serving(stand) as client:
         for _ in range(2):
-            async with await trio.open_tcp_stream(client.base_url.host, client.base_url.port or 80) as stream:
+            async with await connected(client) as stream:
                 await stream.send_all(sent)
                 with trio.fail_after(5):
                     try:
@@ -78,8 +86,8 @@ async def test_a_body_that_comes_after_the_answer(stand: Stand) -> None:
     post = [(":method", "POST"), (":scheme", "http"), (":authority", "a"), (":path", "/users")]
     get = [(":method", "GET"), *post[1:]]
     async with serving(stand) as client:
-        async with await trio.open_tcp_stream(client.base_url.host, client.base_url.port or 80) as stream:
-            speaker = h2.connection.H2Connection(h2.config.H2Configuration(header_encoding="ascii"))
+        async with await connected(client) as stream:
+            speaker = h2.connection.H2Connection()
             speaker.initiate_connection()
             speaker.send_headers(1, post)
             assert await answered(stream, speaker) == "405"
@@ -90,14 +98,66 @@ async def test_a_body_that_comes_after_the_answer(stand: Stand) -> None:
         assert (await client.get("/livez")).status_code == 200
 
 
-async def answered(stream: trio.SocketStream, speaker: h2.connection.H2Connection) -> str:
-    """The status of the next answer, once it is whole."""
-    status = ""
-    with trio.fail_after(5):
+async def test_a_window_that_is_shut_holds_no_export(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel sees a live connection."""
+    monkeypatch.setattr(gate, "UNTAKEN_S_MAX", 0.2)
+    get = {"method": b"GET", "scheme": b"http", "authority": b"a", "path": b"/users/export"}
+    shut = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
+    async with serving(stand) as client, await connected(client) as stream:
+        await stream.send_all(shut + head(1, **get))
+        with trio.fail_after(5):
+            while 'exports_total{outcome="left"} 1.0' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
+                await trio.sleep(0.01)
+        assert "kycache_http_exports_running 0.0" in (await client.get("/metrics")).text
+
+
+async def test_an_export_lies_in_no_memory_while_its_reader_is_slow(tmp_path: Path) -> None:
+    """Read in the end, it is the one that HTTP/1.1 gives."""
+    stand = Stand(tmp_path / "data")
+    stand.load(people(3000))
+    get = [(":method", "GET"), (":scheme", "http"), (":authority", "a"), (":path", "/users/export")]
+    async with serving(stand) as client, await connected(client) as stream:
+        whole = (await client.get("/users/export", headers={"accept-encoding": "identity"})).content
+        sent = await exported(client)
+        assert sent == len(whole) > 4 * CHUNK_BYTES
+        speaker = h2.connection.H2Connection()
+        speaker.initiate_connection()
+        speaker.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 1000})
+        speaker.send_headers(1, get, end_stream=True)
+        got = b""
+        async for event in events(stream, speaker):
+            if isinstance(event, h2.events.DataReceived):
+                assert await exported(client) - sent - len(got) < 2 * CHUNK_BYTES
+                got += event.data
+                speaker.acknowledge_received_data(event.flow_controlled_length, 1)
+        assert got == whole
+
+
+async def exported(client: httpx.AsyncClient) -> float:
+    """How many bytes of exports were made so far."""
+    return float(re.findall(r"export_bytes_total (\d\S*)", (await client.get("/metrics")).text)[0])
+
+
+async def connected(client: httpx.AsyncClient) -> trio.SocketStream:
+    """A bare connection to the server."""
+    return await trio.open_tcp_stream(client.base_url.host, client.base_url.port or 80)
+
+
+async def events(stream: trio.SocketStream, speaker: h2.connection.H2Connection) -> AsyncIterator[h2.events.Event]:
+    """What comes, until an answer is whole."""
+    with trio.fail_after(20):
         while True:
             await stream.send_all(speaker.data_to_send())
             for event in speaker.receive_data(await stream.receive_some()):
-                if isinstance(event, h2.events.ResponseReceived):
-                    status = dict(event.headers)[":status"]
-                elif isinstance(event, h2.events.StreamEnded):
-                    return status
+                yield event
+                if isinstance(event, h2.events.StreamEnded):
+                    return
+
+
+async def answered(stream: trio.SocketStream, speaker: h2.connection.H2Connection) -> str:
+    """The status of the next answer, once it is whole."""
+    status = ""
+    async for event in events(stream, speaker):
+        if isinstance(event, h2.events.ResponseReceived):
+            status = dict(event.headers)[b":status"].decode()
+    return status
