@@ -26,8 +26,8 @@ IDS = b"/users/"
 """Behind it, in an id that is any text, a slash is written `%2F`; nowhere else is it one."""
 
 UNTAKEN_S_MAX = 120.0
-"""After so long without taking a piece of an answer a client of HTTP/2 counts as gone. That its window is shut is no
-matter of the kernel's, which has the same bound for other clients (`listen`)."""
+"""After so long without taking a piece of an answer a client of HTTP/2 counts as gone. That its window is shut
+is no matter of the kernel's, which has the same bound for other clients (`listen`)."""
 
 Application = Callable[[Any, Any, Any], Awaitable[None]]
 
