@@ -292,17 +292,15 @@ class Fold:
             profile.put(change.table, change.key, Row(version, None, change.origin.ts_ms))
             self._heal(profile, change.table, change.key, version)
         else:
-            whole = True
+            row, unknown = cast("tuple[Value, ...]", change.values), False
             if change.partial:
                 known = before is not None and before.values is not None
-                row, whole = _merge(change.values, before if known else profile.row(change.table, change.key))
-            else:
-                row = cast("tuple[Value, ...]", change.values)
+                row, unknown = _merge(change, before if known else profile.row(change.table, change.key), profile)
             profile.put(change.table, change.key, Row(version, row))
-            if whole and not change.doubtful:
-                self._heal(profile, change.table, change.key, version)
-            else:
+            if unknown or change.doubtful:
                 self._suspect(profile, Suspicion(change.table, change.key, change.offset, version))
+            else:
+                self._heal(profile, change.table, change.key, version)
         state.counters.applied += 1
         profiles.touch(change.user)
         return Outcome.APPLIED
@@ -419,17 +417,16 @@ def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
     return origin.commit <= state.before_commit
 
 
-def _merge(values: tuple[Value | Absent, ...], stored: Row | None) -> tuple[tuple[Value, ...], bool]:
-    """The new row, and whether each of its values is known: what an image lacks is kept from before."""
+def _merge(change: Change, stored: Row | None, profile: Profile) -> tuple[tuple[Value, ...], bool]:
+    """The new row, and whether a value of it is not known.
+
+    What an image lacks is kept from before. Of a value that did not change, that is what it is only where the row
+    was known: not where something about it could not be understood, nor where it was in doubt already.
+    """
+    assert change.values is not None
     before = stored.values if stored is not None else None
-    row: list[Value] = []
-    whole = True
-    for at, value in enumerate(values):
-        if not isinstance(value, Absent):
-            row.append(value)
-        elif before is not None:
-            row.append(before[at])
-        else:
-            row.append(None)
-            whole = whole and value is Absent.MISSING
-    return tuple(row), whole
+    old = (None,) * len(change.values) if before is None else before
+    row = tuple(was if isinstance(now, Absent) else now for now, was in zip(change.values, old, strict=True))
+    about = ((ANY_ROW, None), (change.table, change.key))
+    doubted = before is None or any((s.table, s.key) in about for s in profile.suspicions)
+    return row, doubted and Absent.UNAVAILABLE in change.values

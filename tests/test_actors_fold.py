@@ -218,6 +218,24 @@ def test_23_an_unchanged_toast_value_is_kept_or_suspect() -> None:
     assert not desk.profiles.get(USER).suspicions
 
 
+def test_23_a_value_that_was_not_known_is_not_known_for_not_having_changed() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a", "long")
+    desk.apply(poison(Scope.PROFILE, 0, origin=desk.streamed(1100, 1120)))  # it might have changed here
+    desk.put(desk.streamed(1200, 1220), "c", Absent.UNAVAILABLE)
+    assert desk.profiles.get(USER).suspicions
+    # Replayed, the record is older than the row: what it says of the value comes too late.
+    replayed = Change(1, desk.streamed(1100, 1120), 0, b"k", USER, None, ("b", "other"))
+    assert desk.fold.replay(desk.state, replayed, desk.profiles) is Outcome.STALE
+    assert [s.offset for s in desk.profiles.get(USER).suspicions] == [1, 2]  # the second is the row's own
+    desk.put(desk.streamed(1300, 1320), "d", "other")
+    assert not desk.profiles.get(USER).suspicions
+    # Where no row was, null stands in the place of what nobody knows, and is nothing that can be kept.
+    desk.put(desk.streamed(1400, 1420), "e", Absent.UNAVAILABLE, table=1, key=b"1")
+    desk.put(desk.streamed(1500, 1520), "f", Absent.UNAVAILABLE, table=1, key=b"1")
+    assert desk.profiles.get(USER).suspicions
+
+
 def test_28_a_missing_column_is_not_null() -> None:
     desk = Desk()
     desk.snapshot_row(S, "a", "kept")

@@ -120,15 +120,13 @@ class ShardModel:
 
     def row(self, change: Change, order: int) -> None:
         """One image of a row, from the log or out of quarantine."""
-        if change.former is None:
-            self._image(change, change.key, change.values, order)
-            return
-        before = self.living(change.user).get((change.table, change.former))
-        self._image(change, change.former, None, order)
-        values = change.values or ()
-        self._image(change, change.key, values if before is None else _filled(values, before), order)
+        known = self.living(change.user)
+        if change.former is not None:
+            self._image(change, change.former, None, order)
+        former = known.get((change.table, change.former)) if change.former is not None else None
+        self._image(change, change.key, former or known.get((change.table, change.key)), order)
 
-    def _image(self, change: Change, key: object, values: tuple[object, ...] | None, order: int) -> None:
+    def _image(self, change: Change, key: object, known: tuple[object, ...] | None, order: int) -> None:
         identity = (change.table, key)
         images = self.rows.setdefault(change.user, {})
         before = images.get(identity)
@@ -136,10 +134,11 @@ class ShardModel:
             return
         self._touch(change.user)
         suspicions = self.suspicions.setdefault(change.user, [])
-        known = None if before is None else before.values
+        values = change.values if key == change.key else None
         images[identity] = Image(order, None if values is None else _filled(values, known))
-        doubtful = change.doubtful and key == change.key
-        if doubtful or (known is None and Absent.UNAVAILABLE in (values or ())):
+        kept = Absent.UNAVAILABLE in (values or ())
+        unsure = kept and (known is None or any(s.row in (identity, ANY) for s in suspicions))
+        if values is not None and (change.doubtful or unsure):
             suspicions.append(Suspicion(identity, change.offset, order))
         else:
             self.suspicions[change.user] = [s for s in suspicions if s.row != identity or s.order > order]
