@@ -29,7 +29,7 @@ from .truth import NOTHING_KNOWN, truth_headers
 CHUNK_ROWS = 500
 """Rows of one set of read transactions: 2 ms of work, compressed 3, on the thread that all clients share."""
 
-_LINE_BREAKS = [(c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\x85\u2028\u2029"]
+_LINE_BREAKS = [(b"\r", b" "), *((c.encode(), f"\\u{ord(c):04x}".encode()) for c in "\x85\u2028\u2029")]
 
 log = logging.getLogger("kycache.http")
 
@@ -151,9 +151,10 @@ def _lines(rows: list[Row]) -> bytes:
     """The rows' JSON, a line each.
 
     JSON escapes line feeds, but not the three characters beyond ASCII at which many a reader of lines (Python's
-    `splitlines`, and with it httpx) breaks too: they are escaped here.
+    `splitlines`, and with it httpx) breaks too: they are escaped here. Bare ones stand between the tokens of a
+    `json` column, which PostgreSQL keeps as it was written: blanks do as well.
     """
-    lines = b"\n".join([row for _, row in rows]) + b"\n"
+    lines = b"\n".join([row.replace(b"\n", b" ") for _, row in rows]) + b"\n"
     for raw, escaped in _LINE_BREAKS:
         lines = lines.replace(raw, escaped)
     return lines

@@ -19,12 +19,14 @@ from backports import zstd
 from faults import seeds
 from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, serving
 
+import kycache.model.view
 from kycache.actors.freshness import Freshness, freshness
 from kycache.http import exports as exports_module
 from kycache.http.codings import CODINGS, choose
 from kycache.http.cursors import Cursor
 from kycache.http.problems import Kind, Problem
 from kycache.model.change import Scope
+from kycache.model.definition import parse_view
 from kycache.model.lsn import format_lsn, parse_lsn
 
 ROWS = 20
@@ -124,6 +126,17 @@ class TestWhole:
         assert end_of(lines)["watermark"] == {"from": mark, "to": mark}
         cursors = [number for number, line in enumerate(lines) if list(line) == ["cursor"]]
         assert cursors == [*range(ROWS, len(lines) - 2, ROWS + 1), len(lines) - 2]
+
+    async def test_line_breaks_within_a_json_column_begin_no_line(self, tmp_path: Path) -> None:
+        """PostgreSQL keeps the blanks of a `json` value; between its tokens they mean nothing."""
+        toml = (Path(kycache.model.view.__file__).parent / "kyc.toml").read_text(encoding="utf-8")
+        view = parse_view(toml.replace('"firstName", type = "text"', '"firstName", type = "json"'), "json.toml")
+        stand = Stand(tmp_path / "json", view=view)
+        stand.load([User(n, first='{"a":\r\n [1,\n\t"x\\n"]\r}\n') for n in range(3)])
+        async with serving(stand) as client:
+            lines = parsed((await client.get("/users/export", headers=PLAIN)).text)
+        assert [row["firstName"] for row in rows_of(lines)] == [{"a": [1, "x\n"]}] * 3
+        end_of(lines)
 
     async def test_filters_and_order_are_those_of_the_list(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:
