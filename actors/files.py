@@ -219,28 +219,31 @@ class DataDirectory:
         """What puts every shard of this directory in doubt."""
         return _read(self.root / "suspect.json", tuple[Doubt, ...]) or ()
 
-    def doubts_stamp(self) -> int:
-        """Changes whenever `suspect.json` does; 0 where there is none."""
+    def doubts_stamp(self) -> tuple[int, int]:
+        """Changes whenever `suspect.json` does. Its time alone may not: the kernel's clock ticks every few ms."""
         try:
-            return (self.root / "suspect.json").stat().st_mtime_ns
+            found = (self.root / "suspect.json").stat()
         except FileNotFoundError:
-            return 0
+            return 0, 0
+        return found.st_mtime_ns, found.st_ino
 
     def add_doubts(self, new: tuple[Doubt, ...]) -> None:
-        """Put every shard in doubt, durably, before the batch that says so is committed. The latest of a kind
-        and shard stands for all before it."""
+        """Put every shard in doubt, durably, before the batch that says so is committed. The latest of a kind, a
+        shard and an epoch stands for all before it; one without an LSN, which no snapshot ends, for all."""
         node = self.node()
         with self._doubts_locked():
-            known = {(d.kind, d.shard): d for d in self.doubts()}
+            known = {(d.kind, d.shard, d.epoch): d for d in self.doubts()}
             for doubt in new:
                 # Not the epoch of the shard that says so: it may be of an earlier one than its neighbours, which
                 # were started over alone, and read on in the log behind the point where theirs begins.
                 placed = node is not None and node.starts and doubt.shard != NO_SHARD
                 if node is not None and placed and doubt.offset >= node.starts[doubt.shard]:
                     doubt = msgspec.structs.replace(doubt, epoch=node.epoch)
-                before = known.get((doubt.kind, doubt.shard))
-                if before is None or doubt.lsn >= before.lsn:
-                    known[doubt.kind, doubt.shard] = doubt
+                # Between epochs LSNs say nothing: a source that moved back counts them from further down.
+                key = doubt.kind, doubt.shard, doubt.epoch
+                before = known.get(key)
+                if before is None or doubt.lsn == 0 or doubt.lsn >= before.lsn > 0:
+                    known[key] = doubt
             write_whole(self.root / "suspect.json", msgspec.json.encode(list(known.values())))
 
     def clear_doubt(self, kind: str, shard: int) -> None:

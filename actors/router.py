@@ -60,7 +60,7 @@ class Router:
         self._numeric = view.root.key_type.kind is Kind.INT
         self._node: Node | None = None
         self._readers: list[ShardReader] = []
-        self._doubts: tuple[int, tuple[Doubt, ...]] = (-1, ())
+        self._doubts: tuple[tuple[int, int], tuple[Doubt, ...]] = ((-1, 0), ())
 
     @property
     def directory(self) -> DataDirectory:
