@@ -8,6 +8,7 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import OffsetAndMetadata
 
+from .fetched import PartitionRecords
 from .settings import KafkaSettings
 
 POLL_RECORDS_MAX = 2_000
@@ -52,6 +53,8 @@ def open_consumer(settings: KafkaSettings, instance_id: str, place: str) -> Kafk
     # A member that leads the group before it knows the topic assigns nothing, and for ever: kafka-python 3.0
     # takes the partitions that it learns of meanwhile for those it has assigned (seen, 2 starts of 40).
     consumer.partitions_for_topic(settings.topic)
+    # Looked up on the fetcher for each fetch; there is no setting for it.
+    consumer._fetcher.PartitionRecords = PartitionRecords
     return consumer
 
 
