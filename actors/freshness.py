@@ -46,6 +46,7 @@ class Freshness(NamedTuple):
     watermark: int
     suspect: bool
     heartbeat: bool
+    """False: how old it is, is known only up to Kafka."""
     cut_off: bool = False
     """Something is known to have happened that no shard was told of: no demand can be met."""
 
@@ -79,10 +80,12 @@ def freshness(
     states: Sequence[ShardState], doubts: Sequence[Doubt], *, profile_suspect: bool = False
 ) -> Freshness:
     """The freshness of an answer made of these shards: that of the least fresh one."""
-    heartbeat = all(s.heartbeat for s in states)
+    as_ofs = [s.known_as_of_ms for s in states]
+    known = [as_of for as_of in as_ofs if as_of is not None]
+    heartbeat = len(known) == len(as_ofs)
     held = [d for d in doubts if any(concerns(d, s) for s in states)]
     return Freshness(
-        as_of_ms=min(s.as_of_ms for s in states) if heartbeat else None,
+        as_of_ms=min(known) if heartbeat else None,
         watermark=min(s.watermark for s in states),
         suspect=profile_suspect or bool(held) or any(s.doubts for s in states),
         heartbeat=heartbeat,
@@ -116,8 +119,7 @@ def status(
         built: the state of that one, where it can be read.
         why_no_state: its file is not looked at yet, and what was said of it before does not count.
     """
-    as_of = state.as_of_ms if state is not None and state.heartbeat else None
-    stale = staleness_s(as_of, now_s, limits)
+    stale = None if state is None else staleness_s(state.known_as_of_ms, now_s, limits)
     known = [d for d in doubts if state is None or concerns(d, state)]
     cut_off = next((f"{d.reason}; {_remedy(d)}" for d in known if d.kind == CUT_OFF), "")
     why_empty = "nothing was ingested yet"
@@ -125,7 +127,8 @@ def status(
         if report.state == Standing.RESTORING:
             why_empty = f"{report.holder}, which had it come back from a snapshot, is gone; start `kycache ingest`"
         report = None
-    old = stale is not None and stale > limits.stale_after_s
+    never_right = state is not None and state.heartbeat and not state.as_of_ms
+    old = never_right if stale is None else stale > limits.stale_after_s
     clock = _clock_ahead(state, old, now_s, limits)
     if why_no_state:
         standing, reason = Standing.BOOTSTRAPPING, why_no_state
@@ -142,7 +145,7 @@ def status(
     elif cut_off:
         standing, reason = Standing.STALE, cut_off
     elif old:
-        standing, reason = Standing.STALE, clock or f"the last commit seen is {stale:.1f} s old"
+        standing, reason = Standing.STALE, clock or f"the last commit seen is {stale or 0:.1f} s old"
     else:
         standing, reason = Standing.READY, clock
     if report is not None and report.state == OPEN and report.reason:

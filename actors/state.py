@@ -99,6 +99,11 @@ class ShardState(msgspec.Struct, array_like=True):
     """By how much the latest time of the source's clock that was seen is later than `as_of_ms`."""
 
     @property
+    def known_as_of_ms(self) -> int | None:
+        """`as_of_ms`, where it tells how fresh the shard is: heartbeats come, and not all that came was ahead."""
+        return self.as_of_ms or None if self.heartbeat else None
+
+    @property
     def seen_ms(self) -> int:
         """The latest time of the source's clock that was seen, right or wrong: what redelivery is told by."""
         return self.as_of_ms + self.ahead_ms

@@ -138,7 +138,7 @@ def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: floa
     if fresh.cut_off:
         raise refusal(Kind.NOT_FRESH, "The view missed a change of the source and awaits a rebuild.")
     if bound is not None and stale is None:
-        unknown = "The source sends no heartbeat, so the age of the data is known only up to Kafka."
+        unknown = "The source sends no heartbeat, or its clock is ahead: age is known only up to Kafka."
         raise refusal(Kind.FRESHNESS_UNKNOWN, unknown, MAX_STALENESS)
     waited = refusal(Kind.NOT_FRESH, "The view has not caught up with what was asked for; try again.")
     return Wait(shards, demand.min_lsn or 0, bound, waited.answer())

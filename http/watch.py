@@ -113,7 +113,7 @@ class Watch:
         shard.unread = state is None
         if state is not None:
             shard.watermark = state.watermark
-            shard.as_of_ms = state.as_of_ms if state.heartbeat else None
+            shard.as_of_ms = state.known_as_of_ms
         return True
 
     def _tell(self, seen: list[_Shard], group: set[_Waiter], now: float) -> None:

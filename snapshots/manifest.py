@@ -199,7 +199,7 @@ def entry_of(
         suspect=state.suspects,
         position=ReadFrom.of(state.position),
         watermark=format_lsn(state.watermark),
-        as_of_ms=state.as_of_ms if state.heartbeat else 0,
+        as_of_ms=state.known_as_of_ms or 0,
         doubts=tuple(doubt for doubt in doubts if doubt.kind == CUT_OFF and concerns(doubt, state)),
     )
 

@@ -211,6 +211,17 @@ class TestDemands:
             stand.beat()  # it keeps its time again
             assert (await self.asked(client, path, Max_Staleness="30")).status_code == 200
 
+    async def test_a_source_whose_clock_was_never_right(self, stand: Stand) -> None:
+        """No answer says 1970: its age is not known."""
+        stand.believed_s = 0.0
+        stand.load([User(1)], ts_ms=now_ms() + 3_600_000)
+        async with serving(stand) as client:
+            response = await client.get(f"/users/{User(1).id}")
+            assert response.status_code == 200
+            assert "kycache-as-of" not in response.headers
+            assert response.headers["kycache-freshness"] == "kafka"
+            problem(await self.asked(client, f"/users/{User(1).id}", Max_Staleness="30"), 503, "freshness-unknown")
+
     async def test_without_heartbeat(self, stand: Stand) -> None:
         users = people(60)
         stand.load(users, heartbeat=False)
