@@ -220,7 +220,8 @@ class TestDemands:
             assert response.status_code == 200
             assert "kycache-as-of" not in response.headers
             assert response.headers["kycache-freshness"] == "kafka"
-            problem(await self.asked(client, f"/users/{User(1).id}", Max_Staleness="30"), 503, "freshness-unknown")
+            asked = await self.asked(client, f"/users/{User(1).id}", Max_Staleness="30")
+            problem(asked, 503, "freshness-unknown", "Kycache-Max-Staleness")
 
     async def test_without_heartbeat(self, stand: Stand) -> None:
         users = people(60)
