@@ -408,12 +408,13 @@ def precedes_snapshot(state: ShardState, origin: Origin) -> bool:
 
     Its transaction was committed before Debezium took that snapshot, so the snapshot holds its outcome or a
     later one. Commits come in order, so `sequence[0]` tells; where it is null (the first transaction after an
-    earlier snapshot), the time of the commit does, which a redelivery keeps.
+    earlier snapshot), the time of the commit does, which a redelivery keeps. But a later one may have an earlier
+    time, where the source's clock was set back: what was written behind the snapshot's LSN is not in it.
     """
     if origin.snapshot is not Snapshot.STREAMED:
         return False
     if origin.commit is None:
-        return origin.ts_ms <= state.before_ms
+        return origin.ts_ms <= state.before_ms and origin.lsn < (state.generation or 0)
     return origin.commit <= state.before_commit
 
 

@@ -94,6 +94,16 @@ def test_2_a_later_whole_snapshot_beats_what_was_streamed() -> None:
     assert desk.root() == ("c",)
 
 
+def test_2_the_first_transaction_after_a_snapshot_counts_though_the_clock_was_set_back() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    desk.put(desk.streamed(None, 1020, ts=9_000_000), "b")
+    desk.snapshot_row(2 * S, "c")
+    assert desk.put(desk.streamed(None, 1020, ts=9_000_000), "b") is Outcome.STALE  # comes again
+    assert desk.put(desk.streamed(None, 2020, ts=50), "d") is Outcome.APPLIED
+    assert desk.root() == ("d",)
+
+
 def test_3_interleaved_lsns_drop_nothing() -> None:
     desk = Desk()
     desk.snapshot_row(S, "a")
