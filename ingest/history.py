@@ -98,7 +98,8 @@ def compare(dsn: str, directory: DataDirectory, epoch: int, read: int) -> str:
     if known is not None and known.epoch != epoch:
         known = None  # a new one begins with whatever source there is
     found = look(dsn, None if known is None else known.timeline)
-    reason = "" if known is None else moved(known, found, read)
+    # At the first look nothing is known but what was read.
+    reason = moved(known or Known(found.system, found.timeline or 0, epoch), found, read)
     if reason:
         doubt = Doubt(CUT_OFF, NO_SHARD, 0, reason, epoch=epoch)
         if doubt not in directory.doubts():

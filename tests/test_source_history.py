@@ -101,6 +101,7 @@ def test_a_backup_put_back(cluster: Cluster, tmp_path: Path) -> None:
         compare(dsn, directory, 0, read)
     cluster.start()
     assert "before" in compare(dsn, directory, 0, read)
+    assert "before" in compare(dsn, home(tmp_path / "never-looked"), 0, read)
     while write(cluster) <= read:
         pass
     assert compare(dsn, directory, 0, read) == ""  # it has come that far again: nobody can tell any more,
