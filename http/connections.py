@@ -10,6 +10,7 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from functools import partial
+from typing import cast
 
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
@@ -27,13 +28,51 @@ from .sparing_log import SparingLog
 http2.install()
 
 
-class Connections:
-    """The connections of one application."""
+class _Moving:
+    """A connection's stream, as Hypercorn uses it, which ends when nothing moves on it.
 
-    def __init__(self, app: ASGIFramework, config: Config, grace_s: float) -> None:
+    Hypercorn's own timeouts know of requests: an HTTP/2 preface without one, a WebSocket handshake it refuses, and
+    streams whose window is shut would stay for ever (seen). Whoever is sent to counts as moving: how long that may
+    take without any progress is the kernel's matter (`listen`).
+    """
+
+    def __init__(self, stream: trio.SocketStream, unmoved_s: float) -> None:
+        self.socket = stream.socket
+        self.send_eof = stream.send_eof
+        self.aclose = stream.aclose
+        self._stream = stream
+        self._unmoved_s = unmoved_s
+        self._sends = 0
+        self._sent_s = trio.current_time()
+
+    async def receive_some(self, bytes_max: int) -> bytes | bytearray:
+        while True:
+            with trio.move_on_after(self._unmoved_s):
+                return await self._stream.receive_some(bytes_max)
+            if not self._sends and trio.current_time() - self._sent_s >= self._unmoved_s:
+                raise trio.ClosedResourceError("nothing moves on this connection")
+
+    async def send_all(self, data: bytes) -> None:
+        self._sends += 1
+        try:
+            await self._stream.send_all(data)
+        finally:
+            self._sends -= 1
+            self._sent_s = trio.current_time()
+
+
+class Connections:
+    """The connections of one application.
+
+    Args:
+        unmoved_s: how long one may stay on which nothing moves.
+    """
+
+    def __init__(self, app: ASGIFramework, config: Config, grace_s: float, unmoved_s: float) -> None:
         self._app = ASGIWrapper(app)
         self._config = config
         self._grace_s = grace_s
+        self._unmoved_s = unmoved_s
         self._context = WorkerContext(None)
         self._log = SparingLog(logging.getLogger("kycache.http"))
         self._open: set[trio.SocketStream] = set()
@@ -67,8 +106,9 @@ class Connections:
     async def _handle(self, stream: trio.SocketStream) -> None:
         self._open.add(stream)
         try:
-            # It takes a bare stream too, whatever its annotation says.
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), stream)  # type: ignore[arg-type]
+            # It takes a stream without TLS too, whatever its annotation says.
+            moving = cast("trio.SSLStream[trio.SocketStream]", _Moving(stream, self._unmoved_s))
+            await TCPServer(self._app, self._config, self._context, ConnectionState({}), moving)
         except* Exception as failed:
             self._log.error(f"a connection failed and was closed: {whereabouts(failed)}")
         finally:

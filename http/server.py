@@ -37,6 +37,10 @@ IDLE_S_MAX = 20.0
 """A connection without a whole request head for so long is closed: idle ones and dribbled headers alike.
 Longer than clients' pools idle between polls, short enough that 10,000 idle ones do not pile up."""
 
+UNMOVED_S_MAX = 120.0
+"""A connection on which nothing moves for so long, and for as long as a request may wait, is closed. As long as a
+client may take nothing of what it is sent."""
+
 REQUESTS_PER_CONNECTION_MAX = 10_000
 """Then the connection is closed, so that long-lived clients spread over workers again."""
 
@@ -115,7 +119,8 @@ class _Server:
             async with trio.open_nursery() as tasks:
                 tasks.start_soon(self._watch.run)
                 tasks.start_soon(self._end, scope)
-                connections = Connections(app, _config(self._settings), self._settings.grace_s)
+                unmoved_s = UNMOVED_S_MAX + self._settings.freshness_wait_s
+                connections = Connections(app, _config(self._settings), self._settings.grace_s, unmoved_s)
                 await connections.serve(listener, self._drained, task_status=task_status)
                 tasks.cancel_scope.cancel()
 

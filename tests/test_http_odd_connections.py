@@ -1,8 +1,10 @@
 """What a connection may send that Hypercorn's handler fails at: it ends that connection, never the server."""
 
 import re
+import socket
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import h2.connection
@@ -12,9 +14,9 @@ import hpack
 import httpx
 import pytest
 import trio
-from http_stand import Stand, people, serving
+from http_stand import ENDS_AT_ONCE, Stand, people, serving
 
-from kycache.http import gate
+from kycache.http import gate, server
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, PRIORITY, SETTINGS = 1, 2, 4
@@ -109,6 +111,42 @@ async def test_a_window_that_is_shut_holds_no_export(stand: Stand, monkeypatch: 
             while 'exports_total{outcome="left"} 1.0' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
                 await trio.sleep(0.01)
         assert "kycache_http_exports_running 0.0" in (await client.get("/metrics")).text
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(http_2(), id="preface"),
+        pytest.param(
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+            b"Sec-WebSocket-Version: 13\r\n\r\n",
+            id="websocket",
+        ),
+    ],
+)
+async def test_a_connection_on_which_nothing_moves_ends(
+    stand: Stand, sent: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "UNMOVED_S_MAX", 0.1)
+    async with serving(stand) as client, await connected(client) as stream:
+        await stream.send_all(sent)
+        with trio.fail_after(5):
+            async for _ in stream:
+                pass
+
+
+async def test_who_reads_slowly_or_waits_is_not_one_of_them(stand: Stand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "UNMOVED_S_MAX", 0.1)
+    async with serving(stand, replace(ENDS_AT_ONCE, freshness_wait_s=0.5)) as client:
+        bare = trio.socket.socket()
+        bare.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        await bare.connect((client.base_url.host, client.base_url.port))
+        async with trio.SocketStream(bare) as stream:
+            await stream.send_all(b"GET /users/export HTTP/1.0\r\n\r\n")
+            late = await client.get("/users", headers={"Kycache-Min-LSN": "FF/0"})
+            assert late.status_code == 503
+            got = b"".join([data async for data in stream])
+        assert got.splitlines()[-1].startswith(b'{"end":true,"rows":1200,')
 
 
 async def test_an_export_lies_in_no_memory_while_its_reader_is_slow(tmp_path: Path) -> None:
