@@ -29,6 +29,7 @@ from kycache.model.view import View
 
 from .environment import DamagedFile, check_before_mapping, used_bytes
 from .files import ShardFolder
+from .freshness import Standing
 from .walk import walk_in_child
 
 MARK = "CHECKED"
@@ -175,9 +176,14 @@ class Checker:
 
         Raises:
             Unchecked: the shard has a holder, which has not opened it yet.
+            Refused: it has looked, and halted the shard.
             DamagedFile: it must not be mapped.
         """
-        if ShardFolder(generation.parent, shard).holder() is not None:
+        folder = ShardFolder(generation.parent, shard)
+        if folder.holder() is not None and not vouched(generation):
+            report = folder.report()
+            if report is not None and report.state == Standing.HALTED:
+                raise Refused(report.reason, report.remedy)
             raise Unchecked(shard)
         self.ensure(generation, shard)
 

@@ -218,7 +218,8 @@ class Fold:
 
     def _advance_clock(self, state: ShardState, ts_ms: int) -> None:
         seen_ms = max(state.seen_ms, ts_ms)
-        if ts_ms <= self.clock_ms:
+        state.disbelieved = ts_ms > self.clock_ms
+        if not state.disbelieved:
             state.as_of_ms = ts_ms
         state.ahead_ms = seen_ms - state.as_of_ms
 

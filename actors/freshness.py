@@ -157,7 +157,7 @@ def status(
 
 def _clock_ahead(state: ShardState | None, stale: bool, now_s: float, limits: Limits) -> str:
     """Why a shard is not as fresh as the source's clock says, where that ran ahead of ours."""
-    if state is None or not state.ahead_ms:
+    if state is None or not state.disbelieved:
         return ""
     ahead_s = state.seen_ms / 1000 - now_s
     if ahead_s > limits.clock_skew_s:

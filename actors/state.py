@@ -97,6 +97,8 @@ class ShardState(msgspec.Struct, array_like=True):
     """As in the store's identity."""
     ahead_ms: int = 0
     """By how much the latest time of the source's clock that was seen is later than `as_of_ms`."""
+    disbelieved: bool = False
+    """The latest change was dated ahead of our clock: as-of waits for one that is not."""
 
     @property
     def known_as_of_ms(self) -> int | None:

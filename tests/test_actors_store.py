@@ -106,12 +106,12 @@ def test_a_clock_that_leaps_ahead_is_not_believed(tmp_path: Path) -> None:
 
     leapt = now + 10 * store.MARKERS_KEPT_MS
     shard.apply([item(0, 10, now - 20), item(1, 20, now - 10, delete=True), item(2, 30, leapt, delete=True)])
-    assert (shard.state.as_of_ms, shard.state.seen_ms) == (now - 10, leapt)
+    assert (shard.state.as_of_ms, shard.state.seen_ms, shard.state.disbelieved) == (now - 10, leapt, True)
     assert shard.apply([item(3, 30, leapt, delete=True), item(4, 20, now - 10, delete=True)]).halt is None
     with shard.snapshot() as snapshot:
         assert snapshot.profile(user) is not None  # the marker
     shard.apply([item(5, 40, now + 90)])  # within what is allowed
-    assert (shard.state.as_of_ms, shard.state.seen_ms) == (now + 90, leapt)
+    assert (shard.state.as_of_ms, shard.state.seen_ms, shard.state.disbelieved) == (now + 90, leapt, False)
     assert shard.apply([item(6, 25, leapt + 1)]).halt is not None
     shard.close()
 

@@ -240,11 +240,13 @@ def test_damaged_node_file_is_refused(kycache: RunCommand, tmp_path: Path, view:
 )
 def test_a_source_whose_clock_runs_ahead(as_of_s: float, ahead_s: float, standing: Standing, reason: str) -> None:
     state = ShardState(Position("t", "id", 0, 10), bootstrapped=True, heartbeat=True)
-    state.as_of_ms, state.ahead_ms = int(as_of_s * 1000), int(ahead_s * 1000)
+    state.as_of_ms, state.ahead_ms, state.disbelieved = int(as_of_s * 1000), int(ahead_s * 1000), ahead_s > 0
     found = status(0, state, None, (), 1000.0, Limits())
     assert found.standing is standing
     assert reason in found.reason
     assert bool(reason) is bool(found.reason)
+    state.disbelieved = False  # one came that is dated right
+    assert "ahead" not in status(0, state, None, (), 1000.0, Limits()).reason
 
 
 @pytest.mark.parametrize(

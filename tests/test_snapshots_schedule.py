@@ -11,6 +11,7 @@ import trio
 from command_line import RunCommand
 from snapshot_stand import Stand
 
+from kycache.actors.files import Report
 from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded
 from kycache.snapshots.listing import survey
 from kycache.snapshots.lock import Busy, one_at_a_time
@@ -101,6 +102,13 @@ def test_a_damaged_shard_costs_the_others_nothing(tmp_path: Path, kycache_proces
     assert "the snapshot is without shard 1" in kycache_process("--config", file, "status").out
     ended = kycache_process("--config", file, "snapshot", "create", "--shard", "1", "--json")
     assert (ended.code, ended.out) == (5, "")
+    lock = directory.shard(1).lock()  # an ingest has found it damaged, and says so: there is nothing to wait for
+    assert lock is not None
+    directory.shard(1).write_report(Report("halted", "shard 1: it is damaged", "bring it back"))
+    ended = kycache_process("--config", file, "snapshot", "create")
+    lock.release()
+    assert "shard 1: it is damaged" in ended.err
+    assert "bring it back" in ended.err
 
 
 async def test_two_processes_take_them_in_turn(tmp_path: Path) -> None:
