@@ -21,6 +21,7 @@ from kafka.errors import (
     KafkaError,
     LogTruncationError,
     OffsetOutOfRangeError,
+    UnsupportedCodecError,
 )
 from kafka.structs import OffsetAndMetadata
 
@@ -233,6 +234,8 @@ class ConsumerThread:
                 self._truncated(session, error.divergent_offsets)
             except CorruptRecordError as error:
                 self._corrupt(session, error)
+            except UnsupportedCodecError as error:
+                self._unreadable(session, error)
             except FencedInstanceIdError:
                 raise Refused(
                     f"another process is member {self._instance_id!r} of group {self._settings.group!r}",
@@ -305,11 +308,7 @@ class ConsumerThread:
 
     def _corrupt(self, session: _Session, error: CorruptRecordError) -> None:
         """A record batch fails its checksum: its partition is the one named in the message."""
-        text = str(error)
-        concerned = [tp for tp in session.consumer.assignment() if str(tp) in text] or list(
-            session.consumer.assignment()
-        )
-        for tp in concerned:
+        for tp in self._concerned(session, error):
             at = session.consumer.position(tp)
             self._park(
                 session,
@@ -320,6 +319,25 @@ class ConsumerThread:
                     f"`kycache rebuild --shard {tp.partition}`",
                 ),
             )
+
+    def _unreadable(self, session: _Session, error: UnsupportedCodecError) -> None:
+        """A batch is compressed in a way that kafka-python needs a library for, and this installation has none."""
+        for tp in self._concerned(session, error):
+            self._park(
+                session,
+                tp.partition,
+                HaltShard(
+                    f"shard {tp.partition}: records are compressed in a way that cannot be read here: {error}",
+                    "install what kafka-python reads it with (lz4, python-snappy, zstandard) and restart ingest, "
+                    "or let connector and topic use compression.type gzip or none, then run "
+                    f"`kycache rebuild --shard {tp.partition} --epoch`",
+                ),
+            )
+
+    def _concerned(self, session: _Session, error: KafkaError) -> list[TopicPartition]:
+        """The partition that a message names, or all."""
+        ours = list(session.consumer.assignment())
+        return [tp for tp in ours if str(tp) in str(error)] or ours
 
     def _say(self, *, well: bool, error: Exception | None = None) -> None:
         if well is self._well:

@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError
+from kafka.errors import CorruptRecordError, UnsupportedCodecError
 
 
 class Fetched(msgspec.Struct, gc=False):
@@ -31,6 +31,12 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
     """The records of one partition in one fetch."""
 
     def _unpack_records(self, tp: TopicPartition, records: Any, *deserializers: object) -> Iterator[Any]:
+        try:
+            yield from self._records(tp, records, *deserializers)
+        except UnsupportedCodecError as error:
+            raise UnsupportedCodecError(f"{tp}: {error}") from None
+
+    def _records(self, tp: TopicPartition, records: Any, *deserializers: object) -> Iterator[Any]:
         while (batch := records.next_batch()) is not None:
             if batch.magic != 2 or batch.is_transactional or batch.is_control_batch:
                 yield from super()._unpack_records(tp, _Rest(batch, records), *deserializers)

@@ -6,20 +6,26 @@ from random import Random
 from types import SimpleNamespace
 from typing import Any
 
+import kafka.codec
 import pytest
 from faults import seeds
 from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError
+from kafka.errors import CorruptRecordError, UnsupportedCodecError
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
+from kycache.actors.fold import HaltShard
+from kycache.actors.turn import Turn
+from kycache.ingest.consumer import ConsumerThread, _Session
 from kycache.ingest.fetched import Fetched, PartitionRecords
+from kycache.ingest.settings import KafkaSettings
+from kycache.model.definition import default_view
 
 TP = TopicPartition("kyc.changes", 3)
 EPOCH = 7
-NONE, GZIP = 0, 1
+NONE, GZIP, ZSTD = 0, 1, 4
 ATTRIBUTES_AT, CRC_AT, EPOCH_AT = 21, 17, 12
 APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
 
@@ -125,6 +131,43 @@ def test_a_wrong_checksum_is_said_as_the_client_says_it() -> None:
         errors.append(str(caught.value))
     assert errors[0] == errors[1]
     assert str(TP) in errors[0]
+
+
+class Parked:
+    """A consumer and a sink that remember."""
+
+    def __init__(self) -> None:
+        self.paused: list[TopicPartition] = []
+        self.halted: dict[int, HaltShard] = {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP, TopicPartition(TP.topic, 30)}
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        assert (tp, offset) == (TP, 0)
+
+    def pause(self, tp: TopicPartition) -> None:
+        self.paused.append(tp)
+
+    def halt(self, partition: int, error: HaltShard) -> None:
+        self.halted[partition] = error
+
+
+@pytest.mark.parametrize("flags", [0, TRANSACTIONAL])
+def test_a_compression_that_cannot_be_read_halts_its_partition(
+    flags: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client stood still behind such a batch, and its group was told that Kafka does not answer."""
+    monkeypatch.setattr(kafka.codec, "zstd", None)  # as where the library is not installed
+    batch = resealed(built(0, [(1, b"k", b"v", [])], producer=5), ZSTD | flags)
+    with pytest.raises(UnsupportedCodecError) as caught:
+        PartitionRecords(0, TP, MemoryRecords(batch), isolation_level=IsolationLevel.READ_COMMITTED).take(10)
+    parked: Any = Parked()
+    thread = ConsumerThread(KafkaSettings(""), default_view(), "i", "p", parked, Turn())
+    thread._unreadable(_Session(parked, set(), {}), caught.value)
+    assert parked.paused == [TP]
+    assert list(parked.halted) == [TP.partition]
+    assert "zstd" in parked.halted[TP.partition].problem
 
 
 @pytest.mark.parametrize("seed", seeds(200))
