@@ -41,6 +41,8 @@ REQUEST_WAIT = timedelta(seconds=120)
 
 RETRY: "RetryConfig" = {"max_retries": 5, "retry_timeout": timedelta(minutes=2)}
 
+_NUMBER = re.compile(r"\(os error (\d+)\)")
+
 _STAGED = re.compile(r".*#\d+")
 """How obstore names a file that is not whole yet."""
 
@@ -135,11 +137,15 @@ class Store:
                 f"{self.url} does not know who asks: {_first_line(error)}", "set the bucket's credentials"
             ) from None
         except (BaseError, OSError) as error:
-            full = any(f"os error {number}" in str(error) for number in (errno.ENOSPC, errno.EDQUOT))
+            problem = f"{self.url}: cannot {what} {path}: {_first_line(error)}"
+            number = _errno(error)
+            if number == errno.EROFS:
+                raise Refused(problem, "mount it for writing too") from None
+            full = number in (errno.ENOSPC, errno.EDQUOT)
             remedy = (
                 "make room there, then run the command again" if full else "see that it can be reached; then again"
             )
-            raise Unreachable(f"{self.url}: cannot {what} {path}: {_first_line(error)}", remedy) from None
+            raise Unreachable(problem, remedy) from None
 
     def writer(self, path: str) -> Writer:
         """Write a large file, in parts."""
@@ -275,6 +281,12 @@ def _modified(path: Path) -> datetime:
 def _client() -> "ClientConfig":
     plain = any(os.environ.get(name, "").startswith("http://") for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT"))
     return {"connect_timeout": CONNECT_WAIT, "timeout": REQUEST_WAIT, "allow_http": plain}
+
+
+def _errno(error: BaseException) -> int | None:
+    """The system's number of an error, which the library tells in words."""
+    told = _NUMBER.search(str(error))
+    return int(told[1]) if told else getattr(error, "errno", None)
 
 
 def _first_line(error: BaseException) -> str:

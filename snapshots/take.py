@@ -86,7 +86,7 @@ class Taker:
         A shard that has no file or a damaged one, or whose copy costs too much, is left out (`refused`).
 
         Raises:
-            Refused: no shard could be copied.
+            Refused: no shard could be copied, or what was written is gone again.
             Unreachable: the store does not answer. What is finished is kept for the next run.
         """
         node = self._directory.node()
@@ -113,6 +113,7 @@ class Taker:
             self._store.unstage(run.id)  # what was begun, where it came to no end
         if not entries:
             raise self.refused[wanted[0]]
+        self._check_files(run.id, entries)
         whole = Manifest(
             format=manifests.FORMAT,
             id=run.id,
@@ -170,6 +171,16 @@ class Taker:
         finally:
             self._environments.release(generation)
         return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
+
+    def _check_files(self, snapshot: str, entries: Sequence[ShardEntry]) -> None:
+        """Look whether what was written is still there: a store may be unmounted, or emptied, under a run of hours."""
+        there = {(file.path, file.size) for file in self._store.files(snapshot)}
+        gone = [e.file for e in entries if (f"{snapshot}/{e.file}", e.stored_bytes) not in there]
+        if gone:
+            raise Refused(
+                f"{self._store.url}: {', '.join(gone)} of snapshot {snapshot} went away since it was written",
+                "see that the store is mounted, and that nobody else removes what is in it; then again",
+            )
 
     def _check_epoch(self, shard: int, epoch: int) -> None:
         """Refuse to copy what serves while the shard is built anew from a later epoch: it could not come back."""

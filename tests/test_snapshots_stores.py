@@ -1,5 +1,6 @@
 """Stores: a bucket of a server that speaks S3, multipart included; and what a store that fails says."""
 
+import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from snapshot_stand import KEY, Stand
 
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
 from kycache.snapshots.listing import Condition, survey
-from kycache.snapshots.prune import carry_out, decide
+from kycache.snapshots.prune import carry_out, decide, remove
 from kycache.snapshots.stores import Missing, Store
 
 MIB = 1 << 20
@@ -97,6 +98,21 @@ def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
     assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"folder/{staged.name}"]
     assert list((tmp_path / "store").iterdir()) == []
     del writer
+
+
+def test_a_folder_on_a_read_only_disk(tmp_path: Path, disk: Path) -> None:
+    stand = Stand.make(tmp_path, rounds=1)
+    stand.set(store=(disk / "store").as_uri())
+    taken = stand.take()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    with pytest.raises(Refused, match="Read-only") as refused:
+        stand.take()
+    assert "for writing" in refused.value.remedy
+    stand.fetched(taken)
+    found = survey(stand.store(), stand.keys())
+    with pytest.raises(Refused, match="Read-only"):
+        remove(stand.store(), taken.id, [file.path for file in found[0].files])
+    stand.close()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Snapshots: what is taken is what comes back, while the writer goes on, and what was killed is gone on with."""
 
 import json
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import closing
@@ -130,6 +131,22 @@ def test_what_was_started_over_since_is_copied_again(tmp_path: Path) -> None:
         stand.take()
     stand.shards[0].directory.rehome(lambda node: msgspec.structs.replace(node, oldest=(1, 0)))
     assert [entry.shard for entry in stand.take().shards] == [1]  # 0 was ordered to start over, alone
+    stand.close()
+
+
+def test_a_store_that_is_emptied_under_a_run(tmp_path: Path) -> None:
+    """Or unmounted: a whole snapshot was told of that lacked its first shards (seen)."""
+    stand = Stand.make(tmp_path, 2)
+
+    def empty(begun: int, _bytes: int) -> None:
+        if begun == 1:
+            shutil.rmtree(tmp_path / "store")
+
+    with pytest.raises(Refused, match=r"shard-0000\.mdb\.zst of snapshot .* went away"):
+        stand.take(progress=Progress(begin=empty))
+    stand.set(key=KEY)  # the store's own went away too
+    assert stand.take().shards
+    assert Condition.WHOLE in [found.condition for found in survey(stand.store(), stand.keys())]
     stand.close()
 
 
