@@ -142,10 +142,8 @@ class Store:
             if number == errno.EROFS:
                 raise Refused(problem, "mount it for writing too") from None
             full = number in (errno.ENOSPC, errno.EDQUOT)
-            remedy = (
-                "make room there, then run the command again" if full else "see that it can be reached; then again"
-            )
-            raise Unreachable(problem, remedy) from None
+            remedy = "make room there" if full else "see that it can be reached"
+            raise Unreachable(problem, f"{remedy}, then run the command again") from None
 
     def writer(self, path: str) -> Writer:
         """Write a large file, in parts."""
