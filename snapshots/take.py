@@ -173,7 +173,7 @@ class Taker:
         return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
 
     def _check_files(self, snapshot: str, entries: Sequence[ShardEntry]) -> None:
-        """Look whether what was written is still there: a store may be unmounted or emptied under a run of hours."""
+        """Look whether what was written is still there: a store may be emptied, or unmounted, under a run."""
         there = {(file.path, file.size) for file in self._store.files(snapshot)}
         gone = [e.file for e in entries if (f"{snapshot}/{e.file}", e.stored_bytes) not in there]
         if gone:
