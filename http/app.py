@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, NamedTuple, cast
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 import trio
@@ -100,11 +101,20 @@ def _add_reads(app: QuartTrio, parts: Parts) -> None:
 
     @app.get("/users/<user_id>")
     async def user(user_id: str) -> Response:
-        return await settled(parts.answers.user, user_id)
+        return await settled(parts.answers.user, user_id if _is_text(request.scope["raw_path"]) else "")
 
 
 def _asked(user: str = "") -> Request:
     return Request(request.query_string, request.headers.getlist, request.headers.keys(), user)
+
+
+def _is_text(path: bytes) -> bool:
+    """Whether a path is UTF-8. Where it is not, what was made of it is the id of somebody else, or of nobody."""
+    try:
+        unquote_to_bytes(path).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 class _TextId(BaseConverter):

@@ -160,7 +160,7 @@ def _readyz() -> dict[str, Any]:
         "responses": {
             "200": _json("Yes.", readiness),
             "400": _problem("Another parameter or value."),
-            "503": _json("No.", readiness),
+            "503": _json("No.", readiness, _header_references("Retry-After")),
         },
     }
 

@@ -321,7 +321,21 @@ class TestDetail:
         """A slash too: it comes as `%2F`, and routes are looked at when that is decoded."""
         stand = Stand(tmp_path / "text", view=parse_view(TEXT_IDS, "text.toml"))
         stand.load([])
-        ids = ["a/b", "/a", "a/", "a//b", "a b", "a+b", "100%", "a?b", "a%2Fb", "é\n", "users"]
+        ids = [
+            "a/b",
+            "/a",
+            "a/",
+            "a//b",
+            "a b",
+            "a+b",
+            "100%",
+            "a?b",
+            "a%2Fb",
+            "é\n",
+            "users",
+            "e\u0301",
+            "\ufffd",
+        ]
         for key in ids:
             shard = partition_of(key.encode(), stand.shards)
             stand.apply(
@@ -332,6 +346,8 @@ class TestDetail:
                 response = await client.get(f"/users/{quote(key, safe='')}")
                 assert (response.status_code, response.json()["id"]) == (200, key)
             problem(await client.get("/users/a/c"), 404, "no-such-user")
+            for no_text in ("%FF", "%ED%A0%80", "a%C3"):  # a lenient decoder makes U+FFFD of it, which is an id
+                problem(await client.get(f"/users/{no_text}"), 400, "invalid-id", "id")
             problem(await client.get("/users/"), 404, "no-such-route")
             assert (await client.get("/users/export")).headers["content-type"] == "application/x-ndjson"
         stand.close()
