@@ -7,6 +7,7 @@ from reusing pages. Writers in other processes are noticed by the transaction's 
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import islice
 from pathlib import Path
 
 import lmdb
@@ -37,6 +38,13 @@ Miss = Callable[[Path, int], None]
 def refuse_unchecked(_generation: Path, shard: int) -> None:
     """Leave files that nobody vouches for alone."""
     raise Unchecked(shard)
+
+
+Belongs = Callable[[bytes], bool]
+"""Whether a user is looked for in this shard."""
+
+USERS_LOOKED_AT = 32
+"""Of a file that is opened. By chance a wrong setting is right about some: of two shards, about half of them."""
 
 
 class ShardSnapshot:
@@ -75,8 +83,10 @@ class ShardReader:
         view: View,
         shards: int,
         miss: Miss = refuse_unchecked,
+        belongs: Belongs = lambda _: True,
     ) -> None:
         self.shard = folder.number
+        self._belongs = belongs
         self._miss = miss
         self.folder = folder
         self._environments = environments
@@ -149,6 +159,7 @@ class ShardReader:
         try:
             with self._begin(environment) as txn:
                 check_identity(txn, databases, self._identity)
+                self._check_places(txn, databases)
         except Refused:
             self._environments.release(generation)
             if self.folder.building() is not None:
@@ -160,6 +171,16 @@ class ShardReader:
         self._link, self._generation = link, generation
         self._environment, self._databases = environment, databases
         return environment, databases
+
+    def _check_places(self, txn: "lmdb.Transaction[bytes]", databases: Databases) -> None:
+        """Refuse to look for users where they are not: each would be a 404."""
+        with txn.cursor(databases.profiles) as cursor:
+            users = list(islice(cursor.iternext(values=False), USERS_LOOKED_AT))
+        if 4 * sum(map(self._belongs, users)) < 3 * len(users):  # a record that nobody understood may be anyone's
+            raise Refused(
+                f"shard {self.shard}: its users are not in the shards in which they are looked for",
+                "set `[kafka] key` to the form in which the connector writes keys, as ingest read them",
+            )
 
     @staticmethod
     def _begin(environment: lmdb.Environment) -> "lmdb.Transaction[bytes]":

@@ -4,10 +4,18 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
-from kycache.model.values import USER_KEY_BYTES_MAX, ValueRefused, decoder, key_order_bytes, printer
+from kycache.model.values import (
+    USER_KEY_BYTES_MAX,
+    ValueRefused,
+    decoder,
+    key_of_order_bytes,
+    key_order_bytes,
+    printer,
+)
 from kycache.model.view import Kind, View
 
 from .building import state_of
@@ -81,7 +89,14 @@ class Router:
             self._directory.check_view(node, self.view.hash)
             self._node = node
             self._readers = [
-                ShardReader(self._environments, self._directory.shard(n), self.view, node.shards, self._miss)
+                ShardReader(
+                    self._environments,
+                    self._directory.shard(n),
+                    self.view,
+                    node.shards,
+                    self._miss,
+                    partial(self._belongs, n, node.shards),
+                )
                 for n in range(node.shards)
             ]
         return self._node.shards
@@ -103,7 +118,18 @@ class Router:
         key = key_order_bytes(stored)
         if not 0 < len(key) <= USER_KEY_BYTES_MAX:
             return None
-        return UserId(shown, key, key_bytes(self._key_form, self.view.root.key, shown, self._numeric))
+        return UserId(shown, key, self._kafka_key(shown))
+
+    def _kafka_key(self, shown: str) -> bytes:
+        return key_bytes(self._key_form, self.view.root.key, shown, self._numeric)
+
+    def _belongs(self, shard: int, shards: int, user: bytes) -> bool:
+        """Whether the user of a stored key is looked for in a shard."""
+        try:
+            stored = key_of_order_bytes(self.view.root.key_type, user)
+        except ValueError:
+            return False
+        return partition_of(self._kafka_key(str(self._print_id(stored))), shards) == shard
 
     def shard_of(self, user: UserId) -> int:
         """The shard that holds a user: Kafka's own partitioner says."""

@@ -358,3 +358,14 @@ def key_order_bytes(value: Value) -> bytes:
         return (value + 2**63).to_bytes(8, "big")
     assert isinstance(value, str)
     return value.encode()
+
+
+def key_of_order_bytes(kind: ColumnType, key: bytes) -> Value:
+    """The inverse of `key_order_bytes`, for a key of this type."""
+    match kind.kind:
+        case Kind.UUID:
+            return key
+        case Kind.INT:
+            return int.from_bytes(key, "big") - 2**63
+        case _:
+            return key.decode()

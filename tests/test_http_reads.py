@@ -11,11 +11,13 @@ import pytest
 from http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, problem, serving
 
 from kycache.actors.environment import Environments
+from kycache.actors.router import Router
 from kycache.http.truth import format_instant
 from kycache.model.change import Change, Origin, Scope, Snapshot
 from kycache.model.definition import parse_view
+from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn
-from kycache.model.partition import partition_of
+from kycache.model.partition import KeyForm, partition_of
 from kycache.model.render import etag
 from kycache.model.values import INFINITY, MINUS_INFINITY
 
@@ -351,6 +353,22 @@ class TestDetail:
             problem(await client.get("/users/"), 404, "no-such-route")
             assert (await client.get("/users/export")).headers["content-type"] == "application/x-ndjson"
         stand.close()
+
+    @pytest.mark.parametrize("form", KeyForm)
+    def test_nobody_is_absent_by_a_wrong_setting(self, stand: Stand, users: list[User], form: KeyForm) -> None:
+        """The partition follows from the Kafka key's form: by another one each user would be a 404."""
+        router = Router(stand.directory, stand.environments, stand.view, stand.limits, form)
+        assert router.shard_count == stand.shards
+        for user in users:
+            found = router.user_id(user.id)
+            assert found is not None
+            if form is KeyForm.PLAIN:
+                with router.snapshot(router.shard_of(found)) as snapshot:
+                    assert snapshot.profile(found.key) is not None
+            else:
+                with pytest.raises(Refused, match="`\\[kafka\\] key`"):
+                    router.commit_id(router.shard_of(found))
+        router.close()
 
     async def test_parameters_are_refused(self, stand: Stand, users: list[User]) -> None:
         async with serving(stand) as client:

@@ -11,11 +11,15 @@ from kycache.model.lsn import format_lsn, parse_lsn, parse_sequence
 from kycache.model.partition import KeyForm, key_bytes, murmur2, partition_of
 from kycache.model.values import (
     INFINITY,
+    INT_MAX,
+    INT_MIN,
     MINUS_INFINITY,
     ValueRefused,
     date_of,
     days_of,
     decoder,
+    key_of_order_bytes,
+    key_order_bytes,
     order_bytes,
     printer,
 )
@@ -182,3 +186,9 @@ def test_sequence_is_compared_as_numbers() -> None:
     for wrong in ("", "[]", '["1"]', "[1,2]", '["x","2"]'):
         with pytest.raises(ValueError):  # noqa: PT011
             parse_sequence(wrong)
+
+
+@given(value=st.one_of(st.binary(min_size=16, max_size=16), st.text(min_size=1), st.integers(INT_MIN, INT_MAX)))
+def test_a_key_is_read_back_from_its_bytes(value: bytes | str | int) -> None:
+    kind = {bytes: Kind.UUID, str: Kind.TEXT, int: Kind.INT}[type(value)]
+    assert key_of_order_bytes(ColumnType(kind), key_order_bytes(value)) == value
