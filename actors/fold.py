@@ -29,7 +29,7 @@ from kycache.model.change import (
 )
 from kycache.model.lsn import Version, format_lsn
 from kycache.model.partition import partition_of
-from kycache.model.profile import ANY_ROW, SUSPICIONS_MAX, UNKNOWN_VERSION, Profile, Row, Suspicion
+from kycache.model.profile import ANY_ROW, MANY_ROWS, SUSPICIONS_MAX, UNKNOWN_VERSION, Profile, Row, Suspicion
 from kycache.model.values import Absent, Value
 
 from .state import PendingTruncate, ShardState
@@ -159,6 +159,8 @@ class Fold:
         """
         match item:
             case Change():
+                if not profiles.known(item.user):
+                    self._check_partition(item.offset, self.tables[item.table], item.kafka_key)
                 whole = item.origin.snapshot is Snapshot.WHOLE
                 outdated = item.origin.lsn != state.generation if whole else item.offset < state.generation_offset
                 # A whole snapshot that came since holds the outcome.
@@ -315,7 +317,7 @@ class Fold:
 
     def _suspect(self, profile: Profile, suspicion: Suspicion) -> None:
         if len(profile.suspicions) >= SUSPICIONS_MAX:
-            suspicion = Suspicion(ANY_ROW, None, suspicion.offset)
+            suspicion = Suspicion(MANY_ROWS, None, suspicion.offset)
             profile.suspicions = (*profile.suspicions[: SUSPICIONS_MAX - 1], suspicion)
         elif suspicion not in profile.suspicions:
             profile.suspicions += (suspicion,)
@@ -386,7 +388,7 @@ def _sweep_profile(state: ShardState, profile: Profile) -> int:
     suspicions = tuple(s for s in profile.suspicions if s.offset >= state.unplaced_offset)
     # A row that the snapshot did send, but that could not be applied, is not gone.
     spared = {(s.table, s.key) for s in suspicions}
-    if (ANY_ROW, None) in spared:
+    if any(s.table < 0 for s in suspicions):
         old = []
     else:
         old = [(t, k, r) for t, k, r in profile.rows() if r.version[0] < generation and (t, k) not in spared]
@@ -429,6 +431,6 @@ def _merge(change: Change, stored: Row | None, profile: Profile) -> tuple[tuple[
     before = stored.values if stored is not None else None
     old = (None,) * len(change.values) if before is None else before
     row = tuple(was if isinstance(now, Absent) else now for now, was in zip(change.values, old, strict=True))
-    about = ((ANY_ROW, None), (change.table, change.key))
-    doubted = before is None or any((s.table, s.key) in about for s in profile.suspicions)
+    about = change.table, change.key
+    doubted = before is None or any(s.table < 0 or (s.table, s.key) == about for s in profile.suspicions)
     return row, doubted and Absent.UNAVAILABLE in change.values

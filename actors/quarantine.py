@@ -49,6 +49,17 @@ def find(txn: "lmdb.Transaction[bytes]", databases: Databases, offset: int) -> Q
     return None if data is None else _decode(data)
 
 
+def latest_of(txn: "lmdb.Transaction[bytes]", databases: Databases, user: bytes) -> int | None:
+    """The greatest offset of a user's records in quarantine. Reads those behind it."""
+    with txn.cursor(db=databases.quarantine) as cursor:
+        if cursor.last():
+            for data in cursor.iterprev(keys=False):
+                record = _decode(data)
+                if record.user == user:
+                    return record.offset
+    return None
+
+
 def remove(txn: "lmdb.Transaction[bytes]", databases: Databases, offset: int) -> None:
     """Take a record out."""
     txn.delete(_key(offset), db=databases.quarantine)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import lmdb
 
 from kycache.model.change import Change, Poison
-from kycache.model.profile import NO_ROW, Packed, Profile, Row, pack_profile, unpack_profile
+from kycache.model.profile import MANY_ROWS, NO_ROW, Packed, Profile, Row, Suspicion, pack_profile, unpack_profile
 from kycache.model.render import Listed, Listing, Renderer
 
 from . import quarantine
@@ -148,7 +148,12 @@ class Work:
         quarantine.remove(self._txn, self._databases, record.offset)
         if record.user is not None:
             profile = self.get(record.user)
+            lifted = [s for s in profile.suspicions if s.offset == record.offset]
             profile.suspicions = tuple(s for s in profile.suspicions if s.offset != record.offset)
+            if any(s.table == MANY_ROWS for s in lifted):  # it stood for others: the next of them takes its place
+                other = quarantine.latest_of(self._txn, self._databases, record.user)
+                if other is not None:
+                    profile.suspicions += (Suspicion(MANY_ROWS, None, other),)
             self.touch(record.user)
 
     def note_marker(self, change: Change) -> None:

@@ -26,6 +26,9 @@ SCHEMA = 2
 ANY_ROW = -1
 """Table number of a suspicion that could not be pinned to one row."""
 
+MANY_ROWS = -2
+"""Table number of the suspicion that stands for all past `SUSPICIONS_MAX`; its offset is the latest's."""
+
 
 UNKNOWN_VERSION: Version = (2**63, 0, 0)
 

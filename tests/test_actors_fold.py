@@ -7,6 +7,7 @@ import pytest
 from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict, sweep_spared
 from kycache.actors.state import Position, ShardState
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Snapshot, Truncate
+from kycache.model.partition import partition_of
 from kycache.model.profile import SUSPICIONS_MAX, Profile
 from kycache.model.values import Absent, Value
 
@@ -345,6 +346,15 @@ def test_replay_enters_no_history() -> None:
     replaced = Change(9, Origin(Snapshot.WHOLE, None, S // 2, 1, None), 2, b"k", USER, "acc", ("y",))
     assert desk.fold.replay(desk.state, replaced, desk.profiles) is Outcome.STALE
     assert (desk.state.watermark, desk.state.generation) == before
+
+
+def test_what_belongs_into_another_shard_is_not_replayed_into_this() -> None:
+    desk = Desk(shards=2)
+    key = next(k for k in (b"a", b"b", b"c", b"d") if partition_of(k, 2) == 1)
+    stray = Change(3, desk.streamed(1100, 1120), 0, key, USER, None, ("a",))
+    with pytest.raises(HaltShard, match="a key of partition 1 of 2"):
+        desk.fold.replay(desk.state, stray, desk.profiles)
+    assert not desk.profiles.known(USER)
 
 
 def test_what_stood_before_a_whole_snapshot_is_replayed_into_nothing() -> None:

@@ -19,6 +19,7 @@ from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Change, Item, Origin, Poison, Scope, Snapshot
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused
+from kycache.model.profile import SUSPICIONS_MAX
 
 VIEW = default_view()
 
@@ -135,6 +136,33 @@ def test_markers_stay_while_something_is_in_quarantine(tmp_path: Path) -> None:
     shard.apply([root(3, 40, later, b"v" * 16)])
     with shard.snapshot() as snapshot:
         assert snapshot.profile(user) is None  # nothing is waiting any more: the marker falls due
+    shard.close()
+
+
+def test_a_user_with_many_records_in_quarantine_is_suspect_until_the_last_is_settled(tmp_path: Path) -> None:
+    """Past the limit one suspicion stands for the rest: to settle its record must not lift theirs."""
+    shard = ShardUnderTest(tmp_path, VIEW)
+    user, count = b"u" * 16, SUSPICIONS_MAX + 5
+    keys = [n.to_bytes(16, "big") for n in range(count)]
+
+    def origin(lsn: int) -> Origin:
+        return Origin(Snapshot.STREAMED, lsn - 1, lsn, lsn, 1)
+
+    spoilt = [
+        Poison(n, 0, user, b"?", "why", Scope.PROFILE, user, 2, keys[n], origin(n + 10)) for n in range(count)
+    ]
+    shard.apply(spoilt)
+    assert shard.store.settle([count - 1], None)[0].outcome == "dropped"
+    rows = [tuple(key if n == 0 else None for n in range(6)) for key in keys]
+    healing = [
+        Change(count + n, origin(1000 + n), 2, user, user, keys[n], rows[n]) for n in range(SUSPICIONS_MAX - 1)
+    ]
+    shard.apply(healing)
+    for left in range(count - 2, -1, -1):
+        assert shard.suspect(user), left
+        shard.store.settle([left], None)
+    assert not shard.suspect(user)
+    assert shard.state.suspects == 0
     shard.close()
 
 
