@@ -34,6 +34,7 @@ from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
 
 from .envelope import NULL, Envelope, Poisoned, origin_of
 from .image import ColumnRefused, Image, ImageDecoder, Values
+from .redact import without_secrets
 
 KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
 """A Kafka key: a user id in JSON, whose escapes and column name take some room."""
@@ -93,6 +94,7 @@ class RecordDecoder:
         self._envelope = msgspec.json.Decoder(Envelope)
         self._image = msgspec.json.Decoder(Image | None)
         self._users: dict[object, _User] = {}
+        self._secrets = {t.name: t.secret for t in view.tables if t.secret}
 
     def decode(self, record: Record) -> Item:
         """What a record means. Total: every record is some item."""
@@ -107,7 +109,7 @@ class RecordDecoder:
                 record.offset,
                 record.timestamp,
                 record.key,
-                record.value,
+                without_secrets(record.value, self._secrets) if self._secrets else record.value,
                 poison.reason,
                 scope,
                 user if scope is Scope.PROFILE else None,

@@ -274,3 +274,32 @@ def test_an_update_that_gives_a_row_to_another_user_halts() -> None:
     assert isinstance(item, Misrouted)
     assert "message.key.columns" in item.remedy
     assert before["user_id"] not in item.problem
+
+
+def test_what_is_secret_is_not_kept_in_quarantine_either() -> None:
+    """And a replay is the same without it."""
+    toml = files("kycache.model").joinpath("kyc.toml").read_text()
+    secret = '"lastName", type = "text", privacy = "secret"'
+    view = parse_view(
+        toml.replace('"lastName", type = "text", privacy = "pii"', secret).replace(
+            '"firstName", "lastName", ', '"firstName", '
+        ),
+        "t.toml",
+    )
+    broken = {**USERS_ROW, "created_at": "x"}
+    for value in (
+        envelope("u", "users", broken, before=USERS_ROW),
+        {"schema": {}, "payload": envelope("u", "users", broken, before=USERS_ROW)},
+        {"after": {**USERS_ROW, "big": 2**70, "real": 1.5}, "before": None, "op": "u"},
+    ):
+        item = RecordDecoder(view).decode(Record(3, 0, USER.encode(), json.dumps(value).encode()))
+        assert isinstance(item, Poison)
+        assert item.kafka_value is not None
+        assert SECRET.encode() not in item.kafka_value
+        assert b"Ada" in item.kafka_value
+        again = RecordDecoder(view).decode(Record(3, 0, USER.encode(), item.kafka_value))
+        assert again == item
+    unchanged = json.dumps(envelope("u", "users", broken, before=USERS_ROW)).encode()
+    kept = RecordDecoder(VIEW).decode(Record(3, 0, USER.encode(), unchanged))
+    assert isinstance(kept, Poison)
+    assert kept.kafka_value == unchanged
