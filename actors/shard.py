@@ -35,8 +35,12 @@ several changes, and pages for several users (at 1,000 it takes nearly twice the
 BATCH_BYTES = 16 << 20
 """Of Kafka: with so much in hand nothing more is waited for; large values must not gather."""
 
+FILL_ITEMS_MIN = 1_000
+"""Known to be in the log behind what waits, they are waited for. A shard that keeps up is less far behind, and
+waits for nothing; one that does not catches up the sooner."""
+
 FILL_WAIT_S = 2.0
-"""How long a shard that is a full batch behind waits for it: seconds behind already, it catches up the sooner."""
+"""How long at the most, of a batch: many shards, or a slow broker, fill theirs slowly."""
 
 BATCH_ITEMS_MAX = 10 * BATCH_ITEMS
 """A batch does not end inside a source transaction whose rest is in hand, up to this many items."""
@@ -141,7 +145,7 @@ class ShardActor:
                 return
 
     async def _wait_for_batch(self) -> None:
-        """Wait for something to apply; for a full batch, in bounded time, where the log holds enough for one."""
+        """Wait for something to apply; where the log holds much more, in bounded time for a full batch of it."""
         while not self._mailbox:
             await self._wait_for_arrival()
         with trio.move_on_after(FILL_WAIT_S):
@@ -153,10 +157,10 @@ class ShardActor:
         await self._arrival.wait()
 
     def _fillable(self) -> bool:
-        """What waits is no full batch, but would be one with what the log is known to hold behind it."""
+        """What waits is no full batch, and the log is known to hold enough behind it to wait for."""
         last = self._mailbox[-1]
         behind = last.high_water - last.next_offset
-        return self._waiting < BATCH_ITEMS <= self._waiting + behind and self._waiting_bytes < BATCH_BYTES
+        return self._waiting < BATCH_ITEMS and self._waiting_bytes < BATCH_BYTES and behind >= FILL_ITEMS_MIN
 
     def _take(self) -> Batch:
         """Join waiting batches into one: up to `BATCH_ITEMS`, then only to end a source transaction."""

@@ -15,7 +15,7 @@ from kycache.actors import shard
 from kycache.actors.shard import Batch, Opened, ShardActor
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
-from kycache.model.view import default_view
+from kycache.model.definition import default_view
 
 VIEW = default_view()
 WAIT_S = 10.0
@@ -28,6 +28,7 @@ class Running:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(shard, "BATCH_ITEMS", BATCH_ITEMS)
         monkeypatch.setattr(shard, "BATCH_ITEMS_MAX", BATCH_ITEMS)
+        monkeypatch.setattr(shard, "FILL_ITEMS_MIN", 2)
         self.shard = ShardUnderTest(folder, VIEW)
         self.sizes: list[int] = []
         store, apply = self.shard.store, self.shard.store.apply
@@ -70,15 +71,19 @@ async def test_a_shard_that_is_far_behind_waits_for_a_full_batch(
 ) -> None:
     monkeypatch.setattr(shard, "FILL_WAIT_S", WAIT_S)
     async with running(tmp_path, monkeypatch) as run:
-        run.offer(0, 3, high_water=5)
+        run.offer(0, 2, high_water=7)
+        run.offer(2, 3, high_water=7)
         await trio.testing.wait_all_tasks_blocked()
         assert not run.sizes
-        run.offer(3, 4, high_water=5)
+        run.offer(3, 4, high_water=7)
         await run.until(lambda: run.actor.state.position.offset == 4)
         assert run.sizes == [4]
-        run.offer(4, 5, high_water=5)  # all that there is
-        await run.until(lambda: run.actor.state.position.offset == 5)
-        assert run.sizes == [4, 1]
+        run.offer(4, 5, high_water=7)
+        await trio.testing.wait_all_tasks_blocked()
+        assert run.sizes == [4]
+        run.offer(5, 6, high_water=7)  # nearly all that there is
+        await run.until(lambda: run.actor.state.position.offset == 6)
+        assert run.sizes == [4, 2]
 
 
 async def test_what_does_not_come_is_not_waited_for_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
