@@ -24,6 +24,7 @@ OPEN = "open"
 """The report of a writer that has its shard open; it may have a reason why it commits nothing."""
 
 SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"
+NOBODY_WRITES = "no ingest holds the shard: see its log for why it ended, and start it"
 CLOCK_REMEDY = "let the source and this machine keep their time by NTP"
 SUSPECT_REMEDY = "see `kycache quarantine list`"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
@@ -145,7 +146,8 @@ def status(
     elif cut_off:
         standing, reason = Standing.STALE, cut_off
     elif old:
-        standing, reason = Standing.STALE, clock or f"the last commit seen is {stale or 0:.1f} s old"
+        alone = "" if held else f"; {NOBODY_WRITES}"
+        standing, reason = Standing.STALE, clock or f"the last commit seen is {stale or 0:.1f} s old{alone}"
     else:
         standing, reason = Standing.READY, clock
     if report is not None and report.state == OPEN and report.reason:

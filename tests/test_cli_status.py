@@ -87,7 +87,9 @@ def test_status_of_a_stopped_ingest(kycache_process: RunCommand, tmp_path: Path,
     assert ended.json["view"] == view.hash
     first, second = ended.json["shards"]
     assert first.pop("stalenessSeconds") >= 0
-    assert first.pop("reason").startswith("the last commit seen is ")
+    reason = first.pop("reason")
+    assert reason.startswith("the last commit seen is ")
+    assert reason.endswith("; no ingest holds the shard: see its log for why it ended, and start it")
     assert first == {
         "shard": 0,
         "state": "stale",
