@@ -111,7 +111,10 @@ ROOT_KEY = b"r"
 
 
 class IndexDiffers(Refused):
-    """The index is not what its rows, or its caller, say it is: corruption, or a bug of ours."""
+    """The index is not what its rows, or its caller, say it is: corruption, or a bug of ours.
+
+    Says no key and no value: those of rows hold user ids, those of the directory what users are filtered by.
+    """
 
     def __init__(self, problem: str) -> None:
         super().__init__(f"order index: {problem}", "rebuild the shard")

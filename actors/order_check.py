@@ -47,7 +47,7 @@ class _Recount:
         _require(bool(held) or not numbers, "an emptied index is not empty")
 
     def _take(self, key: bytes, expected: bytes, what: str) -> None:
-        _require(self._stored.pop(key, None) == expected, f"{what} (record {key.hex()})")
+        _require(self._stored.pop(key, None) == expected, what)
 
     def _combinations(self) -> None:
         """Every tag's values lead back to it, and each of their subsets to one column of its own."""

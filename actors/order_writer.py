@@ -163,11 +163,9 @@ class _Pass:
         elif self._cursor.put(key, value, overwrite=False):
             return
         else:
-            raise IndexDiffers(f"a row with the key {key.hex()} is there already")
+            raise IndexDiffers("a row to be added is there already")
         if found != stored:
-            raise IndexDiffers(
-                f"the row with the key {key.hex()} is {'not what' if found else 'missing where'} was said"
-            )
+            raise IndexDiffers(f"a row is {'not what' if found else 'missing where'} was said")
 
     def _split_bucket(self, at: int, bucket: int, rows: int) -> None:
         """Half of the rows leave; of the newest bucket only the last row, so that full buckets stay behind."""
