@@ -15,6 +15,7 @@ from typing import cast
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
+from hypercorn.events import Event, Updated
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -23,6 +24,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState
 from kycache.model.errors import whereabouts
 
 from . import http2
+from .bounded import BoundedListener, connections_max
 from .sparing_log import SparingLog
 
 http2.install()
@@ -61,6 +63,23 @@ class _Moving:
             self._sent_s = trio.current_time()
 
 
+class _Handler(TCPServer):
+    """Hypercorn's, but for its end: that waits for the idle timeout although the client has left (seen), and each
+    that leaves would hold a descriptor for so long.
+    """
+
+    _left = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._left = True
+        await self.idle_task.stop()
+
+    async def protocol_send(self, event: Event) -> None:
+        if not (self._left and isinstance(event, Updated)):  # an answer nobody waits for ends, and all is idle
+            await super().protocol_send(event)
+
+
 class Connections:
     """The connections of one application.
 
@@ -92,8 +111,10 @@ class Connections:
             await lifespan.wait_for_startup()
             async with trio.open_nursery() as connections:
                 async with trio.open_nursery() as accepting:
+                    bounded = BoundedListener(listener, connections_max())
+                    handle = partial(self._handle, bounded)
                     await accepting.start(
-                        partial(trio.serve_listeners, self._handle, [listener], handler_nursery=connections)
+                        partial(trio.serve_listeners, handle, [bounded], handler_nursery=connections)
                     )
                     task_status.started()
                     await until()
@@ -103,16 +124,17 @@ class Connections:
             await lifespan.wait_for_shutdown()
             application.cancel_scope.cancel()
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
+    async def _handle(self, listener: BoundedListener, stream: trio.SocketStream) -> None:
         self._open.add(stream)
         try:
             # It takes a stream without TLS too, whatever its annotation says.
             moving = cast("trio.SSLStream[trio.SocketStream]", _Moving(stream, self._unmoved_s))
-            await TCPServer(self._app, self._config, self._context, ConnectionState({}), moving)
+            await _Handler(self._app, self._config, self._context, ConnectionState({}), moving)
         except* Exception as failed:
             self._log.error(f"a connection failed and was closed: {whereabouts(failed)}")
         finally:
             self._open.discard(stream)
+            listener.ended()
             if not self._open:
                 self._none_open.set()
 

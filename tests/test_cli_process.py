@@ -151,11 +151,12 @@ class Running:
 
 
 @contextmanager
-def started(folder: Path, *arguments: str) -> Iterator[Running]:
-    """A command in a process of its own."""
-    child = subprocess.Popen(
-        [sys.executable, "-m", "kycache.cli.main", *arguments], cwd=folder, stderr=subprocess.PIPE, text=True
-    )
+def started(folder: Path, *arguments: str, descriptors: int = 0) -> Iterator[Running]:
+    """A command in a process of its own, which may have no more descriptors than said."""
+    command = [sys.executable, "-m", "kycache.cli.main", *arguments]
+    if descriptors:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$0" "$@"', *command]
+    child = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
     running = Running(child)
     try:
         yield running

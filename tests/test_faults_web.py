@@ -1,4 +1,4 @@
-"""FAULTS 24 and 28 on a real `kycache web`: clients that go away in mid-answer, and SIGTERM under load."""
+"""FAULTS 23, 24 and 28 on a real `kycache web`: a flood of clients, clients that leave, SIGTERM under load."""
 
 import http.client
 import json
@@ -7,7 +7,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -18,6 +18,7 @@ from http_stand import Stand, people
 from test_cli_process import started
 from test_export_memory import GROWTH_BYTES_MAX, own_bytes, wait_metric
 
+from kycache.http.bounded import CONNECTIONS_SHARE
 from kycache.model.lsn import format_lsn
 
 WAIT_S = 60.0
@@ -26,6 +27,7 @@ LEAVERS = 300
 WAITERS = 20
 CLIENTS = 4
 GRACE_S = 5.0
+DESCRIPTORS = 200
 
 PATHS = ("/users?size=500", "/users/export", "/users/export?order=oldest", "/users", "/metrics")
 
@@ -37,6 +39,35 @@ def configure(folder: Path, **http: float) -> Stand:
     lines = "".join(f"{name} = {value}\n" for name, value in {"port": 0, **http}.items())
     (folder / "kycache.toml").write_text(f"[http]\n{lines}", encoding="utf-8")
     return stand
+
+
+def test_more_connections_than_descriptors(no_settings: Path) -> None:
+    """FAULTS 23: who is connected is served, files can still be opened, and others get in when one ends."""
+    stand = configure(no_settings, drain=0)
+    with started(no_settings, "web", descriptors=DESCRIPTORS) as web, ExitStack() as idle:
+        url = str(web.logged("listening")["url"])
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        with closing(http.client.HTTPConnection(*address, timeout=WAIT_S)) as live:
+
+            def served(client: http.client.HTTPConnection) -> int:
+                client.request("GET", "/users")
+                with client.getresponse() as answer:
+                    answer.read()
+                    return answer.status
+
+            assert served(live) == 200
+            for _ in range(2 * DESCRIPTORS):
+                idle.enter_context(socket.create_connection(address, timeout=WAIT_S))
+            most = int(DESCRIPTORS * CONNECTIONS_SHARE)
+            web.logged(f"{most} connections are open; more wait until one ends: raise `ulimit -n`")
+            for _ in range(20):
+                assert served(live) == 200
+                assert len(list(Path(f"/proc/{web.child.pid}/fd").iterdir())) < 0.9 * DESCRIPTORS
+            idle.close()
+            with closing(http.client.HTTPConnection(*address, timeout=WAIT_S)) as late:
+                assert served(late) == 200
+        assert web.stop(signal.SIGTERM) == 0
+    stand.close()
 
 
 @pytest.mark.parametrize("seed", seeds(2, at_most=50))

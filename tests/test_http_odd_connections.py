@@ -17,6 +17,7 @@ import trio
 from http_stand import ENDS_AT_ONCE, Stand, people, serving
 
 from kycache.http import gate, server
+from kycache.http.bounded import BoundedListener
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, PRIORITY, SETTINGS = 1, 2, 4
@@ -147,6 +148,28 @@ async def test_who_reads_slowly_or_waits_is_not_one_of_them(stand: Stand, monkey
             assert late.status_code == 503
             got = b"".join([data async for data in stream])
         assert got.splitlines()[-1].startswith(b'{"end":true,"rows":1200,')
+
+
+@pytest.mark.parametrize(
+    "asked", [b"", b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n", http_2()], ids=["not", "1.1", "2"]
+)
+async def test_who_left_is_forgotten_at_once(stand: Stand, asked: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not when the time for idle connections is over: each would hold a descriptor until then."""
+    forgotten = trio.Event()
+    ended = BoundedListener.ended
+
+    def noticed(listener: BoundedListener) -> None:
+        ended(listener)
+        forgotten.set()
+
+    monkeypatch.setattr(BoundedListener, "ended", noticed)
+    async with serving(stand) as client:
+        async with await connected(client) as stream:
+            await stream.send_all(asked)
+            if asked:
+                await stream.receive_some()
+        with trio.fail_after(5):
+            await forgotten.wait()
 
 
 async def test_an_export_lies_in_no_memory_while_its_reader_is_slow(tmp_path: Path) -> None:
