@@ -158,9 +158,14 @@ class RecordDecoder:
             unusual = self._image_of("after", envelope.after, origin)
             if unusual is None:
                 raise Poisoned(f"table {shape.name!r}, op {envelope.op}: no row image", origin=origin)
-            image, owner, decoded = unusual, unusual.get(shape.owner), None
+            image, owner, decoded, sent_key = (
+                unusual,
+                unusual.get(shape.owner),
+                None,
+                unusual.get(shape.key_column),
+            )
         else:
-            owner, decoded = usual
+            owner, decoded, sent_key = usual
         try:
             user = self._user_of(owner)
         except ValueRefused as error:
@@ -173,7 +178,7 @@ class RecordDecoder:
             raise _too_long(shape, user, origin)
         former: Value = None
         if envelope.op == "u" and envelope.before != NULL:
-            former_owner, former = self._names_before(shape, envelope.before, origin)
+            former_owner, former = self._names_before(shape, envelope.before, origin, (owner, sent_key))
             if former_owner is not None and former_owner != user:
                 return _moved_in_one(record, shape)
         if decoded is None:
@@ -200,15 +205,19 @@ class RecordDecoder:
             None if former == key else former,
         )
 
-    def _names_before(self, shape: _Shape, before: msgspec.Raw, origin: Origin) -> tuple[_User | None, Value]:
-        """Whose row an update met, and under which primary key; None where the image does not tell.
+    def _names_before(
+        self, shape: _Shape, before: msgspec.Raw, origin: Origin, after: tuple[object, object]
+    ) -> tuple[_User | None, Value]:
+        """Whose row an update met, under which primary key; None where the image does not tell, or tells no news.
 
         Of an image that REPLICA IDENTITY DEFAULT made up (line 12) the key alone can be right.
         """
         try:
-            owner, key = shape.image.names(before)
+            owner, key = names = shape.image.names(before)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise Poisoned("not a Debezium envelope: `before` is no object", origin=origin) from None
+        if names == after:
+            return None, None
         try:
             user = None if owner == 0 and shape.number else self._user_of(owner)
         except ValueRefused:

@@ -63,6 +63,7 @@ class ImageDecoder:
         self._extra: tuple[str, ...] = ()
         at = {c.name: n for n, c in enumerate(table.columns)}
         self._owner_at = at.get(table.owner, len(at))
+        self._key_at = at[table.key]
         finish = ((n, _finish(c.type)) for n, c in enumerate(table.columns))
         self._finish = [(n, made) for n, made in finish if made is not None]
         self._typed = self._make_typed()
@@ -80,8 +81,8 @@ class ImageDecoder:
         found = self._names(image)
         return (None, None) if found is None else (found.owner, getattr(found, "key", found.owner))
 
-    def read(self, image: msgspec.Raw) -> tuple[object, Values] | None:
-        """The owner's id and the values of a usual image, from its JSON; None where it is another."""
+    def read(self, image: msgspec.Raw) -> tuple[object, Values, object] | None:
+        """Of a usual image, from its JSON, the owner's id, the values, and the key as sent; None of another."""
         try:
             made = msgspec.structs.astuple(self._typed(image))
             if PLACEHOLDER in made:
@@ -93,7 +94,7 @@ class ImageDecoder:
         except (msgspec.MsgspecError, ValueRefused, UnicodeDecodeError, RecursionError):
             return None
         extra = sum(value is not msgspec.UNSET for value in made[-len(self._extra) :]) if self._extra else 0
-        return made[self._owner_at], Values(tuple(values), extra)
+        return made[self._owner_at], Values(tuple(values), extra), made[self._key_at]
 
     def learn(self, image: Image) -> None:
         """Take the columns that the view does not declare for usual ones from now on."""
