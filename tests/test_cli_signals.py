@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,17 @@ LEFT = {**BEGUN, "create": "store/*/*#*"}
 """What it must not leave behind; a run of `create` is gone on with."""
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """A shell lets its background jobs ignore Ctrl-C, `nohup` the hangup; what is ignored, a child ignores too."""
+    both = (signal.SIGINT, signal.SIGHUP)
+    before = [signal.signal(number, signal.default_int_handler) for number in both]
+    yield
+    for number, handler in zip(both, before, strict=True):
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(
     ("command", "number"),
     [

@@ -240,7 +240,7 @@ def test_destroyed_files_come_back_from_a_snapshot(demo: RunningDemo, client: ht
     load.join()
     wait_until(lambda: _answers(demo), "the shards do not come back")
     assert_equals_sql(demo, client)
-    assert came_back(demo) == before + 4
+    assert came_back(demo) >= before + 4  # more, where ingest noticed before it was killed
 
 
 def came_back(demo: RunningDemo) -> int:
