@@ -79,8 +79,11 @@ def options(
 def _unwound_by_signals() -> Iterator[None]:
     """The first signal ends the block by `SystemExit`: what was begun is cleared away, and a connector that was
     stopped goes on. The next one does what it does by default."""
+    came = 0
 
     def end(number: int, _frame: FrameType | None) -> None:
+        nonlocal came
+        came = number
         for each in before:
             signal.signal(each, signal.SIG_DFL)
         sys.exit(SIGNAL_EXIT + number)
@@ -91,6 +94,11 @@ def _unwound_by_signals() -> Iterator[None]:
         signal.signal(each, end)
     try:
         yield
+    except Exception:
+        if not came:
+            raise
+        # It struck where a thread was being started, say (seen once), and clearing away stumbled over that.
+        sys.exit(SIGNAL_EXIT + came)
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)

@@ -1,16 +1,20 @@
 """A command that a signal ends clears away what it began: SIGTERM, as Ctrl-C, unlike a kill."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+from command_line import RunCommand
 from snapshot_stand import Stand
 
+from kycache.cli import rebuild, status
 from kycache.snapshots.lock import one_at_a_time
 
 MIB_S = 0.25
@@ -78,10 +82,55 @@ def test_a_signal_leaves_nothing_half_done(tmp_path: Path, command: str, number:
             time.sleep(0.001)
         process.send_signal(number)
         told = process.communicate(timeout=WAIT_S)[1]
-    assert process.returncode == 128 + number
+    assert process.returncode == 128 + number, told
     assert "Traceback" not in told
     assert not [*tmp_path.glob(LEFT[command])]
     directory = stand.shards[0].directory
     with one_at_a_time(directory):
         pass
     assert len([*directory.shard(0).path.glob("gen-*")]) == 1
+
+
+class Connector:
+    """A Kafka Connect that only says what it was told."""
+
+    name = "kycache"
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def stop(self) -> None:
+        self.told.append("stop")
+
+    def drop_offsets(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def resume(self) -> None:
+        self.told.append("resume")
+
+
+def test_a_connector_that_was_stopped_goes_on(
+    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Stand.make(tmp_path, rounds=1).close()
+    connector = Connector()
+    monkeypatch.setattr(rebuild, "_connect", lambda *_: connector)
+    before = signal.getsignal(signal.SIGTERM)
+    assert kycache("rebuild", "--epoch", "--yes").code == 128 + signal.SIGTERM
+    assert connector.told == ["stop", "resume"]
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_what_clearing_away_stumbles_over_is_no_mistake_of_ours(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A signal may strike where a thread is being started."""
+
+    def broken(*_: object) -> NoReturn:
+        with pytest.raises(SystemExit):
+            os.kill(os.getpid(), signal.SIGTERM)
+        raise ValueError
+
+    monkeypatch.setattr(status, "data_directory", broken)
+    ended = kycache("status")
+    assert (ended.code, ended.err) == (128 + signal.SIGTERM, "")
