@@ -9,6 +9,7 @@ out of hand.
 import contextlib
 import fcntl
 import os
+import signal
 import time
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -63,6 +64,19 @@ class _Copy(Thread):
         finally:
             os.close(self._end)
 
+    def begin(self) -> None:
+        """Start, whatever signal comes: one that interrupts `start` leaves a thread that nobody can wait for."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            self.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def end(self) -> None:
+        """Wait for its end, where it was started."""
+        if self.ident is not None:
+            self.join()
+
 
 def compacted_bytes(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]", databases: Databases) -> int:
     """How large the file would be without its free pages: two meta pages, and those of every tree."""
@@ -93,13 +107,13 @@ def copied_pages(
         fcntl.fcntl(here, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
     scrubber = Scrubber(spill)
     try:
-        copy.start()
+        copy.begin()
         while block := os.read(here, PIPE_BYTES):
             watch.passed(len(block))
             yield from scrubber.feed(block)
     finally:
         os.close(here)  # first: whoever writes into it ends then
-        copy.join()
+        copy.end()
         scrubber.close()
     if copy.failure is not None:
         raise Refused(
