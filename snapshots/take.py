@@ -159,6 +159,11 @@ class Taker:
                         f"shard {shard}: the file holds {identity}", f"run `kycache rebuild --shard {shard}`"
                     )
                 self._check_epoch(shard, identity.epoch)
+                if not state.bootstrapped:
+                    raise Refused(
+                        f"shard {shard} is still bootstrapping: a copy could not be restored",
+                        "run this again when `kycache status` shows it ready",
+                    )
                 self._progress.begin(shard, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
                 copied_at = manifests.instant(datetime.now(UTC))
                 limits = CopyLimits(

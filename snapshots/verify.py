@@ -74,6 +74,11 @@ def verify_shard(
         Refused: it is not what was stored, or never was a good one.
         Unreachable: the store does not answer, or there is no room.
     """
+    if not entry.bootstrapped:  # a restore would say the same (`plan.py`); `take.py` makes none any more
+        raise Refused(
+            f"shard {entry.shard}: it was still bootstrapping when snapshot {manifest.id} was taken",
+            "take another snapshot of `kycache snapshot list`",
+        )
     free = shutil.disk_usage(scratch).free
     if free < entry.raw_bytes:
         raise Unreachable(

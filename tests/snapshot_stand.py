@@ -34,7 +34,9 @@ class Stand:
     settings: SnapshotSettings
 
     @classmethod
-    def make(cls, root: Path, shards: int = 1, *, seed: int = 5, rounds: int = 30) -> "Stand":
+    def make(
+        cls, root: Path, shards: int = 1, *, seed: int = 5, rounds: int = 30, bootstrapped: bool = True
+    ) -> "Stand":
         source = FakeSource(Random(seed), shards)
         source.snapshot()
         opened = Environments(readonly=False, map_size=MAP_BYTES)
@@ -42,7 +44,11 @@ class Stand:
             ShardUnderTest(root / "data", VIEW, shard=n, shards=shards, environments=opened) for n in range(shards)
         ]
         stand = cls(root, source, made, SnapshotSettings((root / "store").as_uri()))
-        stand.go_on(rounds)
+        if bootstrapped:
+            stand.go_on(rounds)
+        else:
+            for shard in made:
+                stand.follow(shard)
         return stand
 
     def go_on(self, rounds: int) -> None:

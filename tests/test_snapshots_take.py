@@ -134,6 +134,17 @@ def test_what_was_started_over_since_is_copied_again(tmp_path: Path) -> None:
     stand.close()
 
 
+def test_a_shard_that_is_bootstrapping_is_left_out(tmp_path: Path) -> None:
+    """Its copy could not come back, and would be told of as a good one."""
+    stand = Stand.make(tmp_path, 2, bootstrapped=False)
+    with pytest.raises(Refused, match="shard 0 is still bootstrapping"):
+        stand.take()
+    stand.source.beat()
+    stand.follow(stand.shards[1])
+    assert [entry.shard for entry in stand.take().shards] == [1]
+    stand.close()
+
+
 def test_a_store_that_is_emptied_under_a_run(tmp_path: Path) -> None:
     """Or unmounted: a whole snapshot was told of that lacked its first shards (seen)."""
     stand = Stand.make(tmp_path, 2)

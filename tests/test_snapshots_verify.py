@@ -54,6 +54,16 @@ def test_a_manifest_that_never_was_right(tmp_path: Path) -> None:
     stand.close()
 
 
+def test_what_a_restore_would_refuse_is_not_good(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path)
+    manifest = stand.take()
+    (entry,) = manifest.shards
+    young = msgspec.structs.replace(manifest, shards=(msgspec.structs.replace(entry, bootstrapped=False),))
+    (problem,) = problems(stand, young)
+    assert "still bootstrapping" in problem
+    stand.close()
+
+
 def test_a_copy_of_a_shard_whose_index_is_wrong(tmp_path: Path) -> None:
     """Damage that was there when the copy was made: every hash fits, the full walk finds it."""
     stand = Stand.make(tmp_path)
