@@ -68,6 +68,13 @@ def due_at(report: SnapshotReport, every_s: float, started: datetime, draw: floa
     return due
 
 
+def wait_s(due: datetime, every_s: float, now: datetime) -> float:
+    """How long until then. What is due later than anything can be was reckoned by a clock that ran ahead and has
+    been set right since: it is due now, and not when the clock has come there again. Pure."""
+    wait = (due - now).total_seconds()
+    return wait if wait <= every_s * (1 + JITTER) else 0.0
+
+
 async def take_snapshots(
     schedule: Schedule,
     directory: DataDirectory,
@@ -84,7 +91,7 @@ async def take_snapshots(
     task_status.started()
     while True:
         report = read_report(directory)
-        wait = (due_at(report, schedule.every_s, started, draw) - datetime.now(UTC)).total_seconds()
+        wait = wait_s(due_at(report, schedule.every_s, started, draw), schedule.every_s, datetime.now(UTC))
         if wait > 0 or not ready():
             await trio.sleep(max(0.05, min(wait if wait > 0 else RETRY_S[0], LOOK_S_MAX)))
             continue

@@ -15,7 +15,7 @@ from kycache.actors.files import Report
 from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded
 from kycache.snapshots.listing import survey
 from kycache.snapshots.lock import Busy, one_at_a_time
-from kycache.snapshots.schedule import RETRY_S, Schedule, due_at, take_snapshots
+from kycache.snapshots.schedule import RETRY_S, Schedule, due_at, take_snapshots, wait_s
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -39,6 +39,18 @@ def test_when_the_next_is_due() -> None:
     assert waits == [timedelta(seconds=s) for s in (*RETRY_S, RETRY_S[-1])]
     often = SnapshotReport(failed_in_a_row=9, failed_at=NOW.isoformat())
     assert due_at(often, 90, NOW - HOUR, 0.5) == NOW + timedelta(seconds=90)
+
+
+def test_a_clock_that_was_set_back_stops_no_snapshots() -> None:
+    """The newest was taken, or failed, while this machine's clock was a month ahead."""
+    ahead = (NOW + timedelta(days=30)).isoformat()
+    for report in (
+        SnapshotReport("id", ahead),
+        SnapshotReport("id", NOW.isoformat(), failed_in_a_row=1, failed_at=ahead),
+    ):
+        assert wait_s(due_at(report, 3600, NOW, 0.5), 3600, NOW) == 0
+    good = SnapshotReport("id", NOW.isoformat())
+    assert wait_s(due_at(good, 3600, NOW, 1.0), 3600, NOW) == 3960
 
 
 def test_the_report_of_a_directory(tmp_path: Path) -> None:
