@@ -10,7 +10,7 @@ from kycache.model.errors import Refused
 from . import manifest as manifests
 from .keys import Keys
 from .manifest import Manifest
-from .stores import Store, Stored
+from .stores import Missing, Store, Stored
 
 
 class Condition(StrEnum):
@@ -70,10 +70,12 @@ def read_manifest(store: Store, keys: Keys, snapshot: str) -> Manifest:
 
 def _found(store: Store, keys: Keys, snapshot: str, files: Mapping[str, Stored]) -> Found:
     there = tuple(files.values())
-    if manifests.MANIFEST not in files:
-        return Found(snapshot, Condition.UNFINISHED, None, "it was not finished", there)
     try:
+        # Asked for whatever the list says: it is not of one moment. Of a snapshot that was finished meanwhile it may
+        # show neither the manifest nor the note of its run, as if a prune had been killed there.
         manifest = read_manifest(store, keys, snapshot)
+    except Missing:
+        return Found(snapshot, Condition.UNFINISHED, None, "it was not finished", there)
     except Refused as error:
         return Found(snapshot, Condition.DAMAGED, None, error.problem, there)
     for entry in manifest.shards:

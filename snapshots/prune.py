@@ -75,6 +75,10 @@ def decide(
             decisions.append(Decision(snapshot.id, False, "cannot be read with this key"))
             continue
         age = now - datetime.fromisoformat(manifest.created_at)
+        if age < timedelta():
+            # Older than what was taken since that clock was set right, in the place of which it would stay.
+            decisions.append(Decision(snapshot.id, False, "is dated ahead of the clock here: stands for no other"))
+            continue
         shards = _copied(manifest)
         wanted = max(1, keep or 1)
         covered = min((newer.get(shard, 0) for shard in shards), default=wanted)  # by none: nothing can come back

@@ -129,7 +129,7 @@ class Runs:
     def _continues(self, notes: Sequence[Note], now: datetime) -> bool:
         mine = (self._node.view, self._node.shards, self._keys.recipients_digest)
         return all(
-            now - datetime.fromisoformat(note.at) <= RESUMED_AFTER_MAX
+            abs(now - datetime.fromisoformat(note.at)) <= RESUMED_AFTER_MAX  # also of a clock that was set back
             and (note.view, note.shard_count, note.recipients) == mine
             for note in notes
         )

@@ -76,6 +76,12 @@ def test_by_age_but_never_the_last_good_one() -> None:
     assert kept(found(30), found(20), found(10), keep=2, older_than=week) == [False, True, True]
 
 
+def test_one_that_a_clock_that_ran_ahead_has_dated_stands_for_nothing() -> None:
+    """With it as the newest for ever, what is taken now would be what is removed."""
+    assert kept(found(3), found(2), found(-30), keep=1) == [False, True, True]
+    assert kept(found(9), found(8), found(-30), older_than=timedelta(days=7)) == [False, True, True]
+
+
 def test_a_shard_that_only_an_old_one_holds_keeps_it() -> None:
     assert kept(found(9, (0, 1)), found(3, (0,)), found(1, (0,)), keep=1) == [True, False, True]
 
@@ -150,6 +156,19 @@ def test_what_is_damaged_inside_stands_for_nothing(tmp_path: Path) -> None:
     known, decisions = decide_surely(store, survey(store, stand.keys()), datetime.now(UTC), keep=1)
     assert [found.condition for found in known] == [Condition.WHOLE, Condition.WHOLE, Condition.DAMAGED]
     assert [decision.removed for decision in decisions] == [True, False, False]
+    stand.close()
+
+
+def test_what_is_finished_while_the_store_is_listed_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list came by the manifest's place before it was there, and by the run's when that was gone."""
+    stand = Stand.make(tmp_path)
+    taken = stand.take()
+    store = stand.store()
+    listed = [file for file in store.files() if not file.path.endswith(".json")]
+    monkeypatch.setattr(store, "files", lambda: listed)
+    found = survey(store, stand.keys())
+    assert [(f.id, f.condition) for f in found] == [(taken.id, Condition.WHOLE)]
+    assert [d.removed for d in decide(found, datetime.now(UTC), keep=1)] == [False]
     stand.close()
 
 
