@@ -22,6 +22,7 @@ from obstore.store import MemoryStore, from_url
 from kycache.actors.files import PRIVATE, sync_folder
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
 
+from .manifest import is_id
 from .settings import MIB, shown
 
 if TYPE_CHECKING:
@@ -109,7 +110,8 @@ class Store:
                 self._store = from_url(url, client_options=_client(), retry_config=RETRY)
             except (BaseError, ValueError) as error:
                 raise ConfigurationError(
-                    f"{self.url} cannot be used as a snapshot store: {_first_line(error)}",
+                    # The library's words may name the URL as it was given, with a login.
+                    f"{self.url} cannot be used as a snapshot store: {_first_line(error).replace(url, self.url)}",
                     "set `[snapshots] store`, and the bucket's own variables (AWS_REGION, AWS_ENDPOINT_URL, …)",
                 ) from None
         else:
@@ -246,14 +248,15 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def tidy(self, older_than: datetime) -> list[str]:
-        """Remove what killed uploads left in a folder, and folders left empty; returns the names.
+        """Remove what killed uploads left in a folder, and folders left empty; returns the names. Only below
+        names of snapshots: whatever else lies there is somebody else's.
 
         A bucket's parts are not listed by it: let its lifecycle rule abort incomplete uploads.
         """
         if self.root is None or not self.root.exists():
             return []
         gone: list[str] = []
-        for folder in [path for path in self.root.iterdir() if path.is_dir()]:
+        for folder in [path for path in self.root.iterdir() if is_id(path.name) and path.is_dir()]:
             for path in folder.iterdir():
                 if _STAGED.fullmatch(path.name) and _modified(path) < older_than:
                     path.unlink(missing_ok=True)

@@ -81,23 +81,32 @@ def test_urls_that_name_no_store(url: str) -> None:
         Store(url)
 
 
-def test_a_url_hides_its_password() -> None:
+@pytest.mark.parametrize("scheme", ["ftp", "az"])
+def test_a_url_hides_its_password(scheme: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
-        Store("ftp://user:hunter2@host/x?token=hunter2")
-    assert "hunter2" not in str(refused.value)
+        Store(f"{scheme}://user:hunter2@host/x?token=hunter2")
+    assert "hunter2" not in f"{refused.value.problem} {refused.value.remedy}"
 
 
 def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
     store = Store((tmp_path / "store").as_uri(), writing=True)
-    writer = store.writer("folder/file")
+    writer = store.writer(f"{NO_ID}/file")
     writer.write(bytes(20 * MIB))  # more than a part: it is staged, and never closed
-    (staged,) = (tmp_path / "store" / "folder").iterdir()
+    (staged,) = (tmp_path / "store" / NO_ID).iterdir()
     assert staged.parent.stat().st_mode & 0o777 == 0o700  # it is its owner's alone only when it is whole
     assert store.files() == []
     assert store.tidy(datetime.now(UTC) - timedelta(days=1)) == []
-    assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"folder/{staged.name}"]
+    assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"{NO_ID}/{staged.name}"]
     assert list((tmp_path / "store").iterdir()) == []
     del writer
+
+
+def test_what_somebody_else_keeps_in_the_folder_stays(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "draft#1").write_text("of somebody")
+    assert Store(tmp_path.as_uri()).tidy(datetime.now(UTC) + timedelta(days=1)) == []
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["draft#1", "empty", "notes"]
 
 
 def test_a_folder_on_a_read_only_disk(tmp_path: Path, disk: Path) -> None:
