@@ -71,8 +71,8 @@ def read_manifest(store: Store, keys: Keys, snapshot: str) -> Manifest:
 def _found(store: Store, keys: Keys, snapshot: str, files: Mapping[str, Stored]) -> Found:
     there = tuple(files.values())
     try:
-        # Asked for whatever the list says: it is not of one moment. Of a snapshot that was finished meanwhile it may
-        # show neither the manifest nor the note of its run, as if a prune had been killed there.
+        # Asked for whatever the list says: it is not of one moment. Of a snapshot that was finished meanwhile it
+        # may show neither the manifest nor the note of its run, as if a prune had been killed there.
         manifest = read_manifest(store, keys, snapshot)
     except Missing:
         return Found(snapshot, Condition.UNFINISHED, None, "it was not finished", there)
