@@ -3,6 +3,7 @@
 A snapshot goes manifest first: killed in between, what is left is no snapshot, and goes with the next prune.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -54,15 +55,16 @@ def decide(
     """What a prune does.
 
     A whole snapshot is removed where it is older than `older_than`, and of each of its shards there are `keep`
-    newer whole ones (at least one, whatever was asked), of the same view and topic and bootstrapped. What cannot
-    be read is left alone: the key may be wrong.
+    newer whole ones (at least one, whatever was asked), of the same view and topic, bootstrapped, and read as far:
+    a shard that went to another node leaves a file, whose later copies are none to come back from. What cannot be
+    read is left alone: the key may be wrong.
 
     Args:
         found: the oldest first.
     """
     if keep is None and older_than is None:
         raise ValueError("a prune needs a count or an age")
-    newer: dict[Copied, int] = {}
+    newer: dict[Copied, list[int]] = {}  # how far those have read, in order
     decisions: list[Decision] = []
     for snapshot in reversed(found):
         if snapshot.condition is Condition.UNFINISHED:
@@ -81,7 +83,8 @@ def decide(
             continue
         shards = _copied(manifest)
         wanted = max(1, keep or 1)
-        covered = min((newer.get(shard, 0) for shard in shards), default=wanted)  # by none: nothing can come back
+        counts = (_as_far(newer.get(shard, []), entry) for shard, entry in shards.items())
+        covered = min(counts, default=wanted)  # by none: nothing can come back
         if covered < wanted:
             reason = "has no newer good one to stand for it" if not covered else f"is one of the newest {keep}"
             decisions.append(Decision(snapshot.id, False, reason))
@@ -91,9 +94,14 @@ def decide(
             reason = f"is {age.days} d old, with {covered} newer" if shards else "holds no shard that was whole"
             decisions.append(Decision(snapshot.id, True, reason))
         if snapshot.condition is Condition.WHOLE:
-            for shard in shards:
-                newer[shard] = newer.get(shard, 0) + 1
+            for shard, entry in shards.items():
+                insort(newer.setdefault(shard, []), entry.position.offset)
     return decisions[::-1]
+
+
+def _as_far(offsets: Sequence[int], entry: ShardEntry) -> int:
+    """How many of these have read at least as far."""
+    return len(offsets) - bisect_left(offsets, entry.position.offset)
 
 
 def decide_surely(
@@ -106,8 +114,8 @@ def decide_surely(
 ) -> tuple[list[Found], list[Decision]]:
     """Decide, and read what is relied on: a file of the right name and size may still be damaged. Blocking.
 
-    For each shard of what would go, the newest snapshot that stays is read and its hash compared. Where it differs
-    that snapshot is damaged, stands for nothing, and it is decided anew.
+    For each shard of what would go, the one that stays and has read furthest is read and its hash compared. Where
+    it differs that snapshot is damaged, stands for nothing, and it is decided anew.
 
     Returns:
         What there is, by what is known now; and what becomes of it.
@@ -133,12 +141,14 @@ def decide_surely(
 
 
 def _newest(found: Sequence[Found], removed: set[str], shards: set[Copied]) -> set[tuple[str, Copied]]:
-    """For each shard, the newest whole snapshot of it that stays."""
-    newest: dict[Copied, str] = {}
+    """For each shard, the whole snapshot of it that stays and has read furthest; of several, the newest."""
+    newest: dict[Copied, tuple[int, str]] = {}
     for snapshot in found:
         if snapshot.condition is Condition.WHOLE and snapshot.manifest and snapshot.id not in removed:
-            newest |= dict.fromkeys(_copied(snapshot.manifest).keys() & shards, snapshot.id)
-    return {(snapshot, shard) for shard, snapshot in newest.items()}
+            for shard, entry in _copied(snapshot.manifest).items():
+                if shard in shards:
+                    newest[shard] = max(newest.get(shard, (-1, "")), (entry.position.offset, snapshot.id))
+    return {(snapshot, shard) for shard, (_, snapshot) in newest.items()}
 
 
 def carry_out(store: Store, found: Sequence[Found], decisions: Sequence[Decision]) -> list[str]:

@@ -100,6 +100,27 @@ def test_another_view_or_topic_stands_for_nothing() -> None:
         assert kept(of(40), of(3, **others), older_than=timedelta(days=7)) == [True, True]
 
 
+def read_to(there: Found, offset: int) -> Found:
+    """The same, of a shard that has read so far."""
+    assert there.manifest is not None
+    shards = (msgspec.structs.replace(entry(0), position=ReadFrom("t", "i", 0, offset)),)
+    return there._replace(manifest=msgspec.structs.replace(there.manifest, shards=shards))
+
+
+def test_what_has_read_less_stands_for_nothing_that_has_read_more() -> None:
+    """A shard that went to another node leaves its file: copied later, it is older than what the other has."""
+    other, left = read_to(found(2), 900), read_to(found(1), 100)
+    assert kept(other, left, keep=1) == [True, True]
+    assert kept(read_to(found(40), 900), left, older_than=timedelta(days=7)) == [True, True]
+    assert kept(read_to(found(3), 800), other, left, read_to(found(0.5), 950), keep=1) == [
+        False,
+        False,
+        False,
+        True,
+    ]
+    assert kept(read_to(found(3), 800), other, left, keep=1) == [False, True, True]
+
+
 def test_what_is_not_whole_stands_for_nothing() -> None:
     damaged = found(1, (0,), Condition.DAMAGED)
     assert kept(found(3), damaged, keep=1) == [True, True]
