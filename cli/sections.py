@@ -310,6 +310,16 @@ class Http(Section):
     )
 
 
+def _no_identities(values: tuple[str, ...]) -> tuple[str, ...]:
+    """Recipients are shown, in what is printed and in errors: the other half of the pair must not get there."""
+    if any(value.upper().startswith(("AGE-SECRET-KEY-", "-----BEGIN")) for value in values):
+        raise ValueError(
+            "an identity stands there, which is secret: write its recipient (`age-keygen -y`), and name the "
+            "identity's file in `[snapshots] identity`"
+        )
+    return values
+
+
 class Snapshots(Section):
     """Copies of shard files: where they are kept, who may read them, and what taking one may cost."""
 
@@ -324,7 +334,7 @@ class Snapshots(Section):
         description="Authenticates manifests: random (`openssl rand -hex 32`), at least 32 characters, the same "
         "on every node. Unset: a folder keeps one of its own (`store.key`); a bucket is refused.",
     )
-    recipients: Annotated[tuple[str, ...], BeforeValidator(_split)] = Field(
+    recipients: Annotated[tuple[str, ...], BeforeValidator(_split), AfterValidator(_no_identities)] = Field(
         default=(), description="age recipients (`age1…`, or SSH public keys) that the files are encrypted for."
     )
     identity: Path | None = Field(

@@ -197,6 +197,14 @@ def test_secrets_stand_neither_in_what_is_shown_nor_in_errors(
     assert "hunter2" not in str(error)
 
 
+def test_an_identity_among_the_recipients_is_told_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The two halves of a pair are easily taken for each other, and recipients are printed."""
+    monkeypatch.setenv("KYCACHE_SNAPSHOTS_RECIPIENTS", "age1x,AGE-SECRET-KEY-1HUNTER2")
+    with pytest.raises(ConfigurationError, match="which is secret") as refused:
+        load_settings(None)
+    assert "HUNTER2" not in f"{refused.value.problem} {refused.value.remedy}"
+
+
 def test_map_size_and_durability_reach_lmdb(tmp_path: Path) -> None:
     file = write(tmp_path, "[data]\nmap_size_gib = 0.5\ndurability = 'strict'\n")
     opened = environments(load_settings(file), readonly=False)
