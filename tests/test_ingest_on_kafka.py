@@ -115,6 +115,7 @@ def scene(apache_stack: Pipeline, tmp_path: Path, request: pytest.FixtureRequest
     made = Scene(tmp_path, apache_stack.bootstrap, topic)
     yield made
     made.feed.close()
+    print(made.home.log())  # pytest shows it where the test failed
 
 
 def test_reads_ends_and_goes_on_where_it_was(scene: Scene) -> None:
