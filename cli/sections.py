@@ -20,7 +20,7 @@ from pydantic import (
 from kycache.actors.open_reads import GROWTH_SHARE
 from kycache.model.partition import KeyForm
 
-from .durations import seconds
+from .durations import LONGEST_S, seconds
 
 REDACTED = "********"
 
@@ -347,6 +347,7 @@ class Snapshots(Section):
     every: Annotated[float | None, BeforeValidator(_duration)] = Field(
         default=None,
         ge=SNAPSHOTS_EVERY_S_MIN,
+        le=LONGEST_S,
         description="How often `ingest` takes a snapshot by itself: `6h`, `1d`. Unset: never.",
     )
     keep: int | None = Field(

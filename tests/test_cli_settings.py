@@ -102,6 +102,7 @@ def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.
         ("http.port = 70000\n", "line 1: [http] port:", "mend"),
         ("[http]\ncursor_keys = ['short']\n", "line 2: [http] cursor_keys: a key has at least 32", "mend"),
         ("[snapshots]\nkey = 'short'\n", "line 2: [snapshots] key: a key has at least 32", "mend"),
+        ("[snapshots]\nevery = inf\n", "line 2: [snapshots] every: input should be less than", "mend"),
         ("[snapshots]\nkey = 'short'\n", "make one with `openssl rand -hex 32`", "mend"),
         ("[kafka]\nbootstrap = 'broker'\n", "line 2: [kafka] bootstrap: 'broker' is not `host:port`", "mend"),
         ("[kafka]\nkey = 'avro'\n", "line 2: [kafka] key:", "mend"),
