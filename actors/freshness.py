@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from .files import NO_SHARD, Doubt, Report
+from .directory import NO_SHARD, Doubt
+from .files import Report
 from .state import ShardState
 
 CUT_OFF = "stale"

@@ -20,8 +20,8 @@ from kycache.model.view import Kind, View
 
 from .building import state_of
 from .checked import Unchecked
+from .directory import DataDirectory, Doubt, Node
 from .environment import Environments
-from .files import DataDirectory, Doubt, Node
 from .freshness import Limits, ShardStatus, Standing, status
 from .reader import Miss, NoStore, ShardReader, ShardSnapshot, refuse_unchecked, snapshots
 from .state import ShardState

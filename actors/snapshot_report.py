@@ -4,7 +4,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from .files import DataDirectory, write_whole
+from .directory import DataDirectory
+from .files import write_whole
 
 FILE = "snapshots.json"
 

@@ -23,8 +23,8 @@ from kycache.model.render import Renderer
 from kycache.model.view import View
 
 from .checked import Held, mark_of, vouch
+from .directory import Doubt
 from .environment import Environments, check_before_mapping, grow_ahead
-from .files import Doubt
 from .fold import Fold, HaltShard, sweep_spared
 from .freshness import CLOCK_SKEW_S
 from .meta import check_identity, read_state, write_identity, write_state

@@ -30,8 +30,8 @@ from pathlib import Path
 
 import report
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.state import Identity, Position
 from kycache.actors.store import FORMAT, Fence, Store, create_store
 from kycache.demo.people import Person, people

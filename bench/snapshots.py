@@ -30,8 +30,8 @@ from typing import Any
 import report
 
 from kycache.actors.checked import Checker
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader
 from kycache.actors.state import Position
 from kycache.actors.store import FORMAT, Fence, Identity, Store, create_store

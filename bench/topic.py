@@ -12,8 +12,8 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from traffic import Sent
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
 from kycache.demo import apache

@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from kycache.actors.building import state_of
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.model.errors import Refused
 
 LOOK_S = 0.2

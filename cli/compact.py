@@ -11,7 +11,8 @@ from kycache.actors.building import state_of
 from kycache.actors.checked import Checker, vouched
 from kycache.actors.compaction import Sizes, check_room, sizes
 from kycache.actors.compaction import compact as compact_shard
-from kycache.actors.files import DataDirectory, ShardFolder
+from kycache.actors.directory import DataDirectory
+from kycache.actors.files import ShardFolder
 from kycache.model.errors import Refused
 from kycache.model.view import View
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from kycache.actors.checked import Checker
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.hot_copy import CopyLimits
 from kycache.actors.reader import Miss

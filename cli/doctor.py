@@ -11,7 +11,7 @@ from enum import StrEnum
 import lmdb
 import typer
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.model.connector import connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from kycache.actors.files import Node
+from kycache.actors.directory import Node
 
 RUN_SQL = "run what `kycache connector --sql` prints"
 RUN_CONNECTOR = "give the connector what `kycache connector --connector` prints"

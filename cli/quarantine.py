@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.quarantine import QUARANTINE_PAGE, Quarantined
 from kycache.actors.reader import NoStore
 from kycache.actors.router import Router

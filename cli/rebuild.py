@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kycache.actors.building import served_state
-from kycache.actors.files import DataDirectory, Node
+from kycache.actors.directory import DataDirectory, Node
 from kycache.ingest.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View

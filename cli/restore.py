@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 
 from .catch_up import wait_caught_up
 from .composition import data_directory, environments, kafka_settings

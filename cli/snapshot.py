@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from kycache.actors.checked import Checker
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.snapshot_report import failed, partly, succeeded
 from kycache.model.errors import KycacheError, Refused
 from kycache.snapshots.settings import SnapshotSettings

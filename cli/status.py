@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
 from kycache.actors.snapshot_report import read_report

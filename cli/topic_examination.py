@@ -8,7 +8,7 @@ from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaConfigurationError, KafkaError
 
-from kycache.actors.files import Node
+from kycache.actors.directory import Node
 from kycache.ingest.decode import RecordDecoder
 from kycache.ingest.settings import KafkaSettings
 from kycache.ingest.topic import foreign_members

@@ -17,7 +17,8 @@ import msgspec
 from itsdangerous import BadSignature, Signer
 from itsdangerous.encoding import base64_decode, base64_encode
 
-from kycache.actors.files import DataDirectory, write_whole
+from kycache.actors.directory import DataDirectory
+from kycache.actors.files import write_whole
 from kycache.model.errors import ConfigurationError
 
 from .problems import Kind, Problem

@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.freshness import ShardStatus, Standing
 from kycache.actors.router import Router
 from kycache.actors.snapshot_report import read_report

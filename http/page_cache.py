@@ -16,7 +16,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kycache.actors.files import Doubt
+from kycache.actors.directory import Doubt
 from kycache.actors.freshness import Freshness
 
 from .cursors import Cursor

@@ -12,7 +12,7 @@ import trio
 from hypercorn.config import Config
 from hypercorn.typing import ASGIFramework
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.router import Router
 
 from .answers import Answers

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from kycache.actors.building import served_state
 from kycache.actors.checked import vouched
+from kycache.actors.directory import DataDirectory, Doubt
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Doubt, ShardFolder
+from kycache.actors.files import ShardFolder
 from kycache.actors.meta import read_state
 from kycache.actors.quarantine import kept_offsets
 from kycache.actors.state import ShardState

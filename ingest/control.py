@@ -16,8 +16,8 @@ import msgspec
 import structlog
 import trio
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.store import Settled
 from kycache.model.errors import KycacheError, Refused
 from kycache.model.view import View

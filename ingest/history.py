@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from kycache.actors.files import NO_SHARD, DataDirectory, Doubt, write_whole
+from kycache.actors.directory import NO_SHARD, DataDirectory, Doubt
+from kycache.actors.files import write_whole
 from kycache.actors.freshness import CUT_OFF
 from kycache.model.errors import ConfigurationError, Unreachable
 from kycache.model.lsn import format_lsn, parse_lsn

@@ -6,8 +6,8 @@ import lmdb
 import trio
 
 from kycache.actors.checked import Checker
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.quarantine import Quarantined
 from kycache.actors.state import Identity
 from kycache.actors.store import FORMAT, Settled, Store

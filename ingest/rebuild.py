@@ -15,8 +15,9 @@ import msgspec
 
 from kycache.actors.building import served_state
 from kycache.actors.checked import Checker
+from kycache.actors.directory import DataDirectory, Node
 from kycache.actors.environment import DamagedFile, Environments
-from kycache.actors.files import DataDirectory, Node, ShardFolder
+from kycache.actors.files import ShardFolder
 from kycache.actors.fold import HaltShard
 from kycache.actors.state import Identity, Position
 from kycache.actors.store import FORMAT, create_store

@@ -10,8 +10,9 @@ import trio
 
 from kycache.actors.building import take_over_when_due
 from kycache.actors.checked import Checker
+from kycache.actors.directory import DataDirectory, Node, slot
 from kycache.actors.environment import DamagedFile, Environments
-from kycache.actors.files import DataDirectory, Node, ShardFolder, slot
+from kycache.actors.files import ShardFolder
 from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import SOURCE_REMEDY
 from kycache.actors.shard import Batch, Opened

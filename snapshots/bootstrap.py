@@ -21,7 +21,8 @@ import msgspec
 import structlog
 import trio
 
-from kycache.actors.files import DataDirectory, Report, holder_name
+from kycache.actors.directory import DataDirectory
+from kycache.actors.files import Report, holder_name
 from kycache.model.errors import Refused
 from kycache.model.view import View
 

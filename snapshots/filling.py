@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.model.errors import KycacheError, Refused, Unreachable, whereabouts
 
 from .bootstrap import Brought, Failed, Job, Nothing, Skips, Takes, Word

@@ -4,7 +4,7 @@ import shutil
 
 import msgspec
 
-from kycache.actors.files import DataDirectory, Node
+from kycache.actors.directory import DataDirectory, Node
 
 from .manifest import Manifest, ShardEntry
 from .plan import HomeFacts, newest_epoch

@@ -4,7 +4,8 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from kycache.actors.files import DataDirectory, holder_name
+from kycache.actors.directory import DataDirectory
+from kycache.actors.files import holder_name
 from kycache.model.errors import Refused
 
 

@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from kycache.actors.files import Doubt
+from kycache.actors.directory import Doubt
 from kycache.actors.freshness import CUT_OFF, concerns
 from kycache.actors.state import Position, ShardState
 from kycache.model.errors import Refused

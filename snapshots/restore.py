@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from kycache.actors.checked import FULL_WALK_BYTES_MAX, mark_of, vouch
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.actors.walk import walk_in_child
 from kycache.model.errors import Refused

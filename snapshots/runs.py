@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from kycache.actors.files import Node
+from kycache.actors.directory import Node
 from kycache.model.errors import Refused
 
 from . import manifest as manifests

@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 import trio
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.snapshot_report import SnapshotReport, read_report
 
 from .settings import NICENESS

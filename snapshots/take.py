@@ -22,8 +22,8 @@ import pyrage
 from backports.zstd import ZstdCompressor
 
 from kycache.actors.checked import vouched
+from kycache.actors.directory import DataDirectory, Node
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Node
 from kycache.actors.hot_copy import CopyLimits, copied_pages
 from kycache.actors.meta import read_identity, read_state
 from kycache.model.errors import Refused

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import trio
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
 from kycache.actors.state import Identity, Position

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from kycache.actors.directory import DataDirectory, Doubt
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Doubt
 from kycache.actors.order_check import check
 from kycache.actors.order_reader import page, total
 from kycache.actors.reader import ShardReader, ShardSnapshot

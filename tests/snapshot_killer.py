@@ -18,8 +18,8 @@ from typing import Any
 
 from snapshot_stand import CHECKER, Stand
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.snapshots import stores
 from kycache.snapshots.fetch import check_file
 from kycache.snapshots.keys import keys_of

@@ -17,8 +17,8 @@ from test_actors_store import VIEW, filled
 
 from kycache.actors import checked, walk
 from kycache.actors.checked import MARK, Checker, Unchecked, Walks, mark_of, vouch, vouched
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import DamagedFile, Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader
 from kycache.actors.walk import walk_in_child
 

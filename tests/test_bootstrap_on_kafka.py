@@ -14,8 +14,8 @@ from shards import MAP_BYTES
 from stack import Pipeline
 from test_ingest_on_kafka import PARTITIONS, VIEW, Scene
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
 from kycache.demo.ports import free_ports

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import RunCommand
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.cli.connector import script
 from kycache.cli.sections import REDACTED
 from kycache.cli.settings import load_settings

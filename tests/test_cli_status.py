@@ -8,7 +8,8 @@ import pytest
 from command_line import RunCommand
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
-from kycache.actors.files import DataDirectory, Doubt, Report
+from kycache.actors.directory import DataDirectory, Doubt
+from kycache.actors.files import Report
 from kycache.actors.freshness import Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.cli.status import describe

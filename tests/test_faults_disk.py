@@ -13,8 +13,8 @@ from faults import in_child, seeds
 from shards import TOPIC_ID, ShardUnderTest
 
 from kycache.actors import shard as shard_module
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.reader import NoStore, ShardReader
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder

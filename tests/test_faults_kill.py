@@ -24,8 +24,8 @@ from simulation.log import Log
 from simulation.member import Member
 from simulation.seams import Fate
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest import service
 from kycache.ingest.topic import Topic

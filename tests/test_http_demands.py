@@ -11,7 +11,7 @@ import trio
 import trio.testing
 from http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 
-from kycache.actors.files import Doubt
+from kycache.actors.directory import Doubt
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
 from kycache.http.problems import Kind, Problem

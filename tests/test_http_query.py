@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.freshness import Freshness, Limits
 from kycache.http.answers import matches
 from kycache.http.cursors import Cursor, CursorCodec, cursor_keys

@@ -22,7 +22,7 @@ from pathlib import Path
 import trio
 
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
 from kycache.http.server import HttpSettings, serve

@@ -19,8 +19,8 @@ from kafka.admin import NewPartitions
 from shards import MAP_BYTES
 from stack import Pipeline
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
 from kycache.cli.doctor import Look, diagnose

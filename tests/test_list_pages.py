@@ -17,7 +17,7 @@ from shards import ShardUnderTest
 
 from kycache.actors import order, order_views
 from kycache.actors.checked import mark_of, vouch
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
 from kycache.model.values import INFINITY, MINUS_INFINITY

@@ -41,7 +41,7 @@ READ_AND_STAY = """
 import sys, time
 from pathlib import Path
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.reader import ShardReader
 from kycache.model.definition import default_view
 reads = Environments(readonly=True, map_size=1 << 30)

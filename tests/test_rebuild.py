@@ -14,7 +14,7 @@ from shards import TOPIC, TOPIC_ID, ShardUnderTest
 
 from kycache.actors.building import may_serve, take_over_when_due
 from kycache.actors.checked import MARK
-from kycache.actors.files import DataDirectory, Doubt, Node
+from kycache.actors.directory import DataDirectory, Doubt, Node
 from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import Limits, Standing, concerns
 from kycache.actors.router import Router

@@ -13,7 +13,7 @@ import trio.testing
 from snapshot_stand import KEY, VIEW, Stand
 from test_snapshots_restore import content_position, facts_of, home_of
 
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.ingest.bring import bring
 from kycache.model.errors import Refused
 from kycache.snapshots import bootstrap

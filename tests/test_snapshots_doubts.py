@@ -7,8 +7,8 @@ import pytest
 from snapshot_stand import KEY, VIEW, Stand
 from test_snapshots_restore import facts_of, home_of
 
+from kycache.actors.directory import DataDirectory, Doubt
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory, Doubt
 from kycache.actors.freshness import Limits, Standing, freshness
 from kycache.actors.router import Router
 from kycache.ingest.bring import bring

@@ -9,8 +9,8 @@ import pytest
 from snapshot_stand import VIEW, Stand, content_position
 
 from kycache.actors.checked import vouched
+from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
-from kycache.actors.files import DataDirectory
 from kycache.actors.state import ShardState
 from kycache.ingest.bring import bring
 from kycache.model.errors import Refused

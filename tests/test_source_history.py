@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from test_doctor_sources import Cluster
 
-from kycache.actors.files import NO_SHARD, DataDirectory, Doubt
+from kycache.actors.directory import NO_SHARD, DataDirectory, Doubt
 from kycache.actors.freshness import SOURCE_REMEDY, Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.demo import postgres

@@ -10,8 +10,8 @@ from kafka import TopicPartition
 from shards import TOPIC
 
 from kycache.actors.checked import Checker, mark_of, vouch, vouched
+from kycache.actors.directory import DataDirectory, Node
 from kycache.actors.environment import Environments, check_before_mapping
-from kycache.actors.files import DataDirectory, Node
 from kycache.actors.shard import Opened
 from kycache.ingest.consumer import _Listener, _Session
 from kycache.ingest.service import Ingest

@@ -12,7 +12,7 @@ from fake_source import FakeSource, Sent
 from shards import TOPIC, TOPIC_ID
 
 from kycache.actors.checked import mark_of, vouch
-from kycache.actors.files import DataDirectory
+from kycache.actors.directory import DataDirectory
 from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest import quarantine
 from kycache.ingest.decode import Record, RecordDecoder
