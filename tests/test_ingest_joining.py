@@ -15,6 +15,7 @@ from kycache.ingest.consumer import POLL_WAIT_MS
 
 TOPIC = "joining"
 PARTITIONS = 2
+TRIES_MAX = 50
 
 
 @pytest.fixture
@@ -43,19 +44,23 @@ def poll_until_joined(consumer: Any) -> None:
         consumer.poll(timeout_ms=POLL_WAIT_MS)
 
 
-def test_a_join_whose_cause_is_gone_again_is_seen_to_its_end(consumer: Any) -> None:
+def is_forgotten(consumer: Any) -> bool:
+    """Have a join begun whose cause is gone before it is done; whether the library then waits for it no more."""
     poll_until_joined(consumer)
     coordinator = consumer._coordinator
     as_assigned = coordinator._assignment_snapshot
     coordinator._assignment_snapshot = {TOPIC: set()}  # what a look at the topic amidst its change leaves behind
-    while coordinator.stable():
-        consumer.poll(timeout_ms=0)
+    consumer.poll(timeout_ms=0)
     coordinator._assignment_snapshot = as_assigned
-    # What the library does alone; where it does no more, `joining` need not mend it any more either.
     for _ in range(10):
         consumer.poll(timeout_ms=POLL_WAIT_MS)
-    assert coordinator.rebalance_in_progress()
-    assert not coordinator._heartbeat_enabled
+    return bool(coordinator.rebalance_in_progress())
+
+
+def test_a_join_whose_cause_is_gone_again_is_seen_to_its_end(consumer: Any) -> None:
+    # A matter of chance, on a busy machine. Where no try does it, `joining` need not mend it any more either.
+    assert any(is_forgotten(consumer) for _ in range(TRIES_MAX))
+    assert not consumer._coordinator._heartbeat_enabled
     poll_until_joined(consumer)
-    assert coordinator._heartbeat_enabled
+    assert consumer._coordinator._heartbeat_enabled
     assert len(consumer.assignment()) == PARTITIONS
