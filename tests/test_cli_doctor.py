@@ -9,8 +9,7 @@ import pytest
 from command_line import RunCommand
 from stack import Pipeline
 
-from kycache.actors.directory import Node
-from kycache.actors.files import FORMAT
+from kycache.actors.directory import FORMAT, Node
 from kycache.cli import findings
 from kycache.cli.findings import (
     ConnectorFacts,
