@@ -1,7 +1,8 @@
 """One ingest process: the product's own `Ingest` and consumer thread, driven step by step instead of by Kafka."""
 
 import random
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -96,16 +97,23 @@ class Member(Ingest):
             if not self.dead:
                 self.thread._deliver(self._session, shard, records)
 
+    @asynccontextmanager
+    async def poll_across(self, shard: int, rng: random.Random) -> AsyncIterator[None]:
+        """A poll of one partition; what is done inside happens between it and the delivery of what it brought."""
+        self.thread._obey(self._session)
+        records = self._consumer.poll_one(TopicPartition(TOPIC, shard), rng.choice(POLL_RECORDS[:3]))
+        yield
+        await trio.sleep(LULL_S)  # long enough that a shard which was stopped, or failed, is open again
+        if not self.dead:
+            self.thread._deliver(self._session, shard, records)
+
     async def poll_past(self, shard: int, rng: random.Random) -> None:
         """Two rounds for one partition; the second is polled before anyone knows what becomes of the first."""
         tp = TopicPartition(TOPIC, shard)
-        for lull_s in (0.0, LULL_S):  # long enough that a shard which failed is open again
-            self.thread._obey(self._session)
-            records = self._consumer.poll_one(tp, rng.choice(POLL_RECORDS[:3]))
-            await trio.sleep(lull_s)
-            if self.dead:
-                return
-            self.thread._deliver(self._session, shard, records)
+        self.thread._obey(self._session)
+        self.thread._deliver(self._session, shard, self._consumer.poll_one(tp, rng.choice(POLL_RECORDS[:3])))
+        async with self.poll_across(shard, rng):
+            pass
 
     def describe(self) -> list[str]:
         """How each shard here is, for a message."""

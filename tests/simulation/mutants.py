@@ -1,6 +1,7 @@
 """Bugs put into the product by hand, to see that the simulation finds them: `python -m simulation.mutants`.
 
-Each is a piece of text that replaces another in a copy of the package; the simulation runs on the copy.
+Each is a piece of text that replaces another in a copy of the package; the simulation runs on the copy. What is
+guarded twice, as a batch polled before a reopening, is a bug in both places: one alone would do no harm.
 """
 
 import argparse
@@ -26,10 +27,25 @@ class Mutant(NamedTuple):
     file: str
     old: str
     new: str
+    unguarded: "Mutant | None" = None
+    """A second bug, in what would catch the first."""
 
-    def source(self) -> str:
-        """The file as it is."""
-        return (ROOT / self.file).read_text(encoding="utf-8")
+    def put_into(self, package: Path) -> None:
+        """Change the copy."""
+        path = package / self.file
+        text = path.read_text(encoding="utf-8")
+        assert text.count(self.old) == 1, self.name
+        path.write_text(text.replace(self.old, self.new), encoding="utf-8")
+        if self.unguarded is not None:
+            self.unguarded.put_into(package)
+
+
+EARLY = Mutant(
+    "batch-from-before-a-reopening-is-offered",
+    "ingest/service.py",
+    "if holder is None or self.thread.polled_before_order(partition):",
+    "if holder is None:",
+)
 
 
 MUTANTS = (
@@ -82,7 +98,8 @@ MUTANTS = (
         "if t == table and r.version < version]",
         "if t == table and r.version < version and False]",
     ),
-    Mutant("gap-is-taken", "actors/shard.py", "        if batch.begins != self._next:\n", "        if False:\n"),
+    EARLY,
+    Mutant("gap-is-taken", "actors/shard.py", "        if batch.begins != self._next:\n", "        if False:\n", EARLY),
     Mutant(
         "ready-too-early",
         "actors/fold.py",
@@ -100,17 +117,20 @@ MUTANTS = (
 )
 
 
+def copy_of_the_package(folder: Path) -> Path:
+    """A `kycache` in `folder` that can be spoilt."""
+    package = folder / "kycache"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    for name in FOLDERS:
+        shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
+    return package
+
+
 def seeds_until_found(mutant: Mutant, jobs: int) -> int | None:
     """How many histories it takes; None where 1,000 do not find it."""
     with tempfile.TemporaryDirectory(prefix="kycache-mutant-") as folder:
-        package = Path(folder) / "kycache"
-        package.mkdir()
-        (package / "__init__.py").touch()
-        for name in FOLDERS:
-            shutil.copytree(ROOT / name, package / name, ignore=shutil.ignore_patterns("__pycache__"))
-        text = mutant.source()
-        assert text.count(mutant.old) == 1, mutant.name
-        (package / mutant.file).write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+        mutant.put_into(copy_of_the_package(Path(folder)))
         command = [sys.executable, "-m", "simulation", f"0-{SEEDS - 1}", "--first", "--jobs", str(jobs)]
         path = os.pathsep.join((folder, str(ROOT / "tests")))
         done = subprocess.run(

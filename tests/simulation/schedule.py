@@ -64,7 +64,7 @@ class History:
             (1, self._whole_snapshot),
             (1, self._partial_snapshot),
             (1, self._truncate),
-            (0.3, self._long_wait),
+            (1, self._long_wait),
             (1.5, self._kill),
             (1, self._power_loss),
             (2, self._rebalance),
@@ -189,7 +189,14 @@ class History:
             await owner.poll_past(shard, self._rng)
 
     async def _replay(self) -> None:
-        await self._world.replay(self._rng.randrange(self._source.partitions))
+        shard = self._rng.randrange(self._source.partitions)
+        owner = self._world.owners[shard]
+        if owner is None or owner.dead:
+            return
+        if self._rng.random() < 0.5:
+            await self._transactions()  # or there might be nothing to poll
+        async with owner.poll_across(shard, self._rng):
+            await self._world.replay(shard)
 
     # The source.
 
