@@ -99,7 +99,7 @@ MUTANTS = (
         "if t == table and r.version < version and False]",
     ),
     EARLY,
-    Mutant("gap-is-taken", "actors/shard.py", "        if batch.begins != self._next:\n", "        if False:\n", EARLY),
+    Mutant("gap-is-taken", "actors/shard.py", "if batch.begins != self._next:", "if False:", EARLY),
     Mutant(
         "ready-too-early",
         "actors/fold.py",
