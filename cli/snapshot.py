@@ -51,7 +51,7 @@ def create(
 ) -> None:
     """Copy shards into the store while everything runs. Goes on with a run that was cut off.
 
-    A shard that cannot be copied is left out, and the exit code is 5.
+    Of all that are this node's, where none is named. One that cannot be copied is left out; the exit code is 5.
     """
     from kycache.snapshots.lock import one_at_a_time
     from kycache.snapshots.take import Progress, Taker
@@ -70,6 +70,8 @@ def create(
             reading = environments(settings, readonly=True)
             taker = Taker(directory, reading, opened, keys, wanted, partial(_walk, settings), progress)
             manifest = taker.take(shard)
+        for line in taker.left_out:
+            typer.echo(line, err=True)
         lacking = _lacking(taker.refused)
         report(manifest, lacking)
     if as_json:

@@ -31,6 +31,7 @@ from kycache.model.errors import Refused
 from . import manifest as manifests
 from .keys import Keys
 from .manifest import Manifest, ShardEntry
+from .placement import placement
 from .runs import Runs
 from .settings import MIB, SnapshotSettings
 from .stores import Store, Writer
@@ -79,9 +80,11 @@ class Taker:
         self._progress = progress
         self.refused: dict[int, Refused] = {}
         """Shards that the snapshot lacks, and why: one that is damaged must not cost the others theirs."""
+        self.left_out: list[str] = []
+        """Why it is without others, which are not this directory's own: for an operator to read."""
 
     def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
-        """A snapshot of these shards, or of all that are here. The caller holds the directory's snapshot lock.
+        """A snapshot of these shards, or of this directory's own. The caller holds the directory's snapshot lock.
 
         A shard that has no file or a damaged one, or whose copy costs too much, is left out (`refused`).
 
@@ -129,12 +132,10 @@ class Taker:
         return whole
 
     def _wanted(self, node: Node, shards: Sequence[int] | None) -> list[int]:
-        """The shards asked for; else those that this directory has: others may be on other nodes."""
+        """The shards asked for; else those that are this directory's own."""
         if shards is None:
-            there = [shard for shard in range(node.shards) if self._directory.shard(shard).current() is not None]
-            if not there:
-                raise Refused(f"{self._directory.root} holds no shard's file yet", "start `kycache ingest`")
-            return there
+            own, self.left_out = placement(self._directory, node.shards)
+            return own
         wanted = sorted(set(shards))
         if wanted[-1] >= node.shards:
             raise Refused(
@@ -146,7 +147,7 @@ class Taker:
     def _copy(self, snapshot: str, node: Node, shard: int) -> ShardEntry:
         generation = self._directory.shard(shard).current()
         if generation is None:
-            raise Refused(f"shard {shard} has no file yet", f"start `kycache ingest`, or leave shard {shard} out")
+            raise Refused(f"shard {shard} has no file here", "run this again when `kycache status` shows it ready")
         if not vouched(generation):  # mapping it could end this process
             self._check(generation, shard)
         environment, databases = self._environments.lease(generation, shard)

@@ -114,11 +114,12 @@ def test_a_damaged_shard_costs_the_others_nothing(tmp_path: Path, kycache_proces
     assert "the snapshot is without shard 1" in kycache_process("--config", file, "status").out
     ended = kycache_process("--config", file, "snapshot", "create", "--shard", "1", "--json")
     assert (ended.code, ended.out) == (5, "")
-    lock = directory.shard(1).lock()  # an ingest has found it damaged, and says so: there is nothing to wait for
-    assert lock is not None
+    # An ingest has found it damaged, and says so: there is nothing to wait for.
+    locks = [lock for shard in range(3) if (lock := directory.shard(shard).lock()) is not None]
     directory.shard(1).write_report(Report("halted", "shard 1: it is damaged", "bring it back"))
     ended = kycache_process("--config", file, "snapshot", "create")
-    lock.release()
+    for lock in locks:
+        lock.release()
     assert "shard 1: it is damaged" in ended.err
     assert "bring it back" in ended.err
 

@@ -1,0 +1,110 @@
+"""Which shards a snapshot is taken of: those that ingest reads here, all that lie here where it reads none."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from command_line import RunCommand
+from snapshot_stand import Stand
+
+from kycache.actors.directory import DataDirectory
+from kycache.actors.files import ShardLock
+from kycache.actors.snapshot_report import read_report
+from kycache.model.errors import Refused
+from kycache.snapshots import placement as placing
+from kycache.snapshots.placement import placement
+
+SHARDS = 4
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> DataDirectory:
+    stand = Stand.make(tmp_path, SHARDS)
+    stand.close()
+    return stand.shards[0].directory
+
+
+@pytest.fixture
+def holding(directory: DataDirectory) -> Iterator[list[ShardLock]]:
+    """An ingest that reads shards 0 and 1."""
+    held = [_locked(directory, 0), _locked(directory, 1)]
+    yield held
+    for lock in held:
+        lock.release()
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "HELD_WAIT_S", 0.0)
+
+
+def _locked(directory: DataDirectory, shard: int) -> ShardLock:
+    lock = directory.shard(shard).lock()
+    assert lock is not None
+    return lock
+
+
+def test_without_ingest_whatever_lies_here(directory: DataDirectory) -> None:
+    """It cannot be known whether what has no file is another node's or lost: both are said."""
+    assert placement(directory, SHARDS) == ([0, 1, 2, 3], [])
+    shutil.rmtree(directory.shard(2).path)
+    own, (said,) = placement(directory, SHARDS)
+    assert own == [0, 1, 3]
+    assert "left out: shard 2: has no file here" in said
+    for shard in own:
+        shutil.rmtree(directory.shard(shard).path)
+    with pytest.raises(Refused, match="holds no shard's file yet"):
+        placement(directory, SHARDS)
+
+
+@pytest.mark.usefixtures("holding", "at_once")
+def test_what_a_shard_left_that_went_to_another_node(directory: DataDirectory) -> None:
+    own, (said,) = placement(directory, SHARDS)
+    assert own == [0, 1]
+    assert "left out: shard 2, 3: ingest runs here and does not hold it" in said
+    shutil.rmtree(directory.shard(3).path)
+    own, (stray, nothing) = placement(directory, SHARDS)
+    assert own == [0, 1]
+    assert "shard 2: " in stray
+    assert "shard 3: " in nothing
+
+
+@pytest.mark.usefixtures("holding")
+def test_a_shard_that_changes_hands_is_waited_for(
+    directory: DataDirectory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its next holder comes while it is looked at; without a file there is nothing to wait for."""
+    shutil.rmtree(directory.shard(3).path)
+    taken: list[ShardLock] = []
+    monkeypatch.setattr(placing, "sleep", lambda _: taken.append(_locked(directory, 2)))
+    own, (said,) = placement(directory, SHARDS)
+    assert own == [0, 1, 2]
+    assert said.endswith("shard 3: ingest runs here and does not hold it: it is another node's")
+    for lock in taken:
+        lock.release()
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_command(directory: DataDirectory, holding: list[ShardLock], kycache: RunCommand) -> None:
+    """What is another node's is said, and is no failure; what is named is taken; what is lost here is one."""
+    store = directory.root.parent / "store"
+    config = directory.root.parent / "kycache.toml"
+    config.write_text(f'[data]\ndir = "data"\nmap_size_gib = 1.0\n[snapshots]\nstore = "{store.as_uri()}"\n')
+
+    def shards_of(*words: str) -> tuple[int, list[int], str]:
+        ended = kycache("--config", config, "snapshot", "create", "--json", *words)
+        return ended.code, [entry["shard"] for entry in json.loads(ended.out)["shards"]], ended.err
+
+    code, taken, said = shards_of()
+    assert (code, taken) == (0, [0, 1])
+    assert said.startswith("left out: shard 2, 3: ")
+    report = read_report(directory)
+    assert (report.shards, report.failures, report.problem) == (2, 0, "")
+    assert shards_of("--shard", "2")[:2] == (0, [2])
+    holding.append(_locked(directory, 2))
+    (directory.shard(2).path / "CURRENT").unlink()
+    code, taken, said = shards_of()
+    assert (code, taken) == (5, [0, 1])
+    assert "the snapshot is without shard 2: shard 2 has no file here" in said
