@@ -13,7 +13,7 @@ from .catch_up import wait_caught_up
 from .composition import data_directory, environments, kafka_settings
 from .invocation import JsonOption, NoWaitOption, ShardsOption, invocation
 from .settings import Settings
-from .snapshot import StoreOption, opened_store
+from .snapshot import StoreOption, opened_store, say_lacking
 from .transfer import TransferBars, room_wanted
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def restore(
     topic = describe_topic(kafka)
     facts = TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
     made = plan(manifest, facts, home_facts(directory, view.hash), shard)
+    if shard is None:
+        say_lacking(manifest)
     if dry_run:
         _print(made, "would be restored", as_json)
         return

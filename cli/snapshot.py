@@ -182,12 +182,15 @@ def verify(
     wrong = [verdict for verdict in verdicts if verdict.problem]
     if as_json:
         shards = [{"shard": v.shard, "good": not v.problem, "problem": v.problem or None} for v in verdicts]
-        typer.echo(json.dumps({"id": snapshot, "good": not wrong, "full": full, "shards": shards}))
+        facts = {"id": snapshot, "good": not wrong, "full": full, "shards": shards, "lacking": manifest.lacking}
+        typer.echo(json.dumps(facts))
     for verdict in verdicts:
         if verdict.problem:
             typer.echo(verdict.problem, err=True)
         elif not as_json:
             typer.echo(f"shard {verdict.shard}: good, {manifest.entry(verdict.shard).users} users")
+    if shard is None:
+        say_lacking(manifest)
     if wrong:
         raise Refused(
             f"{len(wrong)} of {len(verdicts)} shards of snapshot {snapshot} are not good", wrong[0].remedy
@@ -238,6 +241,12 @@ def prune(
         typer.echo(f"{decision.id}: {what}: {decision.reason}")
     if not removed:
         typer.echo("nothing to remove")
+
+
+def say_lacking(manifest: "Manifest") -> None:
+    """Where all of a snapshot was asked for: which shards that leaves out."""
+    if lacking := ", ".join(map(str, manifest.lacking)):
+        typer.echo(f"snapshot {manifest.id} does not hold shard {lacking} of {manifest.shard_count}", err=True)
 
 
 def _scratch(directory: DataDirectory) -> Path:

@@ -120,6 +120,12 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """Of the view: not all of them must be in here."""
     shards: tuple[ShardEntry, ...]
 
+    @property
+    def lacking(self) -> list[int]:
+        """The view's shards that it does not hold: on other nodes, or not to be copied when it was taken."""
+        held = {entry.shard for entry in self.shards}
+        return [shard for shard in range(self.shard_count) if shard not in held]
+
     def entry(self, shard: int) -> ShardEntry:
         """What is known about a shard's file.
 

@@ -12,6 +12,7 @@ import pytest
 from command_line import RunCommand
 from snapshot_stand import VIEW, Stand
 
+from kycache.ingest.topic import Topic
 from kycache.snapshots.manifest import Manifest
 from kycache.snapshots.scratch import scratch_folder, sweep
 from kycache.snapshots.verify import verify
@@ -145,3 +146,30 @@ def test_the_commands(tmp_path: Path, kycache: RunCommand) -> None:
     assert isinstance(verdict, dict)
     assert [entry["good"] for entry in verdict["shards"]] == [True, False]
     assert "1 of 2 shards" in said
+
+
+def test_what_a_snapshot_lacks_is_said(
+    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By verify and restore of all of it: each shard that it holds being good does not make it all."""
+    stand = Stand.make(tmp_path / "node", 4)
+    manifest = stand.take([0, 2])
+    position = manifest.entry(0).position
+    topic = Topic(position.topic, position.topic_id, 4, (0,) * 4, (1 << 40,) * 4)
+    monkeypatch.setattr("kycache.ingest.topic.describe_topic", lambda _: topic)
+    stand.close()
+    config = stand.root / "kycache.toml"
+    config.write_text(f'[data]\ndir = "data"\n[snapshots]\nstore = "{stand.settings.store}"\n')
+
+    def said(*words: str) -> str:
+        ended = kycache("--config", config, "snapshot", words[0], manifest.id, *words[1:])
+        assert ended.code == 0
+        return ended.err
+
+    missing = f"snapshot {manifest.id} does not hold shard 1, 3 of 4\n"
+    assert said("verify") == missing
+    assert said("verify", "--shard", "2") == ""
+    assert said("restore", "--dry-run") == missing
+    assert said("restore", "--dry-run", "--shard", "2") == ""
+    ended = kycache("--config", config, "snapshot", "verify", manifest.id, "--json")
+    assert (ended.json["good"], ended.json["lacking"]) == (True, [1, 3])
