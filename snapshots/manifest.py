@@ -144,6 +144,7 @@ class Note(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     format: int
     id: str
     node: str
+    """Of which data directory, and of which copy of it (`DataDirectory.place`)."""
     view: str
     shard_count: int
     recipients: str

@@ -37,10 +37,14 @@ class Run:
 class Runs:
     """The runs of one data directory in one store."""
 
-    def __init__(self, store: Store, keys: Keys, node: Node) -> None:
+    def __init__(self, store: Store, keys: Keys, node: Node, place: str) -> None:
+        """Args:
+        place: tells the directory from a copy of it, which has the same id and may be at work at the same time.
+        """
         self._store = store
         self._keys = keys
         self._node = node
+        self._whose = f"{node.id} {place}".strip()
 
     def begin(self, now: datetime, wanted: Sequence[int]) -> Run:
         """The run to go on with, else a new one. Leftovers of earlier ones are removed.
@@ -61,7 +65,7 @@ class Runs:
                 self._store.delete(notes)  # killed behind its end
                 continue
             read = [self._read(path) for path in notes]
-            if any(note is not None and note.id == snapshot and note.node == self._node.id for note in read):
+            if any(note is not None and note.id == snapshot and note.node == self._whose for note in read):
                 mine[snapshot] = [note for note in read if note is not None]
         worth = [snapshot for snapshot, notes in mine.items() if self._continues(notes, now)]
         chosen = max((snapshot for snapshot in worth if _finished(mine[snapshot]) <= set(wanted)), default=None)
@@ -105,7 +109,7 @@ class Runs:
         return Note(
             format=manifests.FORMAT,
             id=snapshot,
-            node=self._node.id,
+            node=self._whose,
             view=self._node.view,
             shard_count=self._node.shards,
             recipients=self._keys.recipients_digest,

@@ -96,7 +96,7 @@ class Taker:
         if node is None:
             raise Refused(f"nothing was ingested into {self._directory.root}", "start `kycache ingest`")
         wanted = self._wanted(node, shards)
-        runs = Runs(self._store, self._keys, node)
+        runs = Runs(self._store, self._keys, node, self._directory.place())
         run = runs.begin(now or datetime.now(UTC), wanted)
         entries: list[ShardEntry] = []
         try:

@@ -10,16 +10,17 @@ from pathlib import Path
 import msgspec
 import pyrage
 import pytest
-from snapshot_stand import KEY, Stand
+from snapshot_stand import CHECKER, KEY, Stand
 
 from kycache.actors import hot_copy
+from kycache.actors.directory import DataDirectory, slot
 from kycache.actors.environment import Environments
 from kycache.actors.hot_copy import CopyLimits, copied_pages
 from kycache.model.errors import ConfigurationError, Refused
 from kycache.snapshots import keys
 from kycache.snapshots.listing import Condition, survey
 from kycache.snapshots.manifest import Manifest
-from kycache.snapshots.take import Progress, ahead
+from kycache.snapshots.take import Progress, Taker, ahead
 
 Contents = dict[str, list[tuple[bytes, bytes]]]
 
@@ -171,6 +172,23 @@ def test_a_run_is_left_to_those_who_want_its_shards(tmp_path: Path) -> None:
         "manifest.json",
         "shard-0002.mdb.zst",
     ]
+    assert stand.take().id == unfinished.id
+    stand.close()
+
+
+def test_a_copy_of_the_directory_has_runs_of_its_own(tmp_path: Path) -> None:
+    """It has the same id, and may be at work on another machine while this one is."""
+    stand = Stand.make(tmp_path, 2)
+    directory = stand.shards[0].directory
+    with slot(directory.run):
+        pass  # an ingest ran
+    shutil.copytree(directory.root, tmp_path / "copy", symlinks=True)
+    killed_at(stand, 1)
+    copied = Environments(readonly=True, map_size=1 << 30)
+    about = (copied, stand.store(), stand.keys(), stand.settings, CHECKER.ensure)
+    of_copy = Taker(DataDirectory(tmp_path / "copy"), *about).take()
+    (unfinished, whole) = survey(stand.store(), stand.keys())
+    assert (unfinished.condition, whole.id) == (Condition.UNFINISHED, of_copy.id)
     assert stand.take().id == unfinished.id
     stand.close()
 
