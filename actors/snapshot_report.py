@@ -4,6 +4,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from kycache.model.errors import Refused
+
 from .directory import DataDirectory
 from .files import write_whole
 
@@ -36,10 +38,11 @@ class SnapshotReport(msgspec.Struct, frozen=True):
 
 
 def read_report(directory: DataDirectory) -> SnapshotReport:
-    """What is known; nothing where no snapshot was ever taken, or the file is damaged: the next one mends it."""
+    """What is known; nothing where no snapshot was ever taken, or the file is damaged, or another user's (of a
+    command that was run as root): the next one mends it."""
     try:
         return msgspec.json.decode((directory.root / FILE).read_bytes(), type=SnapshotReport)
-    except (FileNotFoundError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError):
         return SnapshotReport()
 
 
@@ -62,8 +65,8 @@ def partly(
     write_report(directory, changed)
 
 
-def failed(directory: DataDirectory, problem: str) -> None:
-    """A snapshot was not."""
+def failed(directory: DataDirectory, problem: str) -> SnapshotReport:
+    """A snapshot was not; what is known now."""
     known = read_report(directory)
     changed = msgspec.structs.replace(
         known,
@@ -73,8 +76,17 @@ def failed(directory: DataDirectory, problem: str) -> None:
         problem=problem,
     )
     write_report(directory, changed)
+    return changed
 
 
 def write_report(directory: DataDirectory, report: SnapshotReport) -> None:
-    """Replace the file."""
-    write_whole(directory.root / FILE, msgspec.json.encode(report))
+    """Replace the file.
+
+    Raises:
+        Refused: it cannot be written.
+    """
+    path = directory.root / FILE
+    try:
+        write_whole(path, msgspec.json.encode(report))
+    except OSError as error:
+        raise Refused(f"{path} cannot be written: {error.strerror}", "make room there") from None

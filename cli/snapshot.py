@@ -5,7 +5,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from rich.table import Column, Table
 from kycache.actors.checked import Checker
 from kycache.actors.directory import DataDirectory
 from kycache.actors.snapshot_report import failed, partly, succeeded
-from kycache.model.errors import KycacheError, Refused
+from kycache.model.errors import KycacheError, Refused, whereabouts
 from kycache.snapshots.settings import SnapshotSettings
 
 from .composition import data_directory, environments, snapshot_settings
@@ -72,12 +72,12 @@ def create(
             manifest = taker.take(shard)
         for line in taker.left_out:
             typer.echo(line, err=True)
+        if as_json:
+            typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
+        else:
+            typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
         lacking = _lacking(taker.refused)
         report(manifest, lacking)
-    if as_json:
-        typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
-    else:
-        typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
     if lacking is not None:
         raise lacking
 
@@ -114,9 +114,10 @@ def _reporting(directory: DataDirectory, routine: bool) -> "Iterator[Callable[[M
 
     try:
         yield report
-    except KycacheError as error:
+    except Exception as error:  # not a signal: that one was told to stop
         if routine:
-            failed(directory, error.problem)
+            with suppress(Refused):  # for want of room: what led here matters more
+                failed(directory, error.problem if isinstance(error, KycacheError) else whereabouts(error))
         raise
 
 

@@ -2,7 +2,7 @@
 
 import fcntl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.files import holder_name
@@ -21,7 +21,7 @@ def one_at_a_time(directory: DataDirectory) -> Iterator[None]:
         Busy: another process holds it; its name is told.
     """
     directory.prepare()
-    with (directory.run / "snapshot.lock").open("a+b") as file:
+    with (directory.run / "snapshot.lock").open("a+b", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -29,6 +29,6 @@ def one_at_a_time(directory: DataDirectory) -> Iterator[None]:
             holder = file.read().decode(errors="replace") or "another process"
             raise Busy(f"{holder} takes a snapshot of {directory.root}", "wait for it, or stop it") from None
         file.truncate(0)
-        file.write(holder_name().encode())
-        file.flush()
+        with suppress(OSError):  # on a full disk it is held without its name
+            file.write(holder_name().encode())
         yield

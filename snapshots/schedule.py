@@ -6,6 +6,7 @@ Of several ingest processes on one data directory each keeps the time; the lock 
 report of the data directory tells the others that it was done.
 """
 
+import os
 import random
 import subprocess
 from collections.abc import Callable, Sequence
@@ -16,8 +17,10 @@ import structlog
 import trio
 
 from kycache.actors.directory import DataDirectory
-from kycache.actors.snapshot_report import SnapshotReport, read_report
+from kycache.actors.snapshot_report import SnapshotReport, failed, read_report
+from kycache.model.errors import Refused
 
+from .lock import Busy, one_at_a_time
 from .settings import NICENESS
 
 JITTER = 0.1
@@ -31,9 +34,6 @@ RETRY_S = (60.0, 300.0, 900.0, 3600.0)
 
 LOOK_S_MAX = 60.0
 """Another process may have taken one meanwhile, or failed to."""
-
-EXIT_BUSY = 5
-"""Also `refused`; which of the two, the report tells: who finds the lock taken does not write it."""
 
 OUTPUT_BYTES_MAX = 4096
 """Of what a command that failed says: two lines."""
@@ -106,15 +106,24 @@ async def _taken(schedule: Schedule, directory: DataDirectory, before: SnapshotR
     code, said = await _run([*schedule.command, "create", "--json"])
     after = read_report(directory)
     if after == before:
-        if code != EXIT_BUSY:
-            log.error("a snapshot could not be taken", exit_code=code, problem=said)
-            await trio.sleep(RETRY_S[0])
-        return False
+        if _is_taken_elsewhere(directory):
+            return False
+        # It could not even say so: it was killed, or never began.
+        said = said or f"`kycache snapshot create` ended with exit code {code}"
+        try:
+            after = failed(directory, said)
+        except Refused as error:
+            log.error("a snapshot could not be taken", problem=said, uncounted=error.problem)
+            await trio.sleep(min(schedule.every_s, RETRY_S[-1]))
+            return True
     if after.failed_in_a_row:
         log.error("a snapshot could not be taken", problem=said, failed_in_a_row=after.failed_in_a_row)
         return True
-    say, problem = (log.error, {"problem": after.problem}) if after.problem else (log.info, {})
-    say("snapshot taken", id=after.id, seconds=round(after.duration_s, 1), bytes=after.bytes, **problem)
+    about = {"id": after.id, "seconds": round(after.duration_s, 1), "bytes": after.bytes}
+    if after.problem:
+        log.error("snapshot taken", **about, problem=after.problem)
+    else:
+        log.info("snapshot taken", **about, said=said)
     if schedule.keep is not None:
         code, said = await _run([*schedule.command, "prune", "--keep", str(schedule.keep), "--json"])
         if code:
@@ -122,13 +131,26 @@ async def _taken(schedule: Schedule, directory: DataDirectory, before: SnapshotR
     return True
 
 
+def _is_taken_elsewhere(directory: DataDirectory) -> bool:
+    try:
+        with one_at_a_time(directory):
+            return False
+    except Busy:
+        return True
+    except OSError:  # nobody can: the command has said so
+        return False
+
+
 async def _run(command: Sequence[str]) -> tuple[int, str]:
     """Run a command at low priority; its exit code, and what it said on stderr. Cancelled, it is ended first."""
-    ended = await trio.run_process(
-        ["nice", "-n", str(NICENESS), *command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        capture_stderr=True,
-        check=False,
-    )
+    try:
+        ended = await trio.run_process(
+            ["nice", "-n", str(NICENESS), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            capture_stderr=True,
+            check=False,
+        )
+    except OSError as error:  # no process, no memory, no descriptor is left: it must not end ingest
+        return os.EX_OSERR, f"no process could be started: {error.strerror}"
     return ended.returncode, " ".join(ended.stderr[-OUTPUT_BYTES_MAX:].decode(errors="replace").split())

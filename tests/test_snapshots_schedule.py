@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -10,12 +11,14 @@ import pytest
 import trio
 from command_line import RunCommand
 from snapshot_stand import Stand
+from structlog.testing import capture_logs
 
+from kycache.actors.directory import DataDirectory
 from kycache.actors.files import Report
-from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded
+from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded, write_report
 from kycache.snapshots.listing import survey
 from kycache.snapshots.lock import Busy, one_at_a_time
-from kycache.snapshots.schedule import RETRY_S, Schedule, due_at, take_snapshots, wait_s
+from kycache.snapshots.schedule import RETRY_S, Schedule, _taken, due_at, take_snapshots, wait_s
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -156,3 +159,88 @@ async def test_two_processes_take_them_in_turn(tmp_path: Path) -> None:
     assert len(there) <= 3  # one, one that is not pruned yet, one that was cut off
     assert set(there) & taken
     stand.close()
+
+
+def dies(stand: Stand, script: str) -> Schedule:
+    """A command that comes to its end without a word in the report, and leaves a line for each time it is run."""
+    return Schedule(0.1, None, ("/bin/sh", "-c", f"echo >> {stand.root / 'runs'}; {script}"))
+
+
+async def first_report(schedule: Schedule, directory: DataDirectory) -> SnapshotReport:
+    """What is written down when the schedule has run for the first time."""
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(take_snapshots, schedule, directory, lambda: True)
+            while not read_report(directory).failures:  # noqa: ASYNC110 (a file)
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    return read_report(directory)
+
+
+async def test_one_that_is_killed_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of memory, say. So is one that could not even be started; and neither ends ingest."""
+    stand = Stand.make(tmp_path, rounds=1)
+    directory = stand.shards[0].directory
+    report = await first_report(dies(stand, "kill -9 $$"), directory)
+    assert (report.failed_in_a_row, report.problem) == (1, "`kycache snapshot create` ended with exit code -9")
+    write_report(directory, SnapshotReport())
+    monkeypatch.setenv("PATH", str(tmp_path))
+    report = await first_report(dies(stand, "exit"), directory)
+    assert "no process could be started: No such file" in report.problem
+    stand.close()
+
+
+async def test_one_that_finds_another_at_work_is_no_failure(tmp_path: Path) -> None:
+    stand = Stand.make(tmp_path, rounds=1)
+    directory, runs = stand.shards[0].directory, tmp_path / "runs"
+    runs.touch()
+    with trio.fail_after(60), one_at_a_time(directory):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(take_snapshots, dies(stand, "exit 5"), directory, lambda: True)
+            while runs.stat().st_size < 2:  # noqa: ASYNC110 (a file)
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    assert read_report(directory) == SnapshotReport()
+    stand.close()
+
+
+async def test_what_cannot_be_written_down_is_not_tried_without_end(tmp_path: Path) -> None:
+    """On a full disk the report stays as it was: as if another had been at work, each second (seen)."""
+    stand = Stand.make(tmp_path, rounds=1)
+    directory = stand.shards[0].directory
+    (directory.root / "snapshots.json").mkdir()
+    schedule = replace(dies(stand, "echo why >&2; exit 5"), every_s=3600.0)
+    with trio.fail_after(60), capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_taken, schedule, directory, SnapshotReport())
+            while not logs:  # noqa: ASYNC110 (a list)
+                await trio.sleep(0.01)
+            nursery.cancel_scope.cancel()
+    (told,) = logs
+    assert (told["log_level"], told["problem"]) == ("error", "why")
+    assert "snapshots.json cannot be written" in told["uncounted"]
+    stand.close()
+
+
+def test_a_mistake_of_ours_is_counted(
+    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without its message, which might name somebody; and where nothing can be written, what led there is told."""
+    stand = Stand.make(tmp_path, rounds=1)
+    directory = stand.shards[0].directory
+    stand.close()
+    file = configured(stand, stand.settings.store)
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("Ada Lovelace")
+
+    monkeypatch.setattr("kycache.snapshots.take.Taker.take", fail)
+    assert kycache("--config", file, "snapshot", "create").code == 1
+    report = read_report(directory)
+    assert report.failures == 1
+    assert report.problem.startswith("RuntimeError < fail ")
+    assert "Ada" not in report.problem
+    (directory.root / "snapshots.json").unlink()
+    (directory.root / "snapshots.json").mkdir()
+    assert "RuntimeError" in kycache("--config", file, "snapshot", "create").err
+    monkeypatch.undo()
