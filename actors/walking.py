@@ -2,7 +2,7 @@
 
 quick  LMDB's own walk: all trees, page counts and free pages agree; keys ascend; the state can be read.
        About 1 s a million users.
-full   first a walk that never maps the file (`lmdb.verify`): every page sound, and reachable once or free.
+full   first a walk that never maps the file (`pages.py`): every page sound, and reachable once or free.
        Then every profile decodes, its list row and filters are what its values say, the directory of counts
        is recounted, and users, suspects, quarantine and delete markers agree with the state.
        About a minute a million users.
@@ -28,6 +28,7 @@ from .environment import DamagedFile, Databases, Environments, check_before_mapp
 from .meta import check_identity, read_identity, read_state
 from .order_check import check
 from .order_reader import OrderSnapshot
+from .pages import damages
 from .quarantine import read_quarantine
 from .state import Identity, ShardState
 from .walk import Facts, Job, Outcome
@@ -53,7 +54,7 @@ def walk(generation: Path, shard: int, view: View | None) -> Facts:
     check_before_mapping(generation, shard)
     try:
         if view is not None:
-            problems: list[str] = lmdb.verify.verify(os.fspath(generation))  # type: ignore[no-untyped-call]
+            problems = damages(path)
             if problems:
                 raise _Differs("; ".join(problems[:PROBLEMS_SHOWN]))
         environments = Environments(readonly=True, map_size=path.stat().st_size)

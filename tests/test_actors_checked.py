@@ -21,6 +21,7 @@ from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import DamagedFile, Environments
 from kycache.actors.reader import ShardReader
 from kycache.actors.walk import walk_in_child
+from kycache.model.change import Beat, Change, Origin, Snapshot
 
 GARBLINGS = seeds(60, at_most=500)
 WALK_EACH = """
@@ -137,6 +138,22 @@ def test_a_whole_file_passes_both_walks(whole: ShardUnderTest) -> None:
     assert (quick.full, full.full) == (False, True)
     assert full.identity == whole.identity
     assert full.state.users > 100
+
+
+def test_a_profile_that_shrank_within_its_batch_is_whole(tmp_path: Path) -> None:
+    """A truncate has what is before it written; LMDB leaves the shorter value on the pages that it had."""
+    shard = ShardUnderTest(tmp_path, VIEW)
+    user = b"u" * 16
+
+    def named(offset: int, name: str) -> Change:
+        values = tuple({0: user, 1: name}.get(n) for n in range(len(VIEW.root.columns)))
+        return Change(offset, Origin(Snapshot.STREAMED, 9, 10, 1, 1), 0, user, user, None, values)
+
+    truncate = Beat(1, Origin(Snapshot.STREAMED, 9, 10, 1, 1), (2,))
+    shard.apply([named(0, "long" * 4096), truncate, named(2, "short")])
+    shard.close()
+    for view in (None, VIEW):
+        assert walk_in_child(generation_of(shard), 0, view).state.users == 1
 
 
 def test_a_walk_that_is_killed_or_hangs_is_a_refusal(whole: ShardUnderTest) -> None:
