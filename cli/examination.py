@@ -14,7 +14,8 @@ from kycache.model.view import View
 
 from .connect import KafkaConnect
 from .findings import ConnectorFacts, TaskFailure
-from .source_findings import (
+from .source_facts import (
+    HEARTBEAT_COLUMNS,
     ColumnFacts,
     PublicationFacts,
     PublishedFacts,
@@ -35,6 +36,11 @@ _TABLES = """
 SELECT c.relname, c.relreplident,
        (SELECT jsonb_object_agg(a.attname, jsonb_build_object(
             'type', t.typname, 'generated', a.attgenerated, 'plain', t.typtype IN ('b', 'e'),
+            'nullable', NOT a.attnotnull,
+            -- as PostgreSQL packs what stands in the type's parentheses; a scale has a sign since version 15
+            'precision', CASE WHEN t.typname = 'timestamp' AND a.atttypmod >= 0 THEN a.atttypmod END,
+            'scale', CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 0
+                          THEN ((((a.atttypmod - 4) & 2047) # 1024) - 1024) END,
             'labels', ARRAY(SELECT e.enumlabel FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)))
         FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
@@ -47,9 +53,32 @@ SELECT c.relname, c.relreplident,
               AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A')),
        c.relkind = 'p',
        ARRAY(SELECT l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
-             WHERE t.isleaf AND t.level > 0 AND l.relreplident <> 'f' ORDER BY l.relname LIMIT 5)
-FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE t.isleaf AND t.level > 0 AND l.relreplident <> 'f' ORDER BY l.relname LIMIT 5),
+       (SELECT coalesce(jsonb_agg(ARRAY(SELECT a.attname FROM pg_attribute a
+                                        WHERE a.attrelid = c.oid
+                                              AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]))), '[]')
+        FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                              AND i.indpred IS NULL AND i.indexprs IS NULL),
+       ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'UPDATE']) r
+             WHERE d.oid IS NULL
+                   OR has_schema_privilege(d.oid, n.oid, 'USAGE') AND has_table_privilege(d.oid, c.oid, r)),
+       d.oid IS NOT NULL AND c.relrowsecurity AND NOT d.rolsuper AND NOT d.rolbypassrls
+           AND (c.relforcerowsecurity OR NOT pg_has_role(d.oid, c.relowner, 'USAGE'))
+           -- unless a policy shows it every row, and none takes some away
+           AND (SELECT bool_or(NOT p.polpermissive)
+                       OR NOT bool_or(p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+                FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+                     AND EXISTS (SELECT FROM unnest(p.polroles) r
+                                 WHERE r = 0 OR pg_has_role(d.oid, r, 'USAGE'))) IS NOT FALSE
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_roles d ON d.rolname = %s
 WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
+"""
+
+# The names of other roles' sessions are everyone's to see.
+_ROLE = """
+SELECT coalesce((SELECT a.usename FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+                 WHERE s.slot_name = %s),
+                (SELECT rolname FROM pg_roles WHERE rolname = %s), '')
 """
 
 # Through jsonb, as row filters came with PostgreSQL 15 and generated columns with 18.
@@ -85,7 +114,7 @@ def look_at_source(
         Unreachable: it does not answer, or does not let this role in.
         ConfigurationError: the role may not read what must be looked at.
     """
-    names = [table.name for table in view.tables]
+    names = [*(table.name for table in view.tables), connector.heartbeat_table]
     try:
         with psycopg.connect(dsn, connect_timeout=SOURCE_WAIT_S, autocommit=True) as database:
             database.execute(sql.SQL("SET statement_timeout = {}").format(SOURCE_WAIT_S * 1000))
@@ -93,10 +122,13 @@ def look_at_source(
                 "SELECT current_setting('wal_level'), pg_is_in_recovery(), current_database(),"
                 " CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
             ).fetchone()
-            tables = database.execute(_TABLES, [connector.schema, names]).fetchall()
+            (role,) = database.execute(_ROLE, [connector.slot, connector.user]).fetchone() or ("",)
+            tables = {r[0]: _table(r) for r in database.execute(_TABLES, [role, connector.schema, names])}
             publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
             slot = database.execute(_SLOT, [connector.slot]).fetchone()
-            beats = _heartbeat_rows(database, connector)
+            there = tables.get(connector.heartbeat_table)
+            told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
+            beats = _heartbeat_rows(database, connector) if told else None
             ahead, error = _clock_ahead(database, clock)
             version = database.info.server_version
     except psycopg.errors.InsufficientPrivilege as error_:
@@ -112,11 +144,12 @@ def look_at_source(
     return SourceFacts(
         wal_level=settings[0],
         in_recovery=settings[1],
-        tables={row[0]: _table(row) for row in tables},
+        tables=tables,
         publication=None if publication is None else _publication(publication),
         heartbeat_rows=beats,
         slot=None if slot is None else SlotFacts(*slot),
         database=settings[2],
+        role=role,
         version=version,
         lsn=None if settings[3] is None else parse_lsn(settings[3]),
         clock_ahead_s=ahead,
@@ -125,17 +158,28 @@ def look_at_source(
 
 
 def _table(row: tuple[Any, ...]) -> TableFacts:
-    _, identity, columns, indexed, trigger, partitioned, without = row
+    _, identity, columns, indexed, trigger, partitioned, without, unique, rights, hides_rows = row
     return TableFacts(
         identity,
         {
-            name: ColumnFacts(c["type"], tuple(c["labels"]), c["generated"], c["plain"])
+            name: ColumnFacts(
+                c["type"],
+                tuple(c["labels"]),
+                c["generated"],
+                c["plain"],
+                c["precision"],
+                c["scale"],
+                c["nullable"],
+            )
             for name, c in (columns or {}).items()
         },
         frozenset(indexed),
         trigger,
         partitioned,
         tuple(without),
+        tuple(map(frozenset, unique)),
+        frozenset(rights),
+        hides_rows,
     )
 
 
@@ -148,13 +192,10 @@ def _publication(row: tuple[Any, ...]) -> PublicationFacts:
     return PublicationFacts(tables, published, row[4], row[5])
 
 
-def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSettings) -> dict[str, int] | None:
+def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSettings) -> dict[str, int]:
     table = sql.Identifier(connector.schema, connector.heartbeat_table)
     rows = sql.SQL("SELECT user_id, shard FROM {} LIMIT {}").format(table, sql.Literal(HEARTBEAT_ROWS_MAX))
-    try:
-        return dict(database.execute(rows).fetchall())
-    except psycopg.errors.UndefinedTable:
-        return None
+    return dict(database.execute(rows).fetchall())
 
 
 def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]) -> tuple[float, float]:

@@ -19,16 +19,16 @@ from kycache.cli.findings import (
     TopicFacts,
     judge_connector,
 )
-from kycache.cli.source_findings import (
+from kycache.cli.source_facts import (
+    HEARTBEAT_COLUMNS,
     ColumnFacts,
     PublicationFacts,
     PublishedFacts,
     SlotFacts,
     SourceFacts,
     TableFacts,
-    judge_history,
-    judge_source,
 )
+from kycache.cli.source_findings import judge_history, judge_source
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
 from kycache.model.definition import default_view
 from kycache.model.partition import KeyForm
@@ -41,9 +41,13 @@ WAL_MAX = 1 << 30
 
 def sound_table(name: str) -> TableFacts:
     table = next(t for t in VIEW.tables if t.name == name)
-    columns = {c.name: ColumnFacts(c.type.kind.value, c.type.labels) for c in table.columns}
+    columns = {
+        c.name: ColumnFacts(c.type.kind.value, c.type.labels, precision=c.type.precision, scale=c.type.scale)
+        for c in table.columns
+    }
     columns |= {table.owner: ColumnFacts("uuid"), "not_in_the_view": ColumnFacts("point")}
-    return TableFacts("f", columns, truncate_trigger=truncate_body(VIEW, CONNECTOR))
+    body, key = truncate_body(VIEW, CONNECTOR), frozenset({table.key})
+    return TableFacts("f", columns, truncate_trigger=body, unique=(key,))
 
 
 TABLES = {
@@ -54,7 +58,10 @@ TABLES = {
 SOUND = SourceFacts(
     wal_level="logical",
     in_recovery=False,
-    tables={table.name: sound_table(table.name) for table in VIEW.tables},
+    tables={
+        **{table.name: sound_table(table.name) for table in VIEW.tables},
+        "kycache_heartbeat": TableFacts("d", dict.fromkeys(HEARTBEAT_COLUMNS, ColumnFacts("text"))),
+    },
     publication=PublicationFacts(TABLES, OPERATIONS),
     heartbeat_rows={key: shard for shard, key in enumerate(beat_keys(4))},
     slot=SlotFacts("pgoutput", "app", True, "reserved", 1 << 20, None),
@@ -111,7 +118,11 @@ def test_sound_source() -> None:
             "publication",
             "does not publish truncate",
         ),
-        (replace(SOUND, heartbeat_rows=None), "heartbeat", "kycache_heartbeat does not exist"),
+        (
+            replace(SOUND, tables={k: v for k, v in SOUND.tables.items() if k != "kycache_heartbeat"}),
+            "heartbeat",
+            "kycache_heartbeat does not exist",
+        ),
         (
             replace(SOUND, heartbeat_rows={k: s for k, s in SOUND.heartbeat_rows.items() if s != 2}),  # type: ignore[union-attr]
             "heartbeat",

@@ -25,7 +25,6 @@ from kycache.cli.examination import exceptions_of, look_at_source
 from kycache.cli.findings import WARNING, Finding
 from kycache.cli.settings import load_settings
 from kycache.cli.source_findings import judge_source
-from kycache.model.connector import source_sql
 from kycache.model.definition import default_view
 
 WAIT_S = 90.0
@@ -89,114 +88,6 @@ def patient(apache_stack: Pipeline, tmp_path: Path) -> Patient:
 def database(apache_stack: Pipeline) -> Iterator["psycopg.Connection[Any]"]:
     with psycopg.connect(apache_stack.dsn, autocommit=True) as made:
         yield made
-
-
-OTHERS = "users, kyc_records, kycache_heartbeat"
-
-BROKEN: list[tuple[str, str, str, str]] = [
-    # what breaks it, what the printed SQL does not mend, the check, the problem
-    (f"ALTER PUBLICATION kycache SET TABLE {OTHERS}", "", "publication", "does not cover accounts"),
-    (
-        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts WHERE (status = 'OPEN')",
-        "",
-        "publication",
-        "has a row filter on accounts",
-    ),
-    (
-        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts (account_id, user_id, balance)",
-        "",
-        "publication",
-        "leaves out account_no, account_type, opened_at, status of table accounts",
-    ),
-    (
-        "ALTER PUBLICATION kycache SET (publish = 'insert, update, delete')",
-        "",
-        "publication",
-        "does not publish truncate",
-    ),
-    ("ALTER TABLE accounts REPLICA IDENTITY DEFAULT", "", "replica identity", "public.accounts has no REPLICA"),
-    ("DROP TRIGGER kycache_truncated ON users", "", "truncate trigger", "public.users has no enabled trigger"),
-    (
-        "ALTER TABLE users DISABLE TRIGGER kycache_truncated",
-        "ALTER TABLE users ENABLE TRIGGER kycache_truncated",
-        "truncate trigger",
-        "public.users has no enabled trigger",
-    ),
-    (
-        "CREATE OR REPLACE FUNCTION kycache_heartbeat_truncated() RETURNS trigger LANGUAGE plpgsql "
-        "AS 'BEGIN RETURN NULL; END'",
-        "",
-        "truncate trigger",
-        "calls another function",
-    ),
-    ("DELETE FROM kycache_heartbeat WHERE shard = 2", "", "heartbeat", "has no row for partition 2 of 4"),
-    (
-        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamptz",
-        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamp",
-        "types",
-        "column opened_at of table public.accounts is a timestamptz, the view declares timestamp",
-    ),
-    (
-        "ALTER TABLE accounts RENAME COLUMN balance TO credit",
-        "ALTER TABLE accounts RENAME COLUMN credit TO balance",
-        "tables",
-        "public.accounts has no column balance",
-    ),
-    (
-        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) VIRTUAL",
-        "ALTER TABLE accounts DROP COLUMN twice",
-        "generated columns",
-        "virtual generated columns (twice)",
-    ),
-    (
-        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) STORED;"
-        "ALTER PUBLICATION kycache SET (publish_generated_columns = none)",
-        "ALTER TABLE accounts DROP COLUMN twice",
-        "generated columns",
-        "does not publish the generated columns of table public.accounts (twice)",
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("broken", "mended", "check", "problem"), BROKEN, ids=[str(n) for n, _ in enumerate(BROKEN)]
-)
-def test_what_is_broken_at_the_source(
-    patient: Patient,
-    database: "psycopg.Connection[Any]",
-    broken: str,
-    mended: str,
-    check: str,
-    problem: str,
-) -> None:
-    database.execute(broken.encode())
-    try:
-        found = patient.findings(Look.SOURCE)
-        assert {f.check for f in found} == {check}
-        assert problem in found[0].problem
-    finally:
-        database.execute(mended.encode())
-        for statement in source_sql(VIEW, patient.connector):
-            database.execute(statement.encode())
-    assert patient.findings(Look.SOURCE) == []
-
-
-def test_an_enum_that_grew(patient: Patient, database: "psycopg.Connection[Any]") -> None:
-    (was,) = database.execute(
-        "SELECT atttypid::regtype::text FROM pg_attribute "
-        "WHERE attrelid = 'accounts'::regclass AND attname = 'account_type'"
-    ).fetchone() or ("",)
-    change = "ALTER TABLE accounts ALTER COLUMN account_type TYPE {0} USING account_type::text::{0}"
-    database.execute("CREATE TYPE grown AS ENUM ('SAVINGS', 'CURRENT', 'WALLET', 'INVESTMENT', 'FROZEN')")
-    database.execute(change.format("grown").encode())
-    try:
-        (found,) = patient.findings(Look.SOURCE)
-        assert (found.check, found.severity) == ("types", WARNING)
-        assert "may be FROZEN, which the view does not know" in found.problem
-    finally:
-        database.execute(change.format(was).encode())
-        database.execute("DROP TYPE grown")
-    assert patient.findings(Look.SOURCE) == []
 
 
 def test_slots(patient: Patient, database: "psycopg.Connection[Any]") -> None:

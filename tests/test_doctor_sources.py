@@ -16,7 +16,7 @@ import psycopg
 import pytest
 
 from kycache.cli.doctor import Look, diagnose
-from kycache.cli.findings import Finding
+from kycache.cli.findings import WARNING, Finding
 from kycache.cli.settings import load_settings
 from kycache.demo import postgres
 from kycache.demo.children import Child, Program, stopping
@@ -64,9 +64,10 @@ class Cluster:
         self.run(*source_sql(default_view(), CONNECTOR))
 
     @contextmanager
-    def slot_is_read(self, database: str = postgres.DATABASE) -> Iterator[None]:
+    def slot_is_read(self, database: str = postgres.DATABASE, role: str = postgres.SUPERUSER) -> Iterator[None]:
         """The connector's slot, made and read as Debezium would."""
-        command = [str(postgres.binary("pg_recvlogical")), "-d", self.settings.dsn_of(database)]
+        dsn = self.settings.dsn_of(database)
+        command = [str(postgres.binary("pg_recvlogical")), "-d", dsn, "-U", role]
         plugin = ("--slot=kycache", "--create-slot", "--if-not-exists", "--plugin=pgoutput")
         subprocess.run([*command, *plugin], check=True)
         options = ("-o", "proto_version=1", "-o", "publication_names=kycache", "-f", "-", "--no-loop")
@@ -131,6 +132,179 @@ def test_a_sound_source_and_one_without_heartbeats(cluster: Cluster) -> None:
         assert problem(found, "publication") == "publication 'kycache' does not cover kycache_heartbeat"
         cluster.prepare_source()
         assert cluster.findings() == []
+
+
+OTHERS = "users, kyc_records, kycache_heartbeat"
+
+BROKEN: list[tuple[str, str, str, str]] = [
+    # what breaks it, what the printed SQL does not mend, the check, the problem
+    (f"ALTER PUBLICATION kycache SET TABLE {OTHERS}", "", "publication", "does not cover accounts"),
+    (
+        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts WHERE (status = 'OPEN')",
+        "",
+        "publication",
+        "has a row filter on accounts",
+    ),
+    (
+        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts (account_id, user_id, balance)",
+        "",
+        "publication",
+        "leaves out account_no, account_type, opened_at, status of table accounts: under REPLICA IDENTITY FULL",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN note text;"
+        "ALTER PUBLICATION kycache SET TABLE users, kyc_records, kycache_heartbeat, accounts"
+        " (account_id, user_id, account_type, account_no, balance, status, opened_at)",
+        "ALTER TABLE accounts DROP COLUMN note",
+        "publication",
+        "leaves out note of table accounts: under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE",
+    ),
+    (
+        "ALTER PUBLICATION kycache SET (publish = 'insert, update, delete')",
+        "",
+        "publication",
+        "does not publish truncate",
+    ),
+    ("ALTER TABLE accounts REPLICA IDENTITY DEFAULT", "", "replica identity", "public.accounts has no REPLICA"),
+    ("DROP TRIGGER kycache_truncated ON users", "", "truncate trigger", "public.users has no enabled trigger"),
+    (
+        "ALTER TABLE users DISABLE TRIGGER kycache_truncated",
+        "ALTER TABLE users ENABLE TRIGGER kycache_truncated",
+        "truncate trigger",
+        "public.users has no enabled trigger",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION kycache_heartbeat_truncated() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN NULL; END'",
+        "",
+        "truncate trigger",
+        "calls another function",
+    ),
+    ("DELETE FROM kycache_heartbeat WHERE shard = 2", "", "heartbeat", "has no row for partition 2 of 4"),
+    (
+        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamptz",
+        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamp",
+        "types",
+        "column opened_at of table public.accounts is a timestamptz, the view declares timestamp",
+    ),
+    (
+        "ALTER TABLE accounts RENAME COLUMN balance TO credit",
+        "ALTER TABLE accounts RENAME COLUMN credit TO balance",
+        "tables",
+        "public.accounts has no column balance",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) VIRTUAL",
+        "ALTER TABLE accounts DROP COLUMN twice",
+        "generated columns",
+        "virtual generated columns (twice)",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) STORED;"
+        "ALTER PUBLICATION kycache SET (publish_generated_columns = none)",
+        "ALTER TABLE accounts DROP COLUMN twice",
+        "generated columns",
+        "does not publish the generated columns of table public.accounts (twice)",
+    ),
+    (
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp(3)",
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp",
+        "types",
+        "column created_at of table public.users is a timestamp(3), the view declares timestamp",
+    ),
+    (
+        "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,2)",
+        "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,4)",
+        "types",
+        "column balance of table public.accounts is a numeric of scale 2, the view declares numeric(18,4)",
+    ),
+    (
+        "ALTER TABLE users DROP COLUMN phone, ADD COLUMN phone time",
+        "ALTER TABLE users DROP COLUMN phone, ADD COLUMN phone varchar(20)",
+        "types",
+        "column phone of table public.users is a time, the view declares text",
+    ),
+    (
+        "ALTER TABLE accounts ALTER COLUMN user_id DROP NOT NULL",
+        "ALTER TABLE accounts ALTER COLUMN user_id SET NOT NULL",
+        "keys",
+        "column user_id of table public.accounts may be NULL",
+    ),
+    (
+        "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey;"
+        "CREATE UNIQUE INDEX odd ON accounts (account_id, balance);"
+        "CREATE UNIQUE INDEX open ON accounts (account_id) WHERE status = 'OPEN'",
+        "DROP INDEX odd; DROP INDEX open; ALTER TABLE accounts ADD PRIMARY KEY (account_id)",
+        "keys",
+        "no index keeps account_id of table public.accounts unique",
+    ),
+    (
+        "ALTER TABLE kycache_heartbeat DROP COLUMN truncated",
+        "DROP TABLE kycache_heartbeat",
+        "heartbeat",
+        "table kycache_heartbeat has no column truncated",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "check", "problem"), BROKEN, ids=[str(n) for n, _ in enumerate(BROKEN)]
+)
+def test_what_is_broken(cluster: Cluster, broken: str, mended: str, check: str, problem: str) -> None:
+    with cluster.slot_is_read():
+        cluster.run(broken)
+        try:
+            found = cluster.findings()
+            assert {finding.check for finding in found} == {check}
+            assert problem in found[0].problem
+        finally:
+            cluster.run(mended)
+            cluster.prepare_source()
+        assert cluster.findings() == []
+
+
+def test_an_enum_that_grew(cluster: Cluster) -> None:
+    change = "ALTER TABLE accounts ALTER COLUMN account_type TYPE {0} USING account_type::text::{0}"
+    with cluster.slot_is_read():
+        cluster.run("CREATE TYPE grown AS ENUM ('SAVINGS', 'CURRENT', 'WALLET', 'INVESTMENT', 'FROZEN')")
+        cluster.run(change.format("grown"))
+        try:
+            (found,) = cluster.findings()
+            assert (found.check, found.severity) == ("types", WARNING)
+            assert "may be FROZEN, which the view does not know" in found.problem
+        finally:
+            cluster.run(change.format("account_type"), "DROP TYPE grown")
+        assert cluster.findings() == []
+
+
+def test_what_debeziums_role_may_not(cluster: Cluster) -> None:
+    """Told by who reads the slot. Streaming needs none of these rights, so that nothing else shows it."""
+    cluster.run(
+        f"CREATE ROLE debezium LOGIN REPLICATION PASSWORD '{cluster.settings.password}'",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO debezium",
+    )
+
+    def hidden() -> bool:
+        return "row level security of table public.users may hide rows" in str(cluster.findings())
+
+    try:
+        with cluster.slot_is_read(role="debezium"):
+            (beats,) = cluster.findings()
+            assert "role 'debezium' lacks UPDATE on table kycache_heartbeat: no beat comes" in beats.problem
+            cluster.run(beats.remedy, "REVOKE SELECT ON accounts FROM debezium")
+            (unread,) = cluster.findings()
+            assert "may not read table public.accounts" in unread.problem
+            cluster.run(unread.remedy.partition(", and")[0], "ALTER TABLE users ENABLE ROW LEVEL SECURITY")
+            assert hidden()  # without a policy: all of them
+            cluster.run("CREATE POLICY every ON users FOR SELECT TO debezium USING (true)")
+            assert cluster.findings() == []
+            cluster.run("CREATE POLICY most ON users AS RESTRICTIVE USING (region = 'EMEA')")
+            assert hidden()
+            cluster.run("ALTER ROLE debezium BYPASSRLS")
+            assert cluster.findings() == []
+    finally:
+        cluster.run("DROP POLICY IF EXISTS every ON users", "DROP POLICY IF EXISTS most ON users")
+        cluster.run("ALTER TABLE users DISABLE ROW LEVEL SECURITY", "DROP OWNED BY debezium", "DROP ROLE debezium")
 
 
 def test_a_slot_of_another_database(cluster: Cluster) -> None:

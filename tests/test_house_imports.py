@@ -26,7 +26,7 @@ DECIDING = [
     "actors/fold.py",
     "actors/freshness.py",
     "actors/state.py",
-    "cli/findings.py",
+    *(f"cli/{name}.py" for name in ("findings", "source_facts", "source_findings", "table_findings")),
 ]
 """Modules that decide and do nothing: they, and all they import, go without a loop, a store or a broker."""
 
