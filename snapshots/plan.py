@@ -127,7 +127,8 @@ def _behind(what: str, entry: ShardEntry, newest: int, topic: TopicFacts, home: 
         raise Refused(
             f"{what}: shard {shard} was read from topic {position.topic!r} with id {position.topic_id}, "
             f"the broker has {topic.name!r} with id {topic.id}",
-            f"run `kycache rebuild --shard {shard}`: offsets of another topic mean nothing here",
+            f"run `kycache rebuild --shard {shard}`, with `--epoch` where Debezium has sent no whole snapshot "
+            "into this topic: offsets of another one mean nothing here",
         )
     if not _fits(entry, newest, home):
         raise Refused(
@@ -138,13 +139,14 @@ def _behind(what: str, entry: ShardEntry, newest: int, topic: TopicFacts, home: 
         raise Refused(
             f"{what}: shard {shard} must read on from offset {position.offset}, "
             f"and the log begins at {topic.starts[shard]}",
-            "take a newer snapshot, or let Debezium take a whole snapshot and run "
-            f"`kycache rebuild --shard {shard}`: skipping would resurrect what was deleted",
+            f"take a newer one, or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot "
+            "and begins at it: skipping would resurrect what was deleted",
         )
     if position.offset > topic.ends[shard]:
         raise Refused(
             f"{what}: shard {shard} must read on from offset {position.offset}, and the log ends at "
-            f"{topic.ends[shard]}: it was cut, or is another one",
-            f"take an older snapshot, or run `kycache rebuild --shard {shard}`",
+            f"{topic.ends[shard]}: the broker lost records that were read",
+            # An older snapshot would read on in a log that lacks them too: Debezium sends them no second time.
+            "run `kycache rebuild --epoch`",
         )
     return topic.ends[shard] - position.offset

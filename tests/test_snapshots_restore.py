@@ -139,9 +139,15 @@ class TestPlan:
         plan(manifest, facts_of(manifest, starts=(0, offset)), home_of(manifest), None)
         with pytest.raises(Refused, match=rf"offset {offset}, and the log begins at {offset + 1}") as raised:
             plan(manifest, facts_of(manifest, starts=(0, offset + 1)), home_of(manifest), None)
+        assert (
+            "`kycache rebuild --shard 1 --epoch`" in raised.value.remedy
+        )  # without, the log lacks its start as well
         assert "resurrect" in raised.value.remedy
-        with pytest.raises(Refused, match=f"the log ends at {offset - 1}"):
+        with pytest.raises(Refused, match=f"the log ends at {offset - 1}") as raised:
             plan(manifest, facts_of(manifest, ends=(1 << 40, offset - 1)), home_of(manifest), None)
+        assert (
+            raised.value.remedy == "run `kycache rebuild --epoch`"
+        )  # an older snapshot reads what was lost neither
 
     @pytest.mark.parametrize(
         ("topic", "home", "why"),
