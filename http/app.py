@@ -33,6 +33,7 @@ from .metrics import Exposition
 from .openapi import build_openapi
 from .problems import Answer, Kind, Problem
 from .query import parse_parameters
+from .slow import Slow, SlowLane
 from .tally import Counts
 from .truth import Wait
 from .watch import Watch, settle
@@ -75,9 +76,11 @@ def create_app(view: View, parts: Parts) -> QuartTrio:
 
 
 def _add_reads(app: QuartTrio, parts: Parts) -> None:
-    async def settled(answer: Callable[[Request], Outcome], user: str = "") -> Response:
-        asked = _asked(user)
-        return _respond(await settle(partial(answer, asked), parts.watch, parts.freshness_wait_s))
+    slow = SlowLane()
+
+    async def settled(answer: Callable[[Request], Outcome | Slow], user: str = "") -> Response:
+        ask = partial(answer, _asked(user))
+        return _respond(await slow.finished(lambda: settle(ask, parts.watch, parts.freshness_wait_s)))
 
     @app.get("/users")
     async def users() -> Response:

@@ -119,6 +119,11 @@ class Profile(msgspec.Struct, array_like=True):
         """Nothing is known: no rows, no markers, no suspicions."""
         return self.root_packed == NO_ROW and not any(self.children_packed) and not self.suspicions
 
+    @property
+    def size(self) -> int:
+        """How many rows and markers it holds beside the root's."""
+        return sum(map(len, self.children_packed))
+
     def children(self, number: int) -> Iterator[Row]:
         """The rows and markers of a child table, counted from 0."""
         return map(unpack_row, self.children_packed[number].values())
