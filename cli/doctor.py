@@ -11,11 +11,9 @@ from enum import StrEnum
 import lmdb
 import typer
 
-from kycache.actors.directory import DataDirectory
 from kycache.actors.state import ShardState
-from kycache.model.connector import connector_config
+from kycache.model.connector import ConnectorSettings, connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
-from kycache.model.view import View
 
 from .composition import (
     connector_settings,
@@ -93,8 +91,9 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
         for finding in diagnosis.findings:
             mild = "warning: " if finding.severity == WARNING else ""
             typer.echo(f"{mild}{finding.check}: {finding.problem}\n  next: {finding.remedy}")
-        if not diagnosis.findings:
-            typer.echo("; ".join([f"sound: {', '.join(diagnosis.sound)}", *diagnosis.unchecked]))
+        sound = [] if diagnosis.findings else [f"sound: {', '.join(diagnosis.sound)}"]
+        if sound or diagnosis.unchecked:
+            typer.echo("; ".join([*sound, *diagnosis.unchecked]))
     raise typer.Exit(diagnosis.exit_code)
 
 
@@ -103,83 +102,108 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
 
     Raises:
         ConfigurationError: the view definition is wrong.
-        Refused: the data directory was made by another kycache or for another view.
+        Refused: the data directory was made by another kycache.
     """
-    # Here, as the clients of Kafka and PostgreSQL take their time to import.
-    from .examination import look_at_connector, look_at_source
-    from .topic_examination import SAMPLE_RECORDS, look_at_log, look_at_topic
-
-    diagnosis = Diagnosis()
-    view = settings.load_view()
-    directory = data_directory(settings)
-    home = directory.node()
-    if home is not None:
-        directory.check_view(home, view.hash)
-    kafka = kafka_settings(settings)
-    # Until the broker says otherwise.
-    partitions = partitions_of(settings, directory, None)
-    there, heartbeat = True, True
-    dsn, connect = source_dsn(settings), kafka_connect(settings)
-
-    def topic() -> Iterator[Finding]:
-        nonlocal partitions, there
-        there = False  # also where it does not answer: then its log is not asked for
-        facts = look_at_topic(kafka, view, connector_settings(settings, partitions), home, directory.place())
-        partitions, there = facts.partitions or partitions, facts.partitions > 0
-        yield from judge_topic(facts, kafka.topic, home, snapshots=settings.snapshots.store is not None)
-
-    def source() -> Iterator[Finding]:
-        nonlocal heartbeat
-        assert dsn is not None
-        read = max((state.watermark for state in _states(settings, directory, view).values()), default=0)
-        facts = look_at_source(dsn, view, expected)
-        heartbeat = facts.heartbeat_rows is not None
-        wal_max = settings.connector.slot_wal_max_mib << 20
-        yield from judge_source(facts, view, expected, kafka.key_form, partitions, wal_max)
-        yield from judge_history(facts, read)
-
-    def log() -> Iterator[Finding]:
-        facts = look_at_log(kafka, view, partitions)
-        needed = {n: state.position.offset for n, state in _states(settings, directory, view).items()}
-        now_ms = int(time.time() * 1000)
-        yield from judge_log(facts, needed, now_ms, SAMPLE_RECORDS, heartbeat=heartbeat)
-
-    def connector() -> Iterator[Finding]:
-        assert connect is not None
-        facts = look_at_connector(connect)
-        yield from judge_connector(facts, expected.name, connector_config(view, expected))
-
-    def disk() -> Iterator[Finding]:
-        yield from judge_disk(shutil.disk_usage(directory.root).free, directory.root)
-
+    diagnosis, examination = Diagnosis(), _Examination(settings)
+    if examination.home is not None:
+        diagnosis.look("view", examination.look_at_view)
     if Look.TOPIC in only:
-        diagnosis.look("topic", topic)
-    expected = connector_settings(settings, partitions)
-    if dsn is None:
+        diagnosis.look("topic", examination.look_at_topic)
+    if examination.dsn is None:
         diagnosis.unchecked.append("the source was not looked at: `[source] dsn` is not set")
     elif Look.SOURCE in only:
-        diagnosis.look("source", source)
-    if there and Look.LOG in only:
-        diagnosis.look("log", log)
-    if connect is None:
+        diagnosis.look("source", examination.look_at_source)
+    if examination.has_topic and Look.LOG in only:
+        diagnosis.look("log", examination.look_at_log)
+    if examination.connect is None:
         diagnosis.unchecked.append("the connector was not looked at: `[connect] url` is not set")
     elif Look.CONNECTOR in only:
-        diagnosis.look("connector", connector)
-    if home is not None and Look.DISK in only:
-        diagnosis.look("disk", disk)
+        diagnosis.look("connector", examination.look_at_connector)
+    if examination.home is not None and Look.DISK in only:
+        diagnosis.look("disk", examination.look_at_disk)
     return diagnosis
 
 
-def _states(settings: Settings, directory: DataDirectory, view: View) -> dict[int, ShardState]:
-    """How far each shard is; nothing of a shard that cannot be read: `status` says why."""
-    reads = router(settings, directory, environments(settings, readonly=True), view)
-    found = {}
-    try:
-        for shard in range(reads.shard_count or 0):
-            with suppress(KycacheError, lmdb.Error):
-                state = reads.state(shard)
-                if state is not None:
-                    found[shard] = state
-    finally:
-        reads.close()
-    return found
+class _Examination:
+    """Looks at one thing after another; what one look tells, later ones know."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.directory = data_directory(settings)
+        self.home = self.directory.node()
+        self.dsn, self.connect = source_dsn(settings), kafka_connect(settings)
+        self.has_topic = True
+        """Until the broker says otherwise, or does not answer: then its log is not asked for."""
+        self._settings = settings
+        self._view = settings.load_view()
+        self._kafka = kafka_settings(settings)
+        self._partitions = partitions_of(settings, self.directory, None)
+        self._topic_id = "" if self.home is None else self.home.topic_id
+        self._beats = True
+
+    def look_at_view(self) -> Iterator[Finding]:
+        """Another view is no reason not to look: whether the source fits it is asked before a rebuild."""
+        assert self.home is not None
+        self.directory.check_view(self.home, self._view.hash)
+        yield from ()
+
+    def look_at_topic(self) -> Iterator[Finding]:
+        from .topic_examination import look_at_topic  # here and below, as the clients take their time to import
+
+        self.has_topic = False
+        facts = look_at_topic(self._kafka, self._view, self._connector, self.home, self.directory.place())
+        self.has_topic, self._topic_id = facts.partitions > 0, facts.id
+        self._partitions = facts.partitions or self._partitions
+        snapshots = self._settings.snapshots.store is not None
+        yield from judge_topic(facts, self._kafka.topic, self.home, snapshots=snapshots)
+
+    def look_at_source(self) -> Iterator[Finding]:
+        from .examination import look_at_source
+
+        assert self.dsn is not None
+        read = max((state.watermark for state in self._states()), default=0)
+        facts = look_at_source(self.dsn, self._view, self._connector)
+        self._beats = facts.heartbeat_rows is not None
+        wal_max, key_form = self._settings.connector.slot_wal_max_mib << 20, self._kafka.key_form
+        yield from judge_source(facts, self._view, self._connector, key_form, self._partitions, wal_max)
+        yield from judge_history(facts, read)
+
+    def look_at_log(self) -> Iterator[Finding]:
+        from .topic_examination import look_at_log
+
+        places = [state.position for state in self._states()]
+        needed = {place.partition: place.offset for place in places if place.topic_id == self._topic_id}
+        facts = look_at_log(self._kafka, self._view, self._partitions)
+        yield from judge_log(facts, needed, int(time.time() * 1000), heartbeat=self._beats)
+
+    def look_at_connector(self) -> Iterator[Finding]:
+        from .examination import look_at_connector
+
+        assert self.connect is not None
+        expected = self._connector
+        facts = look_at_connector(self.connect)
+        yield from judge_connector(facts, expected.name, connector_config(self._view, expected))
+
+    def look_at_disk(self) -> Iterator[Finding]:
+        yield from judge_disk(shutil.disk_usage(self.directory.root).free, self.directory.root)
+
+    @property
+    def _connector(self) -> ConnectorSettings:
+        return connector_settings(self._settings, self._partitions)
+
+    def _states(self) -> list[ShardState]:
+        """How far the shards are; nothing of one that cannot be read, or was read by another view: `status` says
+        why."""
+        if self.home is None or self.home.view != self._view.hash:
+            return []
+        opened = environments(self._settings, readonly=True)
+        reads = router(self._settings, self.directory, opened, self._view)
+        found = []
+        try:
+            for shard in range(reads.shard_count or 0):
+                with suppress(KycacheError, lmdb.Error):
+                    state = reads.state(shard)
+                    if state is not None:
+                        found.append(state)
+        finally:
+            reads.close()
+        return found

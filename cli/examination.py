@@ -219,7 +219,7 @@ def look_at_connector(connect: KafkaConnect) -> ConnectorFacts:
         return ConnectorFacts("")
     return ConnectorFacts(
         state=str(status["connector"]["state"]),
-        tasks=len(status["tasks"]),
+        tasks=tuple(str(task["state"]) for task in status["tasks"]),
         failures=tuple(
             TaskFailure(int(task["id"]), exceptions_of(str(task.get("trace", ""))))
             for task in status["tasks"]

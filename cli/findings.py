@@ -4,7 +4,7 @@ Each rule stands for something that would make the view wrong or stale in silenc
 `kycache connector` prints.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -22,6 +22,9 @@ BEAT_AGE_MAX_S = 10.0
 DISK_FREE_BYTES_MIN = 64 << 20
 """A shard's largest batches take that much; below it any of them may find no room."""
 
+NUMBERS_MAX = 8
+"""Of partitions that a finding names: with more it is no longer about this one or that one."""
+
 _NOT_COMPARED = ("database.", "topic.creation.")
 """How Debezium reaches the source is the operator's affair, and a topic that exists is not made again."""
 
@@ -34,6 +37,12 @@ class Finding(NamedTuple):
     remedy: str
     severity: str = "error"
     """A `warning` stands for what is right today, and will not be, or may be meant so."""
+
+
+def several(numbers: Sequence[int]) -> str:
+    """Partitions, the first ones named."""
+    named = ", ".join(map(str, numbers[:NUMBERS_MAX]))
+    return named if len(numbers) <= NUMBERS_MAX else f"{named} and {len(numbers) - NUMBERS_MAX} more"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,22 @@ class PartitionFacts:
     end: int
     read: int
     """How many of the last records were looked at."""
+    unread: bool = False
+    """The end was not reached in time."""
     beat_ms: int | None = None
     """The source's clock at the newest streamed heartbeat among them."""
     streamed_ms: int | None = None
     """The same of any streamed change."""
     misrouted: str = ""
     """What is wrong with the key or the partition of one of them; names no user."""
+
+
+@dataclass(frozen=True, slots=True)
+class LogFacts:
+    """The topic's partitions, of each of which so many last records were asked for."""
+
+    partitions: Mapping[int, PartitionFacts]
+    sample: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +102,8 @@ class ConnectorFacts:
     """The connector in Kafka Connect. `state` is empty where it does not exist."""
 
     state: str
-    tasks: int = 1
+    tasks: tuple[str, ...] = ("RUNNING",)
+    """Their states."""
     failures: tuple[TaskFailure, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,6 +114,12 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
     Args:
         snapshots: a store for them is configured, so that the log alone need not hold everything.
     """
+    if node is not None and node.topic != name:
+        yield Finding(
+            "topic",
+            f"the data directory holds topic {node.topic!r}, not {name!r}",
+            "set `[kafka] topic` back, or use another data directory",
+        )
     if topic.partitions == 0:
         yield Finding(
             "topic",
@@ -168,27 +194,28 @@ def judge_disk(free_bytes: int, folder: Path) -> Iterator[Finding]:
 
 
 def judge_log(
-    partitions: Mapping[int, PartitionFacts],
-    needed: Mapping[int, int],
-    now_ms: int,
-    sample: int,
-    *,
-    heartbeat: bool = True,
+    log: LogFacts, needed: Mapping[int, int], now_ms: int, *, heartbeat: bool = True
 ) -> Iterator[Finding]:
     """What the topic's partitions hold, and say at their ends.
 
     Args:
-        needed: per shard, the offset that it reads next.
+        needed: per shard of this very topic the offset that it reads next, looked at before the log was.
         now_ms: this machine's clock.
-        sample: of how many records the ends were looked at.
         heartbeat: the source has the table; without it there is a finding already.
     """
-    for number, facts in sorted(partitions.items()):
+    for number, facts in sorted(log.partitions.items()):
         if needed.get(number, facts.start) < facts.start:
             yield Finding(
                 "log",
                 f"partition {number} begins at offset {facts.start}, its shard reads on from {needed[number]}",
                 f"run `kycache rebuild --shard {number} --epoch`, or `kycache snapshot restore`",
+            )
+        if needed.get(number, 0) > facts.end:
+            yield Finding(
+                "log",
+                f"partition {number} ends at offset {facts.end}, its shard has read up to {needed[number]}: the "
+                "broker lost records, and other partitions may lack some too",
+                "run `kycache rebuild --epoch`",
             )
         if facts.misrouted:
             yield Finding(
@@ -196,30 +223,39 @@ def judge_log(
                 f"partition {number}: {facts.misrouted}",
                 f"{RUN_CONNECTOR}, or set `[kafka] key`; then run `kycache rebuild --shard {number} --epoch`",
             )
+    if unread := [number for number, facts in sorted(log.partitions.items()) if facts.unread]:
+        yield Finding(
+            "log",
+            f"the last records of partition {several(unread)} could not be read in time: nothing is known of them",
+            "see that broker and network keep up, then run `kycache doctor` again",
+            WARNING,
+        )
     if heartbeat:
-        yield from _judge_beats(partitions, now_ms, sample)
+        yield from _judge_beats(log, now_ms)
 
 
-def _judge_beats(partitions: Mapping[int, PartitionFacts], now_ms: int, sample: int) -> Iterator[Finding]:
+def _judge_beats(log: LogFacts, now_ms: int) -> Iterator[Finding]:
     silent, old, oldest_s = [], [], 0.0
-    for number, facts in sorted(partitions.items()):
+    for number, facts in sorted(log.partitions.items()):
         # Under load the end of a partition may hold no beat; then its changes say the same.
-        newest = facts.beat_ms if facts.beat_ms is not None or facts.read < sample else facts.streamed_ms
+        newest = facts.beat_ms if facts.beat_ms is not None or facts.read < log.sample else facts.streamed_ms
+        if facts.unread:
+            continue
         if newest is None:
-            silent.append(str(number))
+            silent.append(number)
         elif now_ms - newest > BEAT_AGE_MAX_S * 1000:
-            old.append(str(number))
+            old.append(number)
             oldest_s = max(oldest_s, (now_ms - newest) / 1000)
     if silent:
         yield Finding(
             "heartbeats",
-            f"partition {', '.join(silent)} has no heartbeat among its last {sample} records",
+            f"partition {several(silent)} has no heartbeat among its last {log.sample} records",
             f"{RUN_CONNECTOR} (heartbeat.action.query), and {RUN_SQL}; see that the connector runs",
         )
     if old:
         yield Finding(
             "heartbeats",
-            f"the newest heartbeat of partition {', '.join(old)} is {oldest_s:.0f} s old",
+            f"the newest heartbeat of partition {several(old)} is {oldest_s:.0f} s old",
             "see that the connector runs and keeps up: nothing newer than that is known",
         )
 
@@ -238,6 +274,13 @@ _HARMFUL = {
     "event.processing.failure.handling.mode": "changes that fail are dropped",
     "errors.tolerance": "changes that fail are dropped",
     "producer.override.partitioner.class": "users come in partitions where they are not looked for",
+    "producer.override.partitioner.ignore.keys": "users come in partitions where they are not looked for",
+    "producer.override.acks": "changes that the broker lost are not sent again",
+    "snapshot.query.mode": "a whole snapshot may leave rows out, and they be swept",
+    "converters": "values come otherwise than the view expects them",
+    "topic.naming.strategy": "tables come to topics that are not routed",
+    "slot.drop.on.stop": "what is written while the connector is stopped reaches nobody",
+    "internal.log.position.check.enable": "a slot that lost changes is read on from without a word",
 }
 """Settings that `kycache connector` leaves at their defaults, and what they do."""
 
@@ -245,16 +288,24 @@ _HARMFUL_PREFIXES = {
     "column.mask.": "values come masked",
     "column.truncate.": "values come cut off",
     "snapshot.select.statement.overrides.": "a whole snapshot would leave rows out, and they be swept",
+    "transforms.": "records come changed, or under other keys",
+    "predicates.": "records come changed, or under other keys",
 }
 
 _HARMLESS = {
-    "time.precision.mode": "adaptive",
-    "event.processing.failure.handling.mode": "fail",
-    "errors.tolerance": "none",
-    "skip.messages.without.change": "false",
-    "unavailable.value.placeholder": "__debezium_unavailable_value",
+    "time.precision.mode": ("adaptive", "adaptive_time_microseconds"),
+    "event.processing.failure.handling.mode": ("fail",),
+    "errors.tolerance": ("none",),
+    "skip.messages.without.change": ("false",),
+    "unavailable.value.placeholder": ("__debezium_unavailable_value",),
+    "producer.override.partitioner.ignore.keys": ("false",),
+    "producer.override.acks": ("all", "-1"),
+    "snapshot.query.mode": ("select_all",),
+    "topic.naming.strategy": ("io.debezium.schema.SchemaTopicNamingStrategy",),
+    "slot.drop.on.stop": ("false",),
+    "internal.log.position.check.enable": ("true",),
 }
-"""Their defaults, which may as well be written down."""
+"""Their defaults and what comes to the same, which may as well be written down."""
 
 
 def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str]) -> Iterator[Finding]:
@@ -262,20 +313,28 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
     if not facts.state:
         yield Finding("connector", f"Kafka Connect has no connector {name!r}", RUN_CONNECTOR)
         return
+    restart = f"POST /connectors/{name}/restart?includeTasks=true&onlyFailed=true"
     if facts.state != "RUNNING":
+        ordered = facts.state in ("PAUSED", "STOPPED")
         yield Finding(
             "connector",
             f"connector {name!r} is {facts.state}",
-            f"see Kafka Connect's log, then resume it: PUT /connectors/{name}/resume",
+            f"resume it: PUT /connectors/{name}/resume" if ordered else f"see Kafka Connect's log, then {restart}",
         )
     elif not facts.tasks:
         yield Finding("connector", f"connector {name!r} has no task", "see Kafka Connect's log; restart it")
+    elif idle := [state for state in facts.tasks if state not in ("RUNNING", "FAILED")]:
+        yield Finding(
+            "connector",
+            f"the task of connector {name!r} is {idle[0]}",
+            "wait while Kafka Connect's workers divide their tasks; if it stays so, see their logs",
+        )
     for failure in facts.failures:
         of = f" of {', caused by '.join(failure.exceptions)}" if failure.exceptions else ""
         yield Finding(
             "connector",
             f"task {failure.task} of connector {name!r} has failed{of}",
-            f"see Kafka Connect's log, then POST /connectors/{name}/restart?includeTasks=true&onlyFailed=true",
+            f"see Kafka Connect's log, then {restart}",
         )
     for key, value in expected.items():
         if key.startswith(_NOT_COMPARED) or facts.config.get(key) == value:
@@ -283,7 +342,7 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
         there = f"is {facts.config[key]!r}" if key in facts.config else "is not set"
         yield Finding("connector", f"connector {name!r}: {key} {there}, expected {value!r}", RUN_CONNECTOR)
     for key, value in facts.config.items():
-        if key in expected or not value or _HARMLESS.get(key) == value:
+        if key in expected or not value or value in _HARMLESS.get(key, ()):
             continue
         harm = _HARMFUL.get(key) or next((h for p, h in _HARMFUL_PREFIXES.items() if key.startswith(p)), "")
         if harm:

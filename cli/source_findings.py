@@ -8,7 +8,7 @@ from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.view import View
 
-from .findings import RUN_SQL, WARNING, Finding
+from .findings import RUN_SQL, WARNING, Finding, several
 from .source_facts import HEARTBEAT_COLUMNS, SourceFacts
 from .table_findings import judge_table
 
@@ -192,11 +192,11 @@ def _judge_heartbeat(
                 f"row {key!r} of {table} names shard {shard}, and lands in partition {belongs} of {partitions}",
                 RUN_SQL,
             )
-    if missing := [str(n) for n in range(partitions) if n not in beaten]:
+    if silent := [n for n in range(partitions) if n not in beaten]:
         yield Finding(
             "heartbeat",
-            f"table {table} has no row for partition {', '.join(missing)} of {partitions}",
+            f"table {table} has no row for partition {several(silent)} of {partitions}",
             RUN_SQL,
         )
-    if twice := [str(n) for n in sorted(beaten) if beaten[n] > 1]:
-        yield Finding("heartbeat", f"table {table} has several rows for partition {', '.join(twice)}", RUN_SQL)
+    if twice := [n for n in sorted(beaten) if beaten[n] > 1]:
+        yield Finding("heartbeat", f"table {table} has several rows for partition {several(twice)}", RUN_SQL)

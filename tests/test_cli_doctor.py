@@ -14,6 +14,7 @@ from kycache.cli import findings
 from kycache.cli.findings import (
     ConnectorFacts,
     Finding,
+    LogFacts,
     PartitionFacts,
     TaskFailure,
     TopicFacts,
@@ -172,21 +173,29 @@ def test_topic() -> None:
     (short,) = judge_topic(replace(sound, retention_ms=1000), "kyc.changes", home)
     assert (short.severity, "retention.ms=1000" in short.problem) == ("warning", True)
     assert judge_topic(replace(sound, retention_ms=1000), "kyc.changes", home, snapshots=True) == []
+    (foreign,) = judge_topic(sound, "kyc.others", home)
+    assert foreign.problem == "the data directory holds topic 'kyc.changes', not 'kyc.others'"
 
 
 def test_connector() -> None:
     expected = connector_config(VIEW, CONNECTOR)
-    sound = ConnectorFacts("RUNNING", 1, (), {**expected, "database.hostname": "10.0.0.7", "name": "kycache"})
+    sound = ConnectorFacts(
+        "RUNNING", ("RUNNING",), (), {**expected, "database.hostname": "10.0.0.7", "name": "kycache"}
+    )
     assert list(judge_connector(sound, "kycache", expected)) == []
     (absent,) = judge_connector(ConnectorFacts(""), "kycache", expected)
     assert "no connector 'kycache'" in absent.problem
     (paused,) = judge_connector(replace(sound, state="PAUSED"), "kycache", expected)
-    assert "is PAUSED" in paused.problem
+    assert ("is PAUSED" in paused.problem, "/resume" in paused.remedy) == (True, True)
+    (broken,) = judge_connector(replace(sound, state="FAILED"), "kycache", expected)
+    assert ("is FAILED" in broken.problem, "/restart?" in broken.remedy) == (True, True)
+    (homeless,) = judge_connector(replace(sound, tasks=("UNASSIGNED",)), "kycache", expected)
+    assert "the task of connector 'kycache' is UNASSIGNED" in homeless.problem
     (failed,) = judge_connector(
-        replace(sound, failures=(TaskFailure(0, ("ConnectException",)),)), "kycache", expected
+        replace(sound, tasks=("FAILED",), failures=(TaskFailure(0, ("ConnectException",)),)), "kycache", expected
     )
     assert "task 0 of connector 'kycache' has failed of ConnectException" in failed.problem
-    (idle,) = judge_connector(replace(sound, tasks=0), "kycache", expected)
+    (idle,) = judge_connector(replace(sound, tasks=()), "kycache", expected)
     assert "has no task" in idle.problem
     key = "value.converter.replace.null.with.default"
     (lying,) = judge_connector(replace(sound, config={**sound.config, key: "true"}), "kycache", expected)
@@ -194,6 +203,31 @@ def test_connector() -> None:
     without = {k: v for k, v in sound.config.items() if k != key}
     (unset,) = judge_connector(replace(sound, config=without), "kycache", expected)
     assert f"{key} is not set, expected 'false'" in unset.problem
+
+
+@pytest.mark.parametrize(
+    ("key", "harmless", "harmful"),
+    [
+        ("time.precision.mode", "adaptive_time_microseconds", "connect"),
+        ("producer.override.acks", "-1", "1"),
+        ("producer.override.partitioner.ignore.keys", "false", "true"),
+        ("slot.drop.on.stop", "false", "true"),
+        ("internal.log.position.check.enable", "true", "false"),
+        ("transforms.key.negate", "", "true"),
+        ("converters", "", "upper"),
+        ("metrics.of.others", "theirs", ""),
+    ],
+)
+def test_settings_that_are_not_printed(key: str, harmless: str, harmful: str) -> None:
+    expected = connector_config(VIEW, CONNECTOR)
+
+    def judged(value: str) -> list[str]:
+        facts = ConnectorFacts("RUNNING", config={**expected, key: value})
+        return [finding.problem for finding in judge_connector(facts, "kycache", expected)]
+
+    assert judged(harmless) == []
+    assert all(f"connector 'kycache': {key} is set: " in problem for problem in judged(harmful))
+    assert len(judged(harmful)) == bool(harmful)
 
 
 def test_nothing_answers(kycache_process: RunCommand, tmp_path: Path) -> None:
@@ -236,6 +270,8 @@ def test_the_demo_is_sound_and_what_is_broken_is_found(
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith("sound: topic, source")
     assert len(ended.out.splitlines()) == 1
+    unlooked = "" if pipeline.connect_url else "; the connector was not looked at: `[connect] url` is not set"
+    assert ended.out.endswith(f"{unlooked}\n")
 
     sick.execute("ALTER TABLE accounts REPLICA IDENTITY DEFAULT")
     sick.execute("ALTER TABLE users DISABLE TRIGGER kycache_truncated")
@@ -262,7 +298,8 @@ def test_log() -> None:
     beaten = PartitionFacts(0, 900, 500, beat_ms=now_ms - 400, streamed_ms=now_ms - 10)
 
     def judge_log(facts: PartitionFacts, needed: int = 900, *, heartbeat: bool = True) -> list[str]:
-        found = findings.judge_log({1: facts}, {1: needed}, now_ms, sample, heartbeat=heartbeat)
+        log = LogFacts({1: facts}, sample)
+        found = findings.judge_log(log, {1: needed}, now_ms, heartbeat=heartbeat)
         return [finding.problem for finding in found]
 
     assert judge_log(beaten) == []
@@ -277,7 +314,19 @@ def test_log() -> None:
     assert judge_log(replace(beaten, start=7), needed=6) == [
         "partition 1 begins at offset 7, its shard reads on from 6"
     ]
+    assert judge_log(beaten, needed=901) == [
+        "partition 1 ends at offset 900, its shard has read up to 901: the broker lost records, and other "
+        "partitions may lack some too"
+    ]
+    assert judge_log(replace(beaten, beat_ms=None, read=20, unread=True)) == [
+        "the last records of partition 1 could not be read in time: nothing is known of them"
+    ]
     assert judge_log(replace(beaten, misrouted="offset 3: wrong")) == ["partition 1: offset 3: wrong"]
+
+
+def test_partitions_are_named_up_to_a_number() -> None:
+    assert findings.several(range(8)) == "0, 1, 2, 3, 4, 5, 6, 7"
+    assert findings.several(range(250)) == "0, 1, 2, 3, 4, 5, 6, 7 and 242 more"
 
 
 def test_a_source_that_moved_back() -> None:

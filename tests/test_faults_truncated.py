@@ -16,6 +16,7 @@ from ingest_process import Feed, offset
 from stack import require_apache
 from test_ingest_on_kafka import PARTITIONS, Scene
 
+from kycache.cli.doctor import Look
 from kycache.demo import apache, broker
 from kycache.demo.children import Child, stopping
 from kycache.demo.layout import Layout, Ports
@@ -54,6 +55,8 @@ def test_records_that_were_read_and_are_lost_halt_their_shard(kafka: tuple[Layou
         os.truncate(log, kept_bytes)
         child.start()
         broker.wait_ready(layout.ports.broker, child)
+        (found,) = scene.doctor(Look.TOPIC, Look.LOG)
+        assert f"partition {HURT} ends at offset {kept}, its shard has read up to {read[HURT]}" in found.problem
         scene.feed = Feed(layout.bootstrap, "t", scene.source, sent=scene.feed.sent)
         scene.live(30)
         ends = scene.feed.end_offsets()

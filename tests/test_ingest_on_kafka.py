@@ -456,6 +456,8 @@ def test_another_view_is_refused_until_rebuilt(scene: Scene, tmp_path: Path) -> 
         assert refused.returncode == 5
         assert "view definition" in refused.stderr
         assert "kycache rebuild" in refused.stderr
+    (found,) = scene.doctor(Look.TOPIC, Look.LOG)
+    assert (found.check, "view definition" in found.problem) == ("view", True)
     assert scene.home.run("rebuild", "--shard", "0", "--yes").returncode == 5
     rebuilt = scene.home.run("rebuild", "--yes")
     assert rebuilt.returncode == 0, rebuilt.stderr
