@@ -120,8 +120,9 @@ class KafkaConnect:
                 return
             except HTTPError as error:
                 if error.code == 404:
+                    unknown = "" if what == "resume" else f", or knows no `{method} {what}` (3.6 does)"
                     raise Refused(
-                        f"Kafka Connect has no connector {self.name!r}, or knows no `{method} {what}` (3.6 does)",
+                        f"Kafka Connect has no connector {self.name!r}{unknown}",
                         "set `[connector] name`; or do it by hand: docs/operations.md, “A whole snapshot”",
                     ) from None
                 if error.code not in _NOT_YET or time.monotonic() > deadline:

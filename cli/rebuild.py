@@ -57,6 +57,8 @@ def rebuild(
 
     It is built beside the former one, which goes on serving, as `stale`, until the new one may take over.
     """
+    if by_hand and not epoch:
+        raise typer.BadParameter("goes with --epoch only", param_hint="--by-hand")
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
@@ -86,13 +88,14 @@ def rebuild(
         typer.echo("start Debezium now: it takes a whole snapshot")
         return
     typer.echo(f"connector {connect.name!r}: stops")
-    connect.stop()
     try:
+        connect.stop()
         connect.drop_offsets()
         _begin_epoch(kafka, directory, home, shards, by_hand=False)
         _start_over(settings, kafka, directory, view, shards, replace=replace)
     finally:
-        # Whatever became of it: without it nothing would be fresh, and a snapshot more does no harm.
+        # Whatever became of it, also of a stop that takes long: without it nothing would be fresh, and a snapshot
+        # more does no harm.
         connect.resume()
     typer.echo(
         f"connector {connect.name!r}: resumes, and takes a whole snapshot; `kycache status` shows the shards"

@@ -30,6 +30,7 @@ def test_no_command_is_help(kycache: RunCommand) -> None:
         ("status", "--nothing"),
         ("web", "--workers", "many"),
         ("rebuild", "--shard", "-1"),
+        ("rebuild", "--by-hand"),
         ("demo", "--users", "-5"),
     ],
 )

@@ -5,16 +5,19 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import NoReturn
+from typing import ClassVar, NoReturn
 
 import pytest
 from command_line import RunCommand
 from snapshot_stand import Stand
 
-from kycache.cli import rebuild, status
+from kycache.cli import status
 from kycache.snapshots.lock import one_at_a_time
 
 MIB_S = 0.25
@@ -99,33 +102,51 @@ def test_a_signal_leaves_nothing_half_done(tmp_path: Path, command: str, number:
     assert len([*directory.shard(0).path.glob("gen-*")]) == 1
 
 
-class Connector:
-    """A Kafka Connect that only says what it was told."""
+class Connect(BaseHTTPRequestHandler):
+    """A Kafka Connect whose connector stops when it is told to, or takes its time. At one order the command is
+    struck, before it has the answer."""
 
-    name = "kycache"
+    told: ClassVar[list[str]]
+    struck_at: ClassVar[str]
 
-    def __init__(self) -> None:
-        self.told: list[str] = []
+    def do_PUT(self) -> None:
+        self._take(204)
 
-    def stop(self) -> None:
-        self.told.append("stop")
+    def do_DELETE(self) -> None:
+        self._take(200)
 
-    def drop_offsets(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM)
+    def do_GET(self) -> None:
+        self._take(200, b'{"connector": {"state": "STOPPED"}, "tasks": []}')
 
-    def resume(self) -> None:
-        self.told.append("resume")
+    def _take(self, status: int, body: bytes = b"") -> None:
+        what = self.path.rpartition("/")[2]
+        self.told.append(what)
+        if what == self.struck_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        with suppress(ConnectionError):  # the command does not wait for what it no longer wants
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nowhere."""
 
 
-def test_a_connector_that_was_stopped_goes_on(
-    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("order", ["stop", "status", "offsets"])
+def test_a_connector_that_was_stopped_goes_on(tmp_path: Path, kycache: RunCommand, order: str) -> None:
+    """Also where the signal comes while it is still stopping, which may take a minute and a half."""
     Stand.make(tmp_path, rounds=1).close()
-    connector = Connector()
-    monkeypatch.setattr(rebuild, "_connect", lambda *_: connector)
+    told: list[str] = []
+    handler = type("Struck", (Connect,), {"told": told, "struck_at": order})
     before = signal.getsignal(signal.SIGTERM)
-    assert kycache("rebuild", "--epoch", "--yes").code == 128 + signal.SIGTERM
-    assert connector.told == ["stop", "resume"]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as connect:
+        threading.Thread(target=connect.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{connect.server_port}"
+        (tmp_path / "kycache.toml").write_text(f"[connect]\nurl = '{url}'\n", encoding="utf-8")
+        assert kycache("rebuild", "--epoch", "--yes").code == 128 + signal.SIGTERM
+        connect.shutdown()
+    assert (told[0], told[-2:]) == ("stop", [order, "resume"])
     assert signal.getsignal(signal.SIGTERM) is before
 
 
