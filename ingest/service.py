@@ -77,6 +77,7 @@ class Ingest:
         self._nursery = nursery
         self._warm_start = warm_start
         self._answers = True
+        self._topic_ids: dict[int, str] = {}  # of the topic that each shard was read from, as it was opened here
         self._token = trio.lowlevel.current_trio_token()
         self._turn = Turn()
         self.thread = ConsumerThread(settings, view, instance_id, directory.place(), self, self._turn)
@@ -104,6 +105,7 @@ class Ingest:
         if partition >= self._node.shards:
             self._nursery.start_soon(self._look_at_topic)  # partitions were added: this ends the process
             return
+        self._topic_ids.pop(partition, None)
         holder = ShardHolder(
             self._directory.shard(partition),
             partial(self._open, partition),
@@ -136,6 +138,9 @@ class Ingest:
         holder = self.holders.get(partition)
         if holder is not None:
             holder.halt(error)
+            self._nursery.start_soon(
+                self._look_at_topic
+            )  # a topic that was made anew looks like a log that was cut
 
     async def _fill(self, shard: int) -> None:
         """Give a shard without a file one from elsewhere than the log, where there is one."""
@@ -177,6 +182,7 @@ class Ingest:
             # Also after a kill between a batch, or a command, and its mark.
             if until is None and not store.opened_at.doubts:
                 self._directory.clear_doubt("suspect", shard)
+            self._topic_ids[shard] = position.topic_id
             if position.topic_id != topic.id:
                 raise another_topic(topic, shard)
             if position.offset < topic.starts[shard]:
@@ -232,9 +238,10 @@ class Ingest:
         self._answers = True
         check_partitions(topic, self._node)
         for shard, holder in self.holders.items():
-            actor = holder.actor
-            if actor is not None and actor.state.position.topic_id != topic.id:
-                holder.halt(another_topic(topic, shard))
+            if self._topic_ids.get(shard, topic.id) != topic.id:
+                found = another_topic(topic, shard)
+                if holder.halted is None or holder.halted.problem != found.problem:
+                    holder.halt(found)
 
     async def watch_source(self, dsn: str) -> None:
         """Halt every shard when the source is another than what was read, for as long as ingest runs."""
@@ -296,7 +303,12 @@ class Ingest:
         holder = self.holders.get(shard)
         if holder is None:
             raise Refused(f"shard {shard} is not held by this process", "ask the process that holds it")
-        await holder.remedy(work, REMEDY_WAIT_S)
+
+        def run() -> None:
+            work()
+            self._topic_ids.pop(shard, None)  # it is opened anew
+
+        await holder.remedy(run, REMEDY_WAIT_S)
 
 
 async def found_node(settings: KafkaSettings, directory: DataDirectory, view: View) -> Node:

@@ -13,6 +13,7 @@ from simulation.member import Member
 from test_faults_kill import PARTITIONS, Disk
 
 from kycache.ingest import service
+from kycache.ingest.rebuild import log_cut
 from kycache.ingest.topic import Topic
 
 WAIT_S = 20.0
@@ -56,5 +57,30 @@ async def test_a_poll_across_a_reopening_at_the_same_offset(
                 await trio.sleep(0.001)
             member.thread._deliver(member._session, 0, late)
             await read_to_the_end()
+            await member.revoke(0)
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_topic_made_anew_is_told_from_a_log_that_was_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FAULTS 17: whichever is noticed first, its id or that it does not hold what is to be read next."""
+    monkeypatch.setattr(service, "describe_topic", lambda _: Topic(TOPIC, TOPIC_ID, PARTITIONS, (0,) * PARTITIONS))
+    source = FakeSource(random.Random(3), PARTITIONS)
+    log = Log(source)
+    with trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            member = Member(Disk(tmp_path, log, None), "member", nursery)
+            member.assign(0)
+            while member.holders[0].actor is None:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            anew = Topic(TOPIC, "00000000-0000-0000-0000-000000000002", PARTITIONS, (0,) * PARTITIONS)
+            monkeypatch.setattr(service, "describe_topic", lambda _: anew)
+            member.halt(0, log_cut(0, 7))
+            folder = member.holders[0].folder
+            while (report := folder.report()) is None or anew.id not in report.reason:  # noqa: ASYNC110
+                await trio.sleep(0.001)
+            assert report.state == "halted"
+            assert "`kycache rebuild --epoch`" in report.remedy
             await member.revoke(0)
             nursery.cancel_scope.cancel()
