@@ -94,6 +94,15 @@ def grow_ahead(environment: lmdb.Environment) -> None:
         os.truncate(path, needed + _GROW_AHEAD // 2)
 
 
+def begin_read(environment: lmdb.Environment) -> "lmdb.Transaction[bytes]":
+    """Begin to read a file whose writer, in another process, may have made its map larger meanwhile."""
+    try:
+        return environment.begin()
+    except lmdb.MapResizedError:
+        environment.set_mapsize(0)  # take its size over
+        return environment.begin()
+
+
 class Databases(NamedTuple):
     """The named databases of a store (store.py says what is in each)."""
 

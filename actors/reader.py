@@ -17,7 +17,7 @@ from kycache.model.profile import Profile, unpack_profile
 from kycache.model.view import View
 
 from .checked import Unchecked, vouched
-from .environment import Databases, Environments, check_before_mapping, damage_remedy
+from .environment import Databases, Environments, begin_read, check_before_mapping, damage_remedy
 from .files import ShardFolder
 from .meta import check_identity, read_state
 from .order import IndexDiffers
@@ -108,7 +108,7 @@ class ShardReader:
         """
         environment, databases = self._follow()
         try:
-            with self._begin(environment) as txn:
+            with begin_read(environment) as txn:
                 yield ShardSnapshot(self.shard, txn, databases, self._view)
         except (lmdb.Error, IndexDiffers) as error:
             raise self.unreadable(error) from error
@@ -157,7 +157,7 @@ class ShardReader:
             self._miss(generation, self.shard)
         environment, databases = self._environments.lease(generation, self.shard)
         try:
-            with self._begin(environment) as txn:
+            with begin_read(environment) as txn:
                 check_identity(txn, databases, self._identity)
                 self._check_places(txn, databases)
         except Refused:
@@ -181,14 +181,6 @@ class ShardReader:
                 f"shard {self.shard}: its users are not in the shards in which they are looked for",
                 "set `[kafka] key` to the form in which the connector writes keys, as ingest read them",
             )
-
-    @staticmethod
-    def _begin(environment: lmdb.Environment) -> "lmdb.Transaction[bytes]":
-        try:
-            return environment.begin()
-        except lmdb.MapResizedError:
-            environment.set_mapsize(0)  # the writer's map grew: take its size over
-            return environment.begin()
 
 
 @contextmanager

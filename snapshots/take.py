@@ -18,12 +18,13 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
+import lmdb
 import pyrage
 from backports.zstd import ZstdCompressor
 
 from kycache.actors.checked import vouched
 from kycache.actors.directory import DataDirectory, Node
-from kycache.actors.environment import Environments
+from kycache.actors.environment import Environments, begin_read, damage_remedy
 from kycache.actors.hot_copy import CopyLimits, copied_pages
 from kycache.actors.meta import read_identity, read_state
 from kycache.model.errors import Refused
@@ -105,7 +106,7 @@ class Taker:
                 resumed = entry is not None
                 if entry is None:
                     try:
-                        entry = self._copy(run.id, node, shard)
+                        entry = self._copy_current(run.id, node, shard)
                     except Refused as error:
                         self.refused[shard] = error
                         continue
@@ -144,15 +145,28 @@ class Taker:
             )
         return wanted
 
-    def _copy(self, snapshot: str, node: Node, shard: int) -> ShardEntry:
-        generation = self._directory.shard(shard).current()
-        if generation is None:
-            raise Refused(f"shard {shard} has no file here", "run this again when `kycache status` shows it ready")
+    def _copy_current(self, snapshot: str, node: Node, shard: int) -> ShardEntry:
+        """Copy the generation in use, or the one that takes its place meanwhile: the former's files go away."""
+        folder = self._directory.shard(shard)
+        while generation := folder.current():
+            try:
+                return self._copy(snapshot, node, shard, generation)
+            except (Refused, lmdb.Error, FileNotFoundError) as error:
+                if folder.current() != generation:
+                    continue
+                if not isinstance(error, lmdb.Error):
+                    raise
+                raise Refused(
+                    f"shard {shard}: {generation} cannot be read: {error}", damage_remedy(shard)
+                ) from error
+        raise Refused(f"shard {shard} has no file here", "run this again when `kycache status` shows it ready")
+
+    def _copy(self, snapshot: str, node: Node, shard: int, generation: Path) -> ShardEntry:
         if not vouched(generation):  # mapping it could end this process
             self._check(generation, shard)
         environment, databases = self._environments.lease(generation, shard)
         try:
-            with environment.begin() as txn:
+            with begin_read(environment) as txn:
                 identity, state = read_identity(txn, databases), read_state(txn, databases)
                 doubts = self._directory.doubts()  # behind the transaction's begin: see `entry_of`
                 if (identity.view, identity.shard, identity.shards) != (node.view, shard, node.shards):

@@ -1,6 +1,7 @@
 """Snapshots: what is taken is what comes back, while the writer goes on, and what was killed is gone on with."""
 
 import json
+import os
 import shutil
 import stat
 from collections.abc import Iterator
@@ -10,11 +11,11 @@ from pathlib import Path
 import msgspec
 import pyrage
 import pytest
-from snapshot_stand import CHECKER, KEY, Stand
+from snapshot_stand import CHECKER, KEY, VIEW, Stand
 
 from kycache.actors import hot_copy
 from kycache.actors.directory import DataDirectory, slot
-from kycache.actors.environment import Environments
+from kycache.actors.environment import Environments, Lease
 from kycache.actors.hot_copy import CopyLimits, copied_pages
 from kycache.model.errors import ConfigurationError, Refused
 from kycache.snapshots import keys
@@ -144,6 +145,47 @@ def test_a_shard_that_is_bootstrapping_is_left_out(tmp_path: Path) -> None:
     stand.follow(stand.shards[1])
     assert [entry.shard for entry in stand.take().shards] == [1]
     stand.close()
+
+
+def test_a_shard_that_is_restored_while_it_is_begun_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was about to be copied is gone, another generation serves: that one is copied."""
+    stand = Stand.make(tmp_path, 2)
+    stand.close()
+    folder, lease = stand.shards[0].folder, stand.shards[0].environments.lease
+    former = folder.current()
+    assert former is not None
+
+    def restored(generation: Path, shard: int) -> Lease:
+        if generation == former and generation.exists():
+            arrived = folder.next_generation()
+            shutil.copytree(generation, arrived, dirs_exist_ok=True)
+            shutil.copystat(generation / "data.mdb", arrived / "data.mdb")
+            folder.flip(arrived)
+            folder.clean()
+        return lease(generation, shard)
+
+    monkeypatch.setattr(stand.shards[0].environments, "lease", restored)
+    assert [entry.shard for entry in stand.take().shards] == [0, 1]
+    assert not former.exists()
+
+
+def test_a_page_that_was_garbled_since_the_file_was_vouched_for(tmp_path: Path) -> None:
+    """LMDB itself refuses to read it: one shard is left out, the other is taken."""
+    stand = Stand.make(tmp_path, 2)
+    stand.close()
+    generation = stand.shards[0].folder.current()
+    assert generation is not None
+    file = generation / "data.mdb"
+    before, pages = file.stat(), bytearray(file.read_bytes())
+    for start in range(8192, len(pages), 4096):
+        if VIEW.hash.encode() in pages[start : start + 4096]:
+            pages[start + 10 : start + 12] = b"\0\0"  # its kind
+    file.write_bytes(pages)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    (entry,) = stand.take().shards
+    assert entry.shard == 1
+    with pytest.raises(Refused, match=r"shard 0: .* cannot be read: .*CORRUPTED.*restore ID --shard 0"):
+        stand.take([0])
 
 
 def test_a_store_that_is_emptied_under_a_run(tmp_path: Path) -> None:
