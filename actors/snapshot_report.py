@@ -1,6 +1,7 @@
 """`data/snapshots.json`: what became of the latest snapshots of this directory, for `/metrics` and `status`."""
 
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import msgspec
 
@@ -31,6 +32,8 @@ class SnapshotReport(msgspec.Struct, frozen=True):
     """Why the latest one failed, or lacks shards; empty where all is well."""
     partly_at: str = ""
     """When one was taken that lacks shards, since the newest that lacks none."""
+    store: str = ""
+    """Where the newest went, as messages name it."""
 
     def age_s(self, now: datetime) -> float | None:
         """How old the newest good one is, None where there is none."""
@@ -46,23 +49,28 @@ def read_report(directory: DataDirectory) -> SnapshotReport:
         return SnapshotReport()
 
 
-def succeeded(directory: DataDirectory, snapshot: str, duration_s: float, stored: int, shards: int) -> None:
+class Taken(NamedTuple):
+    """A snapshot that was taken: the report's facts about it."""
+
+    id: str
+    duration_s: float
+    bytes: int
+    shards: int
+    store: str
+
+
+def succeeded(directory: DataDirectory, taken: Taken) -> None:
     """A snapshot was taken."""
-    known = read_report(directory)
-    at = datetime.now(UTC).isoformat()
-    write_report(directory, SnapshotReport(snapshot, at, duration_s, stored, shards, known.failures))
+    failures = read_report(directory).failures
+    write_report(directory, SnapshotReport(**taken._asdict(), at=datetime.now(UTC).isoformat(), failures=failures))
 
 
-def partly(
-    directory: DataDirectory, snapshot: str, duration_s: float, stored: int, shards: int, problem: str
-) -> None:
+def partly(directory: DataDirectory, taken: Taken, problem: str) -> None:
     """A snapshot was taken that lacks shards: a failure, but none that trying again soon could mend."""
     known = read_report(directory)
     at = datetime.now(UTC).isoformat()
-    changed = SnapshotReport(
-        snapshot, known.at, duration_s, stored, shards, known.failures + 1, 0, at, problem, partly_at=at
-    )
-    write_report(directory, changed)
+    report = SnapshotReport(**taken._asdict(), at=known.at, failures=known.failures + 1)
+    write_report(directory, msgspec.structs.replace(report, failed_at=at, problem=problem, partly_at=at))
 
 
 def failed(directory: DataDirectory, problem: str) -> SnapshotReport:

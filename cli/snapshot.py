@@ -17,7 +17,7 @@ from rich.table import Column, Table
 
 from kycache.actors.checked import Checker
 from kycache.actors.directory import DataDirectory
-from kycache.actors.snapshot_report import failed, partly, succeeded
+from kycache.actors.snapshot_report import Taken, failed, partly, read_report, succeeded
 from kycache.model.errors import KycacheError, Refused, whereabouts
 from kycache.snapshots.settings import SnapshotSettings
 
@@ -62,6 +62,8 @@ def create(
         raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`")
     routine = shard is None and store is None
     with one_at_a_time(directory), _reporting(directory, routine) as report:
+        if routine:
+            _look_at_store(snapshot_settings(settings, None), directory)
         wanted, opened, keys = opened_store(settings, store, writing=True)
         with TransferBars("copied", as_json) as bars:
             progress = Progress(
@@ -77,9 +79,26 @@ def create(
         else:
             typer.echo(f"{manifest.id}: {len(manifest.shards)} of {manifest.shard_count} shards, in {opened.url}")
         lacking = _lacking(taker.refused)
-        report(manifest, lacking)
+        report(manifest, opened.url, lacking)
     if lacking is not None:
         raise lacking
+
+
+def _look_at_store(wanted: "SnapshotSettings", directory: DataDirectory) -> None:
+    """Refuse one that has lost all that was taken into it: a folder whose disk is not mounted is empty. What was
+    written there would fill the disk below, and be out of sight when the other one is mounted again."""
+    from kycache.snapshots.manifest import MANIFEST
+    from kycache.snapshots.stores import Store
+
+    report = read_report(directory)
+    if report.store != wanted.shown:
+        return
+    if not any(file.path.endswith(f"/{MANIFEST}") for file in Store(wanted.store).files()):
+        raise Refused(
+            f"{wanted.shown} holds no snapshot, and {report.id} was taken into it",
+            "see that it is mounted; where it was emptied on purpose, run once "
+            f"`kycache snapshot create --store {wanted.shown}`",
+        )
 
 
 def _lacking(refused: Mapping[int, Refused]) -> Refused | None:
@@ -98,19 +117,21 @@ def _walk(settings: Settings, generation: Path, shard: int) -> None:
 
 
 @contextmanager
-def _reporting(directory: DataDirectory, routine: bool) -> "Iterator[Callable[[Manifest, Refused | None], None]]":
+def _reporting(
+    directory: DataDirectory, routine: bool
+) -> "Iterator[Callable[[Manifest, str, Refused | None], None]]":
     """Tells `/metrics` and `status` how it ended; not of some shards alone, nor of another store."""
     began = time.monotonic()
 
-    def report(manifest: "Manifest", lacking: Refused | None) -> None:
+    def report(manifest: "Manifest", store: str, lacking: Refused | None) -> None:
         if not routine:
             return
         stored = sum(entry.stored_bytes for entry in manifest.shards)
-        about = (directory, manifest.id, time.monotonic() - began, stored, len(manifest.shards))
+        taken = Taken(manifest.id, time.monotonic() - began, stored, len(manifest.shards), store)
         if lacking is None:
-            succeeded(*about)
+            succeeded(directory, taken)
         else:
-            partly(*about, lacking.problem)
+            partly(directory, taken, lacking.problem)
 
     try:
         yield report

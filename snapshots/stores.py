@@ -118,6 +118,8 @@ class Store:
             self.root = Path(unquote(parts.path))
             if parts.netloc not in ("", "localhost") or not self.root.is_absolute():
                 raise ConfigurationError(f"{self.url} names no folder", "write file:// and an absolute path")
+            if parts.query or parts.fragment:  # it would be another folder than the one that was meant
+                raise ConfigurationError(f"{self.url} goes on behind a ? or #", "write them as %3F and %23")
             with self.told("open", "the folder"):
                 if writing:
                     self.root.mkdir(mode=PRIVATE, parents=True, exist_ok=True)

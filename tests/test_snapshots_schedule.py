@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import trio
-from command_line import RunCommand
+from command_line import Ended, RunCommand
 from snapshot_stand import Stand
 from structlog.testing import capture_logs
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.files import Report
-from kycache.actors.snapshot_report import SnapshotReport, failed, read_report, succeeded, write_report
+from kycache.actors.snapshot_report import SnapshotReport, Taken, failed, read_report, succeeded, write_report
 from kycache.snapshots.listing import survey
 from kycache.snapshots.lock import Busy, one_at_a_time
 from kycache.snapshots.schedule import RETRY_S, Schedule, _taken, due_at, take_snapshots, wait_s
@@ -62,7 +62,7 @@ def test_the_report_of_a_directory(tmp_path: Path) -> None:
     assert read_report(directory).age_s(NOW) is None
     failed(directory, "the store is away")
     failed(directory, "the store is away")
-    succeeded(directory, "id", 2.0, 100, 1)
+    succeeded(directory, Taken("id", 2.0, 100, 1, "file:///store"))
     report = read_report(directory)
     assert (report.failures, report.failed_in_a_row, report.problem, report.id) == (2, 0, "", "id")
     failed(directory, "again")
@@ -220,6 +220,39 @@ async def test_what_cannot_be_written_down_is_not_tried_without_end(tmp_path: Pa
     assert (told["log_level"], told["problem"]) == ("error", "why")
     assert "snapshots.json cannot be written" in told["uncounted"]
     stand.close()
+
+
+def test_a_store_that_is_not_mounted(tmp_path: Path, kycache: RunCommand) -> None:
+    """The folder that it is mounted on is there, and empty: nothing is written to the disk below."""
+    stand = Stand.make(tmp_path, rounds=1)
+    stand.close()
+    mounted, file = tmp_path / "mounted", configured(stand, (tmp_path / "store").as_uri())
+
+    def create(*words: str) -> Ended:
+        return kycache("--config", file, "snapshot", "create", *words)
+
+    assert create().code == 0
+    (tmp_path / "store").rename(mounted)
+    for empty in (tmp_path / "store", None):
+        if empty is not None:
+            empty.mkdir()
+        refused = create()
+        assert refused.code == 5
+        assert "holds no snapshot, and " in refused.err
+        assert [*tmp_path.glob("store/*")] == []
+        if empty is not None:
+            empty.rmdir()
+    assert read_report(stand.shards[0].directory).failed_in_a_row == 2
+    mounted.rename(tmp_path / "store")
+    assert create().code == 0
+    (tmp_path / "store").rename(mounted)
+    configured(stand, (tmp_path / "other").as_uri())
+    assert create().code == 0  # it was another store
+    configured(stand, (tmp_path / "other").as_uri())
+    (tmp_path / "other").rename(mounted / "other")
+    assert create().code == 5
+    assert create("--store", (tmp_path / "other").as_uri()).code == 0  # as the message says
+    assert create().code == 0
 
 
 def test_a_mistake_of_ours_is_counted(

@@ -74,7 +74,17 @@ def test_a_bucket_that_is_not_there(bucket: str, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize(
-    "url", ["ftp://host/x", "http://host/x", "s3:/x", "file://host/x", "/some/where", "s3://"]
+    "url",
+    [
+        "ftp://host/x",
+        "http://host/x",
+        "s3:/x",
+        "file://host/x",
+        "/some/where",
+        "s3://",
+        "file:///a#1",
+        "file:///a?b",
+    ],
 )
 def test_urls_that_name_no_store(url: str) -> None:
     with pytest.raises(ConfigurationError):
