@@ -148,9 +148,8 @@ class ShardHolder:
             if holder is not None and not reported:
                 # Which of the two is right, nobody can tell from here; who waits does not write (FAULTS 20).
                 log.warning("shard is held by another process", shard=self.folder.number, holder=holder)
-                self._report(
-                    Report("halted", f"shard {self.folder.number} is held by {holder}", "stop it", holder)
-                )
+                reason = f"shard {self.folder.number} is held by {holder}, and {holder_name()} waits for it"
+                self._report(Report("halted", reason, "end the one that should not be there", holder))
                 reported = True
             await trio.sleep(waits[0])
             if len(waits) > 1:

@@ -23,9 +23,11 @@ from .composition import (
     kafka_settings,
     partitions_of,
     router,
+    snapshot_settings,
     source_dsn,
 )
-from .findings import WARNING, Finding, judge_connector, judge_disk, judge_log, judge_topic
+from .connector_findings import judge_connector
+from .findings import WARNING, Finding, judge_disk, judge_log, judge_store, judge_topic
 from .invocation import JsonOption, invocation
 from .settings import Settings
 from .source_findings import judge_history, judge_source
@@ -37,6 +39,7 @@ class Look(StrEnum):
     TOPIC = "topic"
     SOURCE = "source"
     LOG = "log"
+    SNAPSHOTS = "snapshots"
     CONNECTOR = "connector"
     DISK = "disk"
 
@@ -115,6 +118,8 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
         diagnosis.look("source", examination.look_at_source)
     if examination.has_topic and Look.LOG in only:
         diagnosis.look("log", examination.look_at_log)
+    if examination.kept and Look.SNAPSHOTS in only:
+        diagnosis.look("snapshots", examination.look_at_store)
     if examination.connect is None:
         diagnosis.unchecked.append("the connector was not looked at: `[connect] url` is not set")
     elif Look.CONNECTOR in only:
@@ -133,12 +138,15 @@ class _Examination:
         self.dsn, self.connect = source_dsn(settings), kafka_connect(settings)
         self.has_topic = True
         """Until the broker says otherwise, or does not answer: then its log is not asked for."""
+        self.kept = ""
+        """Where the topic keeps no record for ever, and snapshots are all that this node could start over from."""
         self._settings = settings
         self._view = settings.load_view()
         self._kafka = kafka_settings(settings)
         self._partitions = partitions_of(settings, self.directory, None)
         self._topic_id = "" if self.home is None else self.home.topic_id
         self._beats = True
+        self._beaten_s: float | None = None
 
     def look_at_view(self) -> Iterator[Finding]:
         """Another view is no reason not to look: whether the source fits it is asked before a rebuild."""
@@ -154,6 +162,7 @@ class _Examination:
         self.has_topic, self._topic_id = facts.partitions > 0, facts.id
         self._partitions = facts.partitions or self._partitions
         snapshots = self._settings.snapshots.store is not None
+        self.kept = facts.kept if snapshots and self._is_ours else ""
         yield from judge_topic(facts, self._kafka.topic, self.home, snapshots=snapshots)
 
     def look_at_source(self) -> Iterator[Finding]:
@@ -163,6 +172,7 @@ class _Examination:
         read = max((state.watermark for state in self._states()), default=0)
         facts = look_at_source(self.dsn, self._view, self._connector)
         self._beats = facts.heartbeat_rows is not None
+        self._beaten_s = facts.beaten_s
         wal_max, key_form = self._settings.connector.slot_wal_max_mib << 20, self._kafka.key_form
         yield from judge_source(facts, self._view, self._connector, key_form, self._partitions, wal_max)
         yield from judge_history(facts, read)
@@ -173,7 +183,14 @@ class _Examination:
         places = [state.position for state in self._states()]
         needed = {place.partition: place.offset for place in places if place.topic_id == self._topic_id}
         facts = look_at_log(self._kafka, self._view, self._partitions)
-        yield from judge_log(facts, needed, int(time.time() * 1000), heartbeat=self._beats)
+        now_ms = int(time.time() * 1000)
+        yield from judge_log(facts, needed, now_ms, heartbeat=self._beats, beaten_s=self._beaten_s)
+
+    def look_at_store(self) -> Iterator[Finding]:
+        from .snapshot_examination import look_at_store
+
+        lacking = look_at_store(self._settings, self._kafka, self.directory, self._view.hash)
+        yield from judge_store(self.kept, lacking, snapshot_settings(self._settings).shown)
 
     def look_at_connector(self) -> Iterator[Finding]:
         from .examination import look_at_connector
@@ -190,10 +207,15 @@ class _Examination:
     def _connector(self) -> ConnectorSettings:
         return connector_settings(self._settings, self._partitions)
 
+    @property
+    def _is_ours(self) -> bool:
+        """The data directory is there, and of this view."""
+        return self.home is not None and self.home.view == self._view.hash
+
     def _states(self) -> list[ShardState]:
         """How far the shards are; nothing of one that cannot be read, or was read by another view: `status` says
         why."""
-        if self.home is None or self.home.view != self._view.hash:
+        if not self._is_ours:
             return []
         opened = environments(self._settings, readonly=True)
         reads = router(self._settings, self.directory, opened, self._view)

@@ -13,7 +13,7 @@ from kycache.model.lsn import parse_lsn
 from kycache.model.view import View
 
 from .connect import KafkaConnect
-from .findings import ConnectorFacts, TaskFailure
+from .connector_findings import ConnectorFacts, TaskFailure
 from .source_facts import (
     HEARTBEAT_COLUMNS,
     ColumnFacts,
@@ -128,7 +128,7 @@ def look_at_source(
             slot = database.execute(_SLOT, [connector.slot]).fetchone()
             there = tables.get(connector.heartbeat_table)
             told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
-            beats = _heartbeat_rows(database, connector) if told else None
+            beats = _heartbeat_rows(database, connector) if told else {}
             ahead, error = _clock_ahead(database, clock)
             version = database.info.server_version
     except psycopg.errors.InsufficientPrivilege as error_:
@@ -146,7 +146,8 @@ def look_at_source(
         in_recovery=settings[1],
         tables=tables,
         publication=None if publication is None else _publication(publication),
-        heartbeat_rows=beats,
+        heartbeat_rows={key: shard for key, (shard, _) in beats.items()} if told else None,
+        beaten_s=min((age for _, age in beats.values() if age is not None), default=None),
         slot=None if slot is None else SlotFacts(*slot),
         database=settings[2],
         role=role,
@@ -192,10 +193,15 @@ def _publication(row: tuple[Any, ...]) -> PublicationFacts:
     return PublicationFacts(tables, published, row[4], row[5])
 
 
-def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSettings) -> dict[str, int]:
+def _heartbeat_rows(
+    database: "psycopg.Connection[Any]", connector: ConnectorSettings
+) -> dict[str, tuple[int, float | None]]:
+    """Each row's key, with its shard and how many seconds ago it was written."""
     table = sql.Identifier(connector.schema, connector.heartbeat_table)
-    rows = sql.SQL("SELECT user_id, shard FROM {} LIMIT {}").format(table, sql.Literal(HEARTBEAT_ROWS_MAX))
-    return dict(database.execute(rows).fetchall())
+    age = sql.SQL("extract(epoch FROM clock_timestamp() - beat_at)::float8")
+    limit = sql.Literal(HEARTBEAT_ROWS_MAX)
+    rows = sql.SQL("SELECT user_id, shard, {} FROM {} LIMIT {}").format(age, table, limit)
+    return {key: (shard, age_s) for key, shard, age_s in database.execute(rows)}
 
 
 def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]) -> tuple[float, float]:

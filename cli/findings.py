@@ -1,11 +1,11 @@
-"""What `kycache doctor` concludes of topic, log and connector. Pure: plain facts in, findings out.
+"""What `kycache doctor` concludes of topic, log and snapshots. Pure: plain facts in, findings out.
 
 Each rule stands for something that would make the view wrong or stale in silence; the remedies are what
 `kycache connector` prints.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,9 +24,6 @@ DISK_FREE_BYTES_MIN = 64 << 20
 
 NUMBERS_MAX = 8
 """Of partitions that a finding names: with more it is no longer about this one or that one."""
-
-_NOT_COMPARED = ("database.", "topic.creation.")
-"""How Debezium reaches the source is the operator's affair, and a topic that exists is not made again."""
 
 
 class Finding(NamedTuple):
@@ -62,6 +59,12 @@ class TopicFacts:
     foreign_members: tuple[str, ...] = ()
     """Members of the group that belong to another data directory, or to a copy of it."""
 
+    @property
+    def kept(self) -> str:
+        """How long it keeps records; empty: for ever."""
+        limits = {"retention.ms": self.retention_ms, "retention.bytes": self.retention_bytes}
+        return ", ".join(f"{name}={value}" for name, value in limits.items() if value >= 0)
+
 
 @dataclass(frozen=True, slots=True)
 class PartitionFacts:
@@ -87,25 +90,6 @@ class LogFacts:
 
     partitions: Mapping[int, PartitionFacts]
     sample: int
-
-
-@dataclass(frozen=True, slots=True)
-class TaskFailure:
-    """A task that has failed. Of its trace the exceptions' names only: a message may hold a row."""
-
-    task: int
-    exceptions: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ConnectorFacts:
-    """The connector in Kafka Connect. `state` is empty where it does not exist."""
-
-    state: str
-    tasks: tuple[str, ...] = ("RUNNING",)
-    """Their states."""
-    failures: tuple[TaskFailure, ...] = ()
-    config: Mapping[str, str] = field(default_factory=dict)
 
 
 def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: bool) -> Iterator[Finding]:
@@ -134,12 +118,10 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
             "drops all but the last row of each",
             "set cleanup.policy=delete, then run `kycache rebuild --epoch`",
         )
-    if not snapshots and (topic.retention_ms >= 0 or topic.retention_bytes >= 0):
-        kept = [f"retention.ms={topic.retention_ms}"] if topic.retention_ms >= 0 else []
-        kept += [f"retention.bytes={topic.retention_bytes}"] if topic.retention_bytes >= 0 else []
+    if topic.kept and not snapshots:
         yield Finding(
             "retention",
-            f"topic {name!r} forgets ({', '.join(kept)}) and there are no snapshots: a shard that is away for "
+            f"topic {name!r} forgets ({topic.kept}) and there are no snapshots: a shard that is away for "
             "longer, or is lost, needs a whole snapshot from Debezium",
             "set retention.ms=-1 and retention.bytes=-1, or `[snapshots] store`",
             WARNING,
@@ -183,6 +165,25 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
         )
 
 
+def judge_store(kept: str, lacking: Mapping[int, str], store: str) -> Iterator[Finding]:
+    """The snapshots of a topic that forgets.
+
+    Args:
+        kept: how long it keeps records.
+        lacking: shards that no snapshot could bring back, and why.
+        store: where the snapshots are, as it may be shown.
+    """
+    if lacking:
+        why = next(iter(lacking.values()))
+        yield Finding(
+            "snapshots",
+            f"the topic forgets ({kept}), and out of {store} shard {several(sorted(lacking))} could not come "
+            f"back: {why}",
+            "run `kycache snapshot create`, and set `[snapshots] every` well below what the topic keeps",
+            WARNING,
+        )
+
+
 def judge_disk(free_bytes: int, folder: Path) -> Iterator[Finding]:
     """The data directory's disk. `status` cannot tell that it is full: the reason is written down there."""
     if free_bytes < DISK_FREE_BYTES_MIN:
@@ -194,7 +195,12 @@ def judge_disk(free_bytes: int, folder: Path) -> Iterator[Finding]:
 
 
 def judge_log(
-    log: LogFacts, needed: Mapping[int, int], now_ms: int, *, heartbeat: bool = True
+    log: LogFacts,
+    needed: Mapping[int, int],
+    now_ms: int,
+    *,
+    heartbeat: bool = True,
+    beaten_s: float | None = None,
 ) -> Iterator[Finding]:
     """What the topic's partitions hold, and say at their ends.
 
@@ -202,6 +208,7 @@ def judge_log(
         needed: per shard of this very topic the offset that it reads next, looked at before the log was.
         now_ms: this machine's clock.
         heartbeat: the source has the table; without it there is a finding already.
+        beaten_s: how long ago the source's own heartbeat rows were written; None where that is not known.
     """
     for number, facts in sorted(log.partitions.items()):
         if needed.get(number, facts.start) < facts.start:
@@ -221,7 +228,8 @@ def judge_log(
             yield Finding(
                 "key",
                 f"partition {number}: {facts.misrouted}",
-                f"{RUN_CONNECTOR}, or set `[kafka] key`; then run `kycache rebuild --shard {number} --epoch`",
+                f"{RUN_CONNECTOR}, then run `kycache rebuild --shard {number} --epoch`; or, where `[kafka] key` "
+                "is what is wrong, set it and restart ingest",
             )
     if unread := [number for number, facts in sorted(log.partitions.items()) if facts.unread]:
         yield Finding(
@@ -232,6 +240,14 @@ def judge_log(
         )
     if heartbeat:
         yield from _judge_beats(log, now_ms)
+    newest = max((facts.beat_ms or 0 for facts in log.partitions.values()), default=0)
+    if newest and beaten_s is not None and beaten_s - max(0.0, (now_ms - newest) / 1000) > BEAT_AGE_MAX_S:
+        yield Finding(
+            "source",
+            f"the source's heartbeat rows were written {beaten_s:.0f} s ago, and newer beats stand in the topic: "
+            "the connector reads another database",
+            "set `[source] dsn` to the database that Debezium reads",
+        )
 
 
 def _judge_beats(log: LogFacts, now_ms: int) -> Iterator[Finding]:
@@ -258,92 +274,3 @@ def _judge_beats(log: LogFacts, now_ms: int) -> Iterator[Finding]:
             f"the newest heartbeat of partition {several(old)} is {oldest_s:.0f} s old",
             "see that the connector runs and keeps up: nothing newer than that is known",
         )
-
-
-_HARMFUL = {
-    "snapshot.include.collection.list": "a whole snapshot would leave tables out, and their rows be swept",
-    "snapshot.select.statement.overrides": "a whole snapshot would leave rows out, and they be swept",
-    "column.include.list": "rows come without columns that the view has",
-    "column.exclude.list": "rows come without columns that the view has",
-    "table.exclude.list": "tables are left out",
-    "schema.include.list": "tables may be left out",
-    "schema.exclude.list": "tables may be left out",
-    "unavailable.value.placeholder": "an unchanged large value is taken for the placeholder's text",
-    "time.precision.mode": "times come in units that are not expected",
-    "skip.messages.without.change": "changes are dropped",
-    "event.processing.failure.handling.mode": "changes that fail are dropped",
-    "errors.tolerance": "changes that fail are dropped",
-    "producer.override.partitioner.class": "users come in partitions where they are not looked for",
-    "producer.override.partitioner.ignore.keys": "users come in partitions where they are not looked for",
-    "producer.override.acks": "changes that the broker lost are not sent again",
-    "snapshot.query.mode": "a whole snapshot may leave rows out, and they be swept",
-    "converters": "values come otherwise than the view expects them",
-    "topic.naming.strategy": "tables come to topics that are not routed",
-    "slot.drop.on.stop": "what is written while the connector is stopped reaches nobody",
-    "internal.log.position.check.enable": "a slot that lost changes is read on from without a word",
-}
-"""Settings that `kycache connector` leaves at their defaults, and what they do."""
-
-_HARMFUL_PREFIXES = {
-    "column.mask.": "values come masked",
-    "column.truncate.": "values come cut off",
-    "snapshot.select.statement.overrides.": "a whole snapshot would leave rows out, and they be swept",
-    "transforms.": "records come changed, or under other keys",
-    "predicates.": "records come changed, or under other keys",
-}
-
-_HARMLESS = {
-    "time.precision.mode": ("adaptive", "adaptive_time_microseconds"),
-    "event.processing.failure.handling.mode": ("fail",),
-    "errors.tolerance": ("none",),
-    "skip.messages.without.change": ("false",),
-    "unavailable.value.placeholder": ("__debezium_unavailable_value",),
-    "producer.override.partitioner.ignore.keys": ("false",),
-    "producer.override.acks": ("all", "-1"),
-    "snapshot.query.mode": ("select_all",),
-    "topic.naming.strategy": ("io.debezium.schema.SchemaTopicNamingStrategy",),
-    "slot.drop.on.stop": ("false",),
-    "internal.log.position.check.enable": ("true",),
-}
-"""Their defaults and what comes to the same, which may as well be written down."""
-
-
-def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str]) -> Iterator[Finding]:
-    """The connector as Kafka Connect runs it, against what `kycache connector` prints."""
-    if not facts.state:
-        yield Finding("connector", f"Kafka Connect has no connector {name!r}", RUN_CONNECTOR)
-        return
-    restart = f"POST /connectors/{name}/restart?includeTasks=true&onlyFailed=true"
-    if facts.state != "RUNNING":
-        ordered = facts.state in ("PAUSED", "STOPPED")
-        yield Finding(
-            "connector",
-            f"connector {name!r} is {facts.state}",
-            f"resume it: PUT /connectors/{name}/resume" if ordered else f"see Kafka Connect's log, then {restart}",
-        )
-    elif not facts.tasks:
-        yield Finding("connector", f"connector {name!r} has no task", "see Kafka Connect's log; restart it")
-    elif idle := [state for state in facts.tasks if state not in ("RUNNING", "FAILED")]:
-        yield Finding(
-            "connector",
-            f"the task of connector {name!r} is {idle[0]}",
-            "wait while Kafka Connect's workers divide their tasks; if it stays so, see their logs",
-        )
-    for failure in facts.failures:
-        of = f" of {', caused by '.join(failure.exceptions)}" if failure.exceptions else ""
-        yield Finding(
-            "connector",
-            f"task {failure.task} of connector {name!r} has failed{of}",
-            f"see Kafka Connect's log, then {restart}",
-        )
-    for key, value in expected.items():
-        if key.startswith(_NOT_COMPARED) or facts.config.get(key) == value:
-            continue
-        there = f"is {facts.config[key]!r}" if key in facts.config else "is not set"
-        yield Finding("connector", f"connector {name!r}: {key} {there}, expected {value!r}", RUN_CONNECTOR)
-    for key, value in facts.config.items():
-        if key in expected or not value or value in _HARMLESS.get(key, ()):
-            continue
-        harm = _HARMFUL.get(key) or next((h for p, h in _HARMFUL_PREFIXES.items() if key.startswith(p)), "")
-        if harm:
-            yield Finding("connector", f"connector {name!r}: {key} is set: {harm}", f"remove it: {RUN_CONNECTOR}")

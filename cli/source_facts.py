@@ -88,6 +88,8 @@ class SourceFacts:
     heartbeat_rows: Mapping[str, int] | None
     """Each heartbeat row's key and the shard it names; None where they cannot be told."""
     slot: SlotFacts | None
+    beaten_s: float | None = None
+    """How long ago the newest heartbeat row was written, by the source's own clock."""
     database: str = ""
     role: str = ""
     """Debezium's: who reads the slot, or else would by the settings."""

@@ -190,7 +190,7 @@ def _judge_heartbeat(
             yield Finding(
                 "heartbeat",
                 f"row {key!r} of {table} names shard {shard}, and lands in partition {belongs} of {partitions}",
-                RUN_SQL,
+                f"see that `[kafka] key` says how the connector writes keys, then {RUN_SQL}",
             )
     if silent := [n for n in range(partitions) if n not in beaten]:
         yield Finding(

@@ -15,6 +15,7 @@ from fake_source import FakeSource
 from shards import ShardUnderTest
 
 from kycache.actors import supervisor
+from kycache.actors.files import holder_name
 from kycache.actors.fold import HaltShard
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
@@ -210,6 +211,7 @@ async def test_a_remedy_that_cannot_be_run_says_so(tmp_path: Path) -> None:
         report = desk.shard.folder.report()
         assert report is not None
         assert "is held by" in report.reason
+        assert report.reason.endswith(f", and {holder_name()} waits for it")
         with pytest.raises(Refused, match="busy"):
             await holder.remedy(lambda: ran.append(1), 0.05)
         async with trio.open_nursery() as nursery:

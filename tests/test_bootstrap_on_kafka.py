@@ -18,6 +18,8 @@ from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
 from kycache.actors.freshness import Limits
 from kycache.actors.router import Router
+from kycache.cli.doctor import Look
+from kycache.cli.findings import WARNING
 from kycache.demo.ports import free_ports
 
 Node = Callable[..., Home]
@@ -100,6 +102,31 @@ def test_a_new_node_takes_the_newest_and_reads_on(scene: Scene, node: Node) -> N
         assert f"its log begins at offset {ends[0]}, and no snapshot in file:" in shards[0]["reason"]
         assert "`kycache rebuild --shard 0 --epoch`" in shards[0]["reason"]
         assert f"the log begins at {ends[0]}" in third.log()
+
+
+def test_doctor_says_what_no_snapshot_could_bring_back(scene: Scene, node: Node) -> None:
+    """Of a topic that forgets, as these do after the broker's seven days."""
+    scene.begin()
+    scene.home = first = node("first")
+    with first.ingest():
+        scene.wait_caught_up()
+    looks = (Look.TOPIC, Look.SNAPSHOTS)
+    (none,) = scene.doctor(*looks)
+    assert none.severity == WARNING
+    assert none.problem.endswith("shard 0, 1, 2 could not come back: no snapshot holds it")
+    assert first.run("snapshot", "create", "--shard", "0", "--shard", "1").returncode == 0
+    (third,) = scene.doctor(*looks)
+    assert third.problem.endswith("shard 2 could not come back: no snapshot holds it")
+    assert first.run("snapshot", "create").returncode == 0
+    assert scene.doctor(*looks) == []
+    scene.live()
+    end = scene.feed.end_offsets()[1]
+    admin = KafkaAdminClient(bootstrap_servers=first.bootstrap)
+    admin.delete_records({TopicPartition(first.topic, 1): end})
+    admin.close()
+    (cut,) = scene.doctor(*looks)
+    assert "shard 1 could not come back: snapshot " in cut.problem
+    assert cut.problem.endswith(f"and the log begins at {end}")
 
 
 def test_a_truncate_that_nobody_was_told_of_is_known_to_a_new_node_too(scene: Scene, node: Node) -> None:

@@ -11,14 +11,12 @@ from stack import Pipeline
 
 from kycache.actors.directory import FORMAT, Node
 from kycache.cli import findings
+from kycache.cli.connector_findings import ConnectorFacts, TaskFailure, judge_connector
 from kycache.cli.findings import (
-    ConnectorFacts,
     Finding,
     LogFacts,
     PartitionFacts,
-    TaskFailure,
     TopicFacts,
-    judge_connector,
 )
 from kycache.cli.source_facts import (
     HEARTBEAT_COLUMNS,
@@ -288,7 +286,6 @@ def test_the_demo_is_sound_and_what_is_broken_is_found(
             "heartbeat",
         ]
     finally:
-        sick.execute("ALTER TABLE users ENABLE TRIGGER kycache_truncated")
         sick.execute(kycache_process("connector", "--sql").out.encode())
     assert kycache_process("doctor").code == 0
 
@@ -322,6 +319,19 @@ def test_log() -> None:
         "the last records of partition 1 could not be read in time: nothing is known of them"
     ]
     assert judge_log(replace(beaten, misrouted="offset 3: wrong")) == ["partition 1: offset 3: wrong"]
+
+
+def test_beats_of_another_database() -> None:
+    now_ms = 1_000_000_000
+    log = LogFacts({0: PartitionFacts(0, 9, 9, beat_ms=now_ms - 30_000)}, 500)
+
+    def judged(beaten_s: float | None) -> list[str]:
+        found = findings.judge_log(log, {}, now_ms, beaten_s=beaten_s)
+        return [finding.problem for finding in found if finding.check == "source"]
+
+    assert judged(None) == judged(0.2) == judged(35) == []  # not known; not replicated; both stand still
+    (elsewhere,) = judged(3600)
+    assert "were written 3600 s ago, and newer beats stand in the topic" in elsewhere
 
 
 def test_partitions_are_named_up_to_a_number() -> None:

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -25,6 +26,7 @@ from kycache.cli.examination import exceptions_of, look_at_source
 from kycache.cli.findings import WARNING, Finding
 from kycache.cli.settings import load_settings
 from kycache.cli.source_findings import judge_source
+from kycache.model.connector import source_sql
 from kycache.model.definition import default_view
 
 WAIT_S = 90.0
@@ -109,6 +111,21 @@ def test_slots(patient: Patient, database: "psycopg.Connection[Any]") -> None:
     finally:
         for slot in ("idle", "odd"):
             database.execute("SELECT pg_drop_replication_slot(%s)", [slot])
+
+
+def test_a_source_that_is_not_the_connectors(patient: Patient, database: "psycopg.Connection[Any]") -> None:
+    """Prepared like the other, as a copy of it is."""
+    database.execute("CREATE DATABASE copied")
+    dsn = patient.pipeline.stack.layout.postgres.dsn_of("copied")
+    with psycopg.connect(dsn, autocommit=True) as copied:
+        copied.execute((files("kycache.demo") / "schema.sql").read_bytes())
+        for statement in source_sql(VIEW, patient.connector):
+            copied.execute(statement.encode())
+        assert "connector reads another database" not in str(patient.findings(source={"dsn": dsn}))
+        copied.execute("UPDATE kycache_heartbeat SET beat_at = now() - interval '1 hour'")
+        (found,) = [f for f in patient.findings(source={"dsn": dsn}) if f.check == "source"]
+        assert "were written 3600 s ago, and newer beats stand in the topic: the connector reads" in found.problem
+    database.execute("DROP DATABASE copied")
 
 
 def test_a_clock_that_is_off(patient: Patient) -> None:

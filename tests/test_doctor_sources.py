@@ -169,7 +169,7 @@ BROKEN: list[tuple[str, str, str, str]] = [
     ("DROP TRIGGER kycache_truncated ON users", "", "truncate trigger", "public.users has no enabled trigger"),
     (
         "ALTER TABLE users DISABLE TRIGGER kycache_truncated",
-        "ALTER TABLE users ENABLE TRIGGER kycache_truncated",
+        "",
         "truncate trigger",
         "public.users has no enabled trigger",
     ),

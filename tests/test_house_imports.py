@@ -26,7 +26,8 @@ DECIDING = [
     "actors/fold.py",
     "actors/freshness.py",
     "actors/state.py",
-    *(f"cli/{name}.py" for name in ("findings", "source_facts", "source_findings", "table_findings")),
+    *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "cli").glob("*findings.py")),
+    "cli/source_facts.py",
 ]
 """Modules that decide and do nothing: they, and all they import, go without a loop, a store or a broker."""
 
