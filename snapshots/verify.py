@@ -7,7 +7,7 @@ from pathlib import Path
 
 from kycache.actors.environment import DamagedFile
 from kycache.actors.walk import Facts, walk_in_child
-from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.errors import ConfigurationError, KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
 from .fetch import fetch
@@ -42,9 +42,15 @@ def verify(
         view: with it every record is looked at, not only every page.
 
     Raises:
+        ConfigurationError: the files are encrypted, and there is no identity: nothing is known.
         Unreachable: the store does not answer, or there is no room: nothing is known.
     """
     entries = manifest.shards if shards is None else [manifest.entry(shard) for shard in sorted(set(shards))]
+    if not keys.identities and any(entry.encrypted for entry in entries):
+        raise ConfigurationError(
+            f"snapshot {manifest.id} is encrypted, and nothing is known without an identity",
+            "set `[snapshots] identity` to the file with the age identity",
+        )
     verdicts: list[Verdict] = []
     for entry in entries:
         begin(entry)

@@ -22,6 +22,7 @@ from kycache.snapshots import keys
 from kycache.snapshots.listing import Condition, survey
 from kycache.snapshots.manifest import Manifest
 from kycache.snapshots.take import Progress, Taker, ahead
+from kycache.snapshots.verify import verify
 
 Contents = dict[str, list[tuple[bytes, bytes]]]
 
@@ -327,6 +328,8 @@ def test_encrypted_files_need_their_identity(tmp_path: Path) -> None:
     stand.set(identity=None)
     with pytest.raises(Refused, match="is encrypted"):
         stand.fetched(manifest)
+    with pytest.raises(ConfigurationError, match="nothing is known"):  # it may be as good as any
+        verify(stand.store(), stand.keys(), manifest, tmp_path, None)
     (tmp_path / "other").write_text(str(pyrage.x25519.Identity.generate()))
     stand.set(identity=tmp_path / "other")
     with pytest.raises(Refused, match="not encrypted for this identity"):
