@@ -2,8 +2,8 @@
 
 Compacted: free pages are left out, and so is what stood in them (`scrub.py`). LMDB's own copy writes into a pipe
 from a thread; the pages are scrubbed as they are read from it. The transaction is pinned meanwhile, which keeps
-the writer from using freed pages again, so the file grows: it is watched, and the copy given up before that gets
-out of hand.
+the writer from using freed pages again, so the file grows. Another thread watches that, and gives the copy up
+before it gets out of hand: also where nobody reads the pages any more, since the store that they go to hangs.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ import time
 from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Thread
+from threading import Event, Lock, Thread
 
 import lmdb
 
@@ -31,8 +31,8 @@ GROWTH_BYTES_MIN = GROWTH_MIN_BYTES * 3 // 4
 """A file may always grow by as much: a fraction of a small one is reached by one busy minute. Less than where
 the writer would stop (`open_reads.py`): it is the copy that gives way."""
 
-LOOK_BYTES = 64 << 20
-"""Copied between two looks at the file."""
+LOOK_S = 0.5
+"""Between two looks at the file: it grows by a fraction of `GROWTH_BYTES_MIN` meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,25 @@ class CopyLimits:
     """How much is read per second at most; 0: as fast as it goes."""
 
 
-class _Copy(Thread):
-    """LMDB's copy, into the pipe's end that it closes."""
+class _Unwound(Thread):
+    """A thread that can always be waited for."""
+
+    def begin(self) -> None:
+        """Start, whatever signal comes: one that interrupts `start` leaves a thread that nobody can wait for."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+        try:
+            self.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def end(self) -> None:
+        """Wait for its end, where it was started."""
+        if self.ident is not None:
+            self.join()
+
+
+class _Copy(_Unwound):
+    """LMDB's copy, into the pipe's end that it closes; with it ends the transaction, and nothing is pinned."""
 
     def __init__(self, environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]", end: int) -> None:
         super().__init__(name="shard copy", daemon=True)
@@ -62,20 +79,29 @@ class _Copy(Thread):
         except BaseException as error:  # raised again by who reads the pipe
             self.failure = error
         finally:
+            self._txn.abort()
             os.close(self._end)
 
-    def begin(self) -> None:
-        """Start, whatever signal comes: one that interrupts `start` leaves a thread that nobody can wait for."""
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-        try:
-            self.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-    def end(self) -> None:
-        """Wait for its end, where it was started."""
-        if self.ident is not None:
-            self.join()
+class _Pipe:
+    """The end that is read. Closed, which any thread may do, it ends who writes into it."""
+
+    def __init__(self, end: int) -> None:
+        self._end = end
+        self._lock = Lock()
+        self._open = True
+
+    def read(self) -> bytes:
+        """The next block, empty at the end."""
+        with self._lock:
+            return os.read(self._end, PIPE_BYTES) if self._open else b""
+
+    def close(self) -> None:
+        """Read no more."""
+        with self._lock:
+            if self._open:
+                os.close(self._end)
+            self._open = False
 
 
 def compacted_bytes(environment: lmdb.Environment, txn: "lmdb.Transaction[bytes]", databases: Databases) -> int:
@@ -94,6 +120,7 @@ def copied_pages(
     """The file as of `txn`, compacted and without stale bytes, in pieces. Close it where it is not read out.
 
     Args:
+        txn: is ended when it is read out, or given up.
         spill: a folder for what memory should not hold.
 
     Raises:
@@ -101,20 +128,27 @@ def copied_pages(
         BadPages: the file is damaged.
     """
     here, end = os.pipe()
-    watch = _Watch(shard, environment, limits)
-    copy = _Copy(environment, txn, end)
     with contextlib.suppress(OSError):  # many pipes are open: 64 KiB do as well
         fcntl.fcntl(here, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+    pipe = _Pipe(here)
+    copy = _Copy(environment, txn, end)
+    watch = _Watch(shard, environment, limits, pipe)
     scrubber = Scrubber(spill)
+    pace = _Pace(limits.rate_bytes_s)
     try:
+        watch.begin()
         copy.begin()
-        while block := os.read(here, PIPE_BYTES):
-            watch.passed(len(block))
+        while block := pipe.read():
+            pace.passed(len(block))
             yield from scrubber.feed(block)
     finally:
-        os.close(here)  # first: whoever writes into it ends then
+        watch.over.set()
+        pipe.close()  # before the wait: whoever writes into it ends then
+        watch.end()
         copy.end()
         scrubber.close()
+    if watch.refused is not None:
+        raise watch.refused
     if copy.failure is not None:
         raise Refused(
             f"shard {shard}: LMDB cannot copy its file: {copy.failure}", damage_remedy(shard)
@@ -122,40 +156,55 @@ def copied_pages(
     scrubber.finish()
 
 
-class _Watch:
-    """Ends a copy that costs too much, and holds it to its rate."""
+class _Pace:
+    """Holds a copy to its rate."""
 
-    def __init__(self, shard: int, environment: lmdb.Environment, limits: CopyLimits) -> None:
+    def __init__(self, rate_bytes_s: float) -> None:
+        self._rate = rate_bytes_s
+        self._began = time.monotonic()
+        self._passed = 0
+
+    def passed(self, count: int) -> None:
+        self._passed += count
+        if self._rate:
+            time.sleep(max(0.0, self._passed / self._rate - (time.monotonic() - self._began)))
+
+
+class _Watch(_Unwound):
+    """Ends a copy that costs too much."""
+
+    def __init__(self, shard: int, environment: lmdb.Environment, limits: CopyLimits, pipe: _Pipe) -> None:
+        super().__init__(name="shard copy's watch", daemon=True)
+        self.over = Event()
+        self.refused: Refused | None = None
         self._shard = shard
         self._environment = environment
         self._limits = limits
+        self._pipe = pipe
         self._began = time.monotonic()
         self._size = self._bytes()
-        self._passed = 0
-        self._looked_at = 0
+
+    def run(self) -> None:
+        while not self.over.wait(LOOK_S):
+            self.refused = self._look()
+            if self.refused is not None:
+                self._pipe.close()
+                return
 
     def _bytes(self) -> int:
         return int(self._environment.info()["last_pgno"] + 1) * PAGE_SIZE
 
-    def passed(self, count: int) -> None:
-        self._passed += count
-        if self._limits.rate_bytes_s:
-            ahead = self._passed / self._limits.rate_bytes_s - (time.monotonic() - self._began)
-            if ahead > 0:
-                time.sleep(ahead)
-        if self._passed - self._looked_at < LOOK_BYTES and not self._limits.rate_bytes_s:
-            return
-        self._looked_at = self._passed
+    def _look(self) -> Refused | None:
         grown = self._bytes() - self._size
         if grown > max(GROWTH_BYTES_MIN, self._size * self._limits.growth):
-            raise Refused(
+            return Refused(
                 f"shard {self._shard}: its file grew by {grown >> 20} MiB while it was copied: "
                 "what is pinned cannot be used again",
-                "raise `[snapshots] rate`, or `[snapshots] growth` where the disk has room",
+                "see that the store is not slow; raise `[snapshots] rate`, or `growth` where the disk has room",
             )
-        took = time.monotonic() - self._began
-        if took > self._limits.pinned_s:
-            raise Refused(
+        if time.monotonic() - self._began > self._limits.pinned_s:
+            return Refused(
                 f"shard {self._shard}: its copy took longer than {self._limits.pinned_s:g} s",
-                "raise `[snapshots] rate` or `[snapshots] time_limit`",
+                "see that the store is not slow; raise `[snapshots] rate` or `time_limit`",
             )
+        return None

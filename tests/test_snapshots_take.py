@@ -13,10 +13,8 @@ import pyrage
 import pytest
 from snapshot_stand import CHECKER, KEY, VIEW, Stand
 
-from kycache.actors import hot_copy
 from kycache.actors.directory import DataDirectory, slot
 from kycache.actors.environment import Environments, Lease
-from kycache.actors.hot_copy import CopyLimits, copied_pages
 from kycache.model.errors import ConfigurationError, Refused
 from kycache.snapshots import keys
 from kycache.snapshots.listing import Condition, survey
@@ -243,27 +241,6 @@ def test_no_run_is_gone_on_with_for_other_readers(tmp_path: Path) -> None:
     note.unlink()  # its notes are gone with it
     encrypt(stand)
     assert stand.take().id != whole.id
-    stand.close()
-
-
-def test_a_file_that_grows_too_much_ends_the_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stand = Stand.make(tmp_path, rounds=150)
-    monkeypatch.setattr(hot_copy, "GROWTH_BYTES_MIN", 0)
-    monkeypatch.setattr(hot_copy, "LOOK_BYTES", 0)
-    monkeypatch.setattr(hot_copy, "PIPE_BYTES", 1 << 12)
-    generation = stand.shards[0].folder.current()
-    assert generation is not None
-    environment, _ = stand.shards[0].environments.lease(generation, 0)
-    with environment.begin() as txn:
-        pages = copied_pages(0, environment, txn, CopyLimits(growth=0.0))
-        next(pages)
-        for _ in range(20):
-            stand.go_on(2)
-        with pytest.raises(Refused, match="grew by"):
-            list(pages)
-    with environment.begin() as txn, pytest.raises(Refused, match="longer than"):
-        list(copied_pages(0, environment, txn, CopyLimits(pinned_s=0.0)))
-    stand.shards[0].environments.release(generation)
     stand.close()
 
 
