@@ -28,6 +28,8 @@ SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuil
 NOBODY_WRITES = "no ingest holds the shard: see its log for why it ended, and start it"
 CLOCK_REMEDY = "let the source and this machine keep their time by NTP"
 SUSPECT_REMEDY = "see `kycache quarantine list`"
+NO_SNAPSHOT_REMEDY = "unless Debezium takes one just now, order it: `kycache rebuild --epoch`"
+NO_BEAT_REMEDY = "run what `kycache connector --sql` prints"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
 
 
@@ -189,10 +191,12 @@ def _remedy(doubt: Doubt) -> str:
 def _why_bootstrapping(state: ShardState) -> str:
     if not state.from_start:
         return "the log was not read from its start"
-    if state.generation is None:
-        return "no row of a whole snapshot has come" + (
-            "" if state.heartbeat else ", nor a row of kycache_heartbeat"
-        )
-    return "no streamed change has come since the snapshot" + (
-        "" if state.heartbeat else ", nor a row of kycache_heartbeat"
-    )
+    if state.generation is not None:
+        waits, remedy = "no streamed change has come since the snapshot", ""
+    elif state.position.offset < state.high_water:
+        waits, remedy = "no row of a whole snapshot has come yet", ""
+    else:  # and none is in what there is to read: it may wait for ever
+        waits, remedy = "no row of a whole snapshot has come", NO_SNAPSHOT_REMEDY
+    if not state.heartbeat:
+        waits, remedy = f"{waits}, nor a row of kycache_heartbeat", remedy or NO_BEAT_REMEDY
+    return "; ".join(filter(None, (waits, remedy)))

@@ -222,8 +222,10 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
             site.assert_serves_all()
             assert site.standing() is Standing.STALE
             assert "built anew" in site.reads.status(0).reason
-            # Where none was ordered, it would wait for ever: it must not do that without a word.
-            assert ("no row of a whole snapshot" in site.reads.status(0).reason) is (first == 0)
+            # Where none was ordered, it would wait for ever: it must not do that without a word, and a remedy.
+            reason = site.reads.status(0).reason
+            assert ("no row of a whole snapshot" in reason) is (first == 0), reason
+            assert ("`kycache rebuild --epoch`" in reason) is (first == 0), reason
             assert site.shard.folder.current() == served
             end = min(first + 20, position)
             holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
