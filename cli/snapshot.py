@@ -72,8 +72,8 @@ def create(
             reading = environments(settings, readonly=True)
             taker = Taker(directory, reading, opened, keys, wanted, partial(_walk, settings), progress)
             manifest = taker.take(shard)
-        for line in taker.left_out:
-            typer.echo(line, err=True)
+        if taker.elsewhere:
+            typer.echo(taker.elsewhere, err=True)
         if as_json:
             typer.echo(json.dumps({"id": manifest.id, "shards": [described(entry) for entry in manifest.shards]}))
         else:

@@ -20,10 +20,11 @@ LOOK_S = 0.1
 
 
 class Placement(NamedTuple):
-    """The shards that are this directory's own, and a sentence for each reason why others are not."""
+    """Shards that are this directory's own; those that have a file and no reader; what to say of the rest."""
 
     own: list[int]
-    left_out: list[str]
+    strays: list[int]
+    elsewhere: str
 
 
 def placement(directory: DataDirectory, shards: int) -> Placement:
@@ -43,22 +44,16 @@ def placement(directory: DataDirectory, shards: int) -> Placement:
         sleep(LOOK_S)
     if not own:
         raise Refused(f"{directory.root} holds no shard's file yet", "start `kycache ingest`")
-    without = set(range(shards)) - own - strays
-    left_out: list[str] = []
-    if strays:
-        left_out.append(
-            f"{_named(strays)}: ingest runs here and does not hold it: it is another node's, and the file here "
-            "grows old; remove the shard's folder, or name it with --shard"
-        )
-    if without and held:
-        left_out.append(f"{_named(without)}: ingest runs here and does not hold it: it is another node's")
-    elif without:
-        left_out.append(
-            f"{_named(without)}: has no file here: it is another node's, or lost; then `kycache ingest` brings "
-            "it back"
-        )
-    return Placement(sorted(own), left_out)
+    rest = ", ".join(map(str, sorted(set(range(shards)) - own - strays)))
+    said = "" if held else ", or lost: then `kycache ingest` brings it back"
+    elsewhere = f"left out: shard {rest}: has no file here: it is another node's{said}" if rest else ""
+    return Placement(sorted(own), sorted(strays), elsewhere)
 
 
-def _named(shards: set[int]) -> str:
-    return f"left out: shard {', '.join(map(str, sorted(shards)))}"
+def stray(shard: int) -> Refused:
+    """Why a shard that has a file and no reader, beside those that ingest reads, is not copied."""
+    return Refused(
+        f"shard {shard}: no ingest holds it, while others here are read: its file grows old",
+        "where another node has it, remove its folder here; else see `kycache status`; "
+        f"`--shard {shard}` takes it as it is",
+    )

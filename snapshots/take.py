@@ -32,7 +32,7 @@ from kycache.model.errors import Refused
 from . import manifest as manifests
 from .keys import Keys
 from .manifest import Manifest, ShardEntry
-from .placement import placement
+from .placement import placement, stray
 from .runs import Runs
 from .settings import MIB, SnapshotSettings
 from .stores import Store, Writer
@@ -81,8 +81,8 @@ class Taker:
         self._progress = progress
         self.refused: dict[int, Refused] = {}
         """Shards that the snapshot lacks, and why: one that is damaged must not cost the others theirs."""
-        self.left_out: list[str] = []
-        """Why it is without others, which are not this directory's own: for an operator to read."""
+        self.elsewhere = ""
+        """What is to be said of shards that are not this directory's."""
 
     def take(self, shards: Sequence[int] | None = None, *, now: datetime | None = None) -> Manifest:
         """A snapshot of these shards, or of this directory's own. The caller holds the directory's snapshot lock.
@@ -135,7 +135,8 @@ class Taker:
     def _wanted(self, node: Node, shards: Sequence[int] | None) -> list[int]:
         """The shards asked for; else those that are this directory's own."""
         if shards is None:
-            own, self.left_out = placement(self._directory, node.shards)
+            own, strays, self.elsewhere = placement(self._directory, node.shards)
+            self.refused.update({shard: stray(shard) for shard in strays})
             return own
         wanted = sorted(set(shards))
         if wanted[-1] >= node.shards:
