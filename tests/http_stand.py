@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import trio
+from waiting import until
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
@@ -202,9 +203,16 @@ def now_ms() -> int:
 
 async def waiting(client: httpx.AsyncClient, count: int) -> None:
     """Until so many requests wait for freshness."""
-    with trio.fail_after(5):
-        while f"kycache_http_freshness_waiting {count}.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
-            await trio.sleep(0.005)
+    await until_metric(client, f"kycache_http_freshness_waiting {count}.0")
+
+
+async def until_metric(client: httpx.AsyncClient, line: str) -> None:
+    """Until `/metrics` shows a line."""
+
+    async def shown() -> bool:
+        return f"{line}\n" in (await client.get("/metrics")).text
+
+    await until(shown)
 
 
 @asynccontextmanager

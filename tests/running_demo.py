@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,10 +12,10 @@ from typing import Any
 
 import httpx
 import psycopg
+from waiting import wait_until
 
 READY_WAIT_S = 180.0
 STOP_WAIT_S = 60.0
-LOOK_S = 0.2
 
 
 class RunningDemo:
@@ -75,14 +74,6 @@ class RunningDemo:
 
 
 KYCACHE = (sys.executable, "-m", "kycache.cli.main")
-
-
-def wait_until(condition: Any, complaint: str, timeout_s: float = STOP_WAIT_S) -> None:
-    """Wait for a condition; a failure says what was waited for."""
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(LOOK_S)
 
 
 def start_demo(folder: Path, *arguments: str) -> tuple[subprocess.Popen[bytes], Path, Path]:

@@ -14,6 +14,7 @@ import trio
 from faults import seeds
 from shards import MAP_BYTES, ShardUnderTest
 from test_actors_store import VIEW, filled
+from waiting import until
 
 from kycache.actors import checked, walk
 from kycache.actors.checked import MARK, Checker, Unchecked, Walks, mark_of, vouch, vouched
@@ -243,8 +244,7 @@ async def test_a_server_walks_beside_its_event_loop(whole: ShardUnderTest, tmp_p
             nursery.start_soon(walks.run)
             with pytest.raises(Unchecked), reader.snapshot():
                 pass
-            while not vouched(generation):  # noqa: ASYNC110 (another thread's doing, seen in a file)
-                await trio.sleep(0.01)
+            await until(lambda: vouched(generation))
             with reader.snapshot() as snapshot:
                 assert snapshot.state.users > 100
             reader.close()

@@ -1,6 +1,6 @@
 """How a shard cuts what waits into batches: at once where that is all there is, whole ones where it is behind."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -10,6 +10,7 @@ import trio
 import trio.testing
 from fake_source import FakeSource
 from shards import ShardUnderTest
+from waiting import until
 
 from kycache.actors import shard
 from kycache.actors.shard import Batch, Opened, ShardActor
@@ -49,12 +50,6 @@ class Running:
     def offer(self, first: int, end: int, high_water: int, size_bytes: int = 1) -> None:
         assert self.actor.offer(Batch(first, self.items[first:end], size_bytes, end, -1, high_water))
 
-    async def until(self, condition: Callable[[], object]) -> None:
-        """Wait for what a thread brings about; nobody sets an event for it."""
-        with trio.fail_after(WAIT_S):
-            while not condition():  # noqa: ASYNC110
-                await trio.sleep(0.005)
-
 
 @asynccontextmanager
 async def running(folder: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
@@ -76,13 +71,13 @@ async def test_a_shard_that_is_far_behind_waits_for_a_full_batch(
         await trio.testing.wait_all_tasks_blocked()
         assert not run.sizes
         run.offer(3, 4, high_water=7)
-        await run.until(lambda: run.actor.state.position.offset == 4)
+        await until(lambda: run.actor.state.position.offset == 4)
         assert run.sizes == [4]
         run.offer(4, 5, high_water=7)
         await trio.testing.wait_all_tasks_blocked()
         assert run.sizes == [4]
         run.offer(5, 6, high_water=7)  # nearly all that there is
-        await run.until(lambda: run.actor.state.position.offset == 6)
+        await until(lambda: run.actor.state.position.offset == 6)
         assert run.sizes == [4, 2]
 
 
@@ -91,11 +86,11 @@ async def test_what_does_not_come_is_not_waited_for_long(tmp_path: Path, monkeyp
     monkeypatch.setattr(shard, "FILL_WAIT_S", 0.01)
     async with running(tmp_path, monkeypatch) as run:
         run.offer(0, 3, high_water=100)
-        await run.until(lambda: run.actor.state.position.offset == 3)
+        await until(lambda: run.actor.state.position.offset == 3)
 
 
 async def test_large_values_are_not_gathered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shard, "FILL_WAIT_S", WAIT_S)
     async with running(tmp_path, monkeypatch) as run:
         run.offer(0, 3, high_water=100, size_bytes=shard.BATCH_BYTES)
-        await run.until(lambda: run.actor.state.position.offset == 3)
+        await until(lambda: run.actor.state.position.offset == 3)

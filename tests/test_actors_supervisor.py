@@ -13,6 +13,7 @@ import pytest
 import trio
 from fake_source import FakeSource
 from shards import ShardUnderTest
+from waiting import until
 
 from kycache.actors import supervisor
 from kycache.actors.files import holder_name
@@ -77,13 +78,6 @@ class Desk:
 
     def position(self) -> int:
         return self.shard.state.position.offset
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait for what a thread or the store brings about; nobody sets an event for it."""
-    with trio.fail_after(WAIT_S):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
 
 
 @asynccontextmanager

@@ -4,23 +4,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from waiting import wait_until
 
 from kycache.demo.children import EARLY_DEATHS_MAX, Child, Program, stopping
 from kycache.model.errors import Unreachable
-
-WAIT_S = 20.0
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {WAIT_S} s"
-        time.sleep(0.01)
 
 
 def is_alive(pid: int) -> bool:

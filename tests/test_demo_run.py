@@ -5,15 +5,15 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+from waiting import wait_until
 
 READY_WITHIN_S = 240.0
 """Ten times what it takes; CI's machine has other things to do."""
@@ -58,13 +58,6 @@ class Demo:
     def has_another(self, name: str, old: int) -> bool:
         """Whether the ready file names another process than `old`."""
         return bool(self.facts["pids"][name] != old)
-
-
-def wait_until(condition: Callable[[], bool], what: str, timeout_s: float = WITHIN_S) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def is_alive(pid: int) -> bool:

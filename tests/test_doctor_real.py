@@ -6,7 +6,7 @@ What of topic, log and group is found where test_ingest_on_kafka.py breaks them 
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.resources import files
 from pathlib import Path
@@ -19,6 +19,7 @@ from ingest_process import delete_topic
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 from stack import Pipeline
+from waiting import wait_until
 
 from kycache.cli.connect import KafkaConnect, Login
 from kycache.cli.doctor import Look, diagnose
@@ -64,10 +65,7 @@ class Patient:
 
     def wait_sound(self) -> None:
         """Until nothing is found."""
-        deadline = time.monotonic() + WAIT_S
-        while found := self.findings():
-            assert time.monotonic() < deadline, found
-            time.sleep(0.2)
+        wait_until(lambda: not self.findings(), "doctor finds nothing any more", WAIT_S)
 
     def configure(self, config: dict[str, str]) -> None:
         """Give the connector another configuration."""
@@ -205,7 +203,12 @@ def test_a_connector_that_stands_still_or_has_failed(
     database.execute("ALTER PUBLICATION kycache RENAME TO elsewhere")
     try:
         patient.connect.resume()
-        failed = _until(lambda: next((f for f in patient.findings(Look.CONNECTOR) if "failed" in f.problem), None))
+        failed = wait_until(
+            lambda: next((f for f in patient.findings(Look.CONNECTOR) if "failed" in f.problem), None),
+            "the task fails",
+            WAIT_S,
+        )
+        assert failed is not None
         assert "task 0 of connector 'kycache' has failed of " in failed.problem
         assert "Exception" in failed.problem
         (unpublished,) = [f for f in patient.findings(Look.SOURCE) if f.check == "publication"]
@@ -255,14 +258,6 @@ def test_a_connect_that_wants_a_login(patient: Patient) -> None:
             assert "`[connect] username` and `password`" in shut.remedy
         assert found(**login._asdict()) == []
         gate.shutdown()
-
-
-def _until(look: Callable[[], Finding | None]) -> Finding:
-    deadline = time.monotonic() + WAIT_S
-    while (found := look()) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
 
 
 def test_a_trace_is_told_without_its_messages() -> None:

@@ -5,8 +5,7 @@ A slot has a real reader (`pg_recvlogical`), so that a sound source is found sou
 
 import os
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.resources import files
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from waiting import wait_until
 
 from kycache.cli.doctor import Look, diagnose
 from kycache.cli.findings import WARNING, Finding
@@ -73,12 +73,12 @@ class Cluster:
         options = ("-o", "proto_version=1", "-o", "publication_names=kycache", "-f", "-", "--no-loop")
         reader = subprocess.Popen([*command, "--slot=kycache", "--start", *options], stdout=subprocess.DEVNULL)
         try:
-            _until(lambda: self._active(active=True))
+            wait_until(lambda: self._active(active=True), "the slot is read")
             yield
         finally:
             reader.terminate()
             reader.wait(WAIT_S)
-            _until(lambda: self._active(active=False))
+            wait_until(lambda: self._active(active=False), "the slot is let go")
             self.run("SELECT pg_drop_replication_slot('kycache')", database=database)
 
     def findings(self, port: int | None = None) -> list[Finding]:
@@ -91,13 +91,6 @@ class Cluster:
         with psycopg.connect(self.settings.dsn) as db:
             row = db.execute("SELECT active FROM pg_replication_slots WHERE slot_name = 'kycache'").fetchone()
         return row == (active,)
-
-
-def _until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @pytest.fixture(scope="module")
@@ -338,7 +331,7 @@ def test_a_standby(cluster: Cluster, tmp_path: Path) -> None:
     standby = Child(Program("standby", argv, log, account=account, stop_signal=cluster.server.program.stop_signal))
     with cluster.slot_is_read(), stopping(standby):
         standby.start()
-        _until(lambda: _answers(replace(cluster.settings, port=port).dsn))
+        wait_until(lambda: _answers(replace(cluster.settings, port=port).dsn), "the standby answers")
         (found,) = cluster.findings(port)
         assert (found.check, found.problem) == ("source", "the source is a standby in recovery")
         assert cluster.findings() == []

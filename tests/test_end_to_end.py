@@ -16,9 +16,10 @@ import pytest
 from faults import seeds
 from freshness_checker import FreshnessChecker
 from list_comparison import ListComparison
-from running_demo import KYCACHE, RunningDemo, running_demo, wait_until
+from running_demo import KYCACHE, RunningDemo, running_demo
 from sql_truth import SqlTruth, profile_differences, wait_fresh
 from stack import require_apache
+from waiting import wait_until
 from workload import Workload
 
 from kycache.demo.ports import free_ports

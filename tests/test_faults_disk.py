@@ -11,6 +11,7 @@ import trio
 from fake_source import FakeSource
 from faults import in_child, seeds
 from shards import TOPIC_ID, ShardUnderTest
+from waiting import until
 
 from kycache.actors import shard as shard_module
 from kycache.actors.directory import DataDirectory
@@ -96,8 +97,7 @@ async def test_a_full_disk_pauses_and_goes_on_by_itself(
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(holder.run)
-            while not asked:  # noqa: ASYNC110
-                await trio.sleep(0.005)
+            await until(lambda: asked)
             while offset < len(items):
                 if rng.random() < 0.3:
                     fill(ballast)
@@ -111,8 +111,7 @@ async def test_a_full_disk_pauses_and_goes_on_by_itself(
                         assert shard.state.position.offset == offset  # what was committed can be read
                         assert all(row["userId"] for row in shard.listed())
                         ballast.unlink()
-                        while actor.blocked:  # noqa: ASYNC110
-                            await trio.sleep(0.005)
+                        await until(lambda it=actor: not it.blocked)
                     await trio.sleep(0.005)
                 offset = end
             ballast.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ import trio
 import trio.lowlevel
 from backports import zstd
 from faults import seeds
-from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, serving
+from http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, serving, until_metric
 
 import kycache.model.view
 from kycache.actors.freshness import Freshness, freshness
@@ -75,12 +75,6 @@ def end_of(lines: list[dict[str, Any]]) -> dict[str, Any]:
     assert end["rows"] == len(rows_of(lines))
     assert not [line for line in lines[:-1] if "end" in line]
     return end
-
-
-async def until_metric(client: httpx.AsyncClient, line: str) -> None:
-    with trio.fail_after(5):
-        while f"{line}\n" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
-            await trio.sleep(0.005)
 
 
 @asynccontextmanager

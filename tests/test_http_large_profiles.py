@@ -10,6 +10,7 @@ import httpx
 import pytest
 import trio
 from http_stand import Stand, User, serving
+from waiting import until
 
 from kycache.http import answers
 from kycache.http.slow import GIVE_WAY_S
@@ -61,8 +62,7 @@ async def test_others_are_answered_meanwhile(stand: Stand, monkeypatch: pytest.M
         async with serving(stand) as client, trio.open_nursery() as nursery:
             for user in LARGE:
                 nursery.start_soon(read, client, user)
-            while not held.begun:  # noqa: ASYNC110 (another thread)
-                await trio.sleep(0.001)
+            await until(lambda: held.begun)
             for _ in range(10):
                 assert (await client.get(f"/users/{SMALL.id}")).json()["kycStatus"] == "EXPIRED"
                 assert (await client.get("/users")).json()["page"]["total"] == 3

@@ -14,7 +14,7 @@ import hpack
 import httpx
 import pytest
 import trio
-from http_stand import ENDS_AT_ONCE, Stand, people, serving
+from http_stand import ENDS_AT_ONCE, Stand, people, serving, until_metric
 
 from kycache.http import gate, server
 from kycache.http.bounded import BoundedListener
@@ -108,9 +108,7 @@ async def test_a_window_that_is_shut_holds_no_export(stand: Stand, monkeypatch: 
     shut = PREFACE + frame(SETTINGS, 0, 0, struct.pack(">HI", INITIAL_WINDOW_SIZE, 0))
     async with serving(stand) as client, await connected(client) as stream:
         await stream.send_all(shut + head(1, **get))
-        with trio.fail_after(5):
-            while 'exports_total{outcome="left"} 1.0' not in (await client.get("/metrics")).text:  # noqa: ASYNC110
-                await trio.sleep(0.01)
+        await until_metric(client, 'kycache_http_exports_total{outcome="left"} 1.0')
         assert "kycache_http_exports_running 0.0" in (await client.get("/metrics")).text
 
 

@@ -14,6 +14,7 @@ import pytest
 import trio
 from http_stand import ENDS_AT_ONCE, OTHER_VIEW, WAITS_LONG, Stand, User, problem, serving, waiting
 from quart_trio import QuartTrio
+from waiting import until
 
 from kycache.actors.router import Router
 from kycache.http import app as app_module
@@ -281,9 +282,11 @@ class TestStartAndStop:
 
 async def drained(client: httpx.AsyncClient) -> None:
     """Until `/readyz` says so."""
-    with trio.fail_after(5):
-        while (await client.get("/readyz")).status_code != 503:  # noqa: ASYNC110
-            await trio.sleep(0.005)
+
+    async def said() -> bool:
+        return (await client.get("/readyz")).status_code == 503
+
+    await until(said)
 
 
 async def refuses(port: int) -> None:

@@ -5,14 +5,14 @@ import re
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from http_stand import Stand, User
+from waiting import wait_until
 
 PROGRAM = """
 import os, signal, sys
@@ -64,13 +64,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.01)
 
 
 class Site:
@@ -138,7 +131,7 @@ def test_workers_end_with_their_parent(root: Path) -> None:
         pids = dict([site.up(), site.up()])
         site.process.kill()
         site.process.wait(10)
-        until(lambda: not any(map(alive, pids.values())), "workers outlive their parent")
+        wait_until(lambda: not any(map(alive, pids.values())), "workers outlive their parent")
 
 
 def test_what_cannot_be_helped_ends_all(root: Path) -> None:

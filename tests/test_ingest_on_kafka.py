@@ -7,18 +7,19 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fake_source import FakeSource
-from ingest_process import WAIT_S, Feed, Home, delete_topic, make_topic, offset
+from ingest_process import Feed, Home, delete_topic, make_topic, offset
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.admin import NewPartitions
 from shards import MAP_BYTES
 from stack import Pipeline
+from waiting import wait_until
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
@@ -97,13 +98,6 @@ class Scene:
                 assert json.loads(renderer.body(profile)) == self.source.profile(user_id)
         assert sum((reads.state(n) or _none()).users for n in range(PARTITIONS)) == len(self.source.users)
         reads.close()
-
-
-def wait_for(condition: Callable[[], bool], complaint: str) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline, complaint
-        time.sleep(0.05)
 
 
 def _none() -> Any:
@@ -362,7 +356,7 @@ def test_another_source_is_noticed_by_asking_it(scene: Scene, apache_stack: Pipe
     scene.begin()
     with scene.home.ingest():
         scene.wait_caught_up()
-        wait_for(lambda: (data / "source.json").exists(), "the source is not looked at")
+        wait_until(lambda: (data / "source.json").exists(), "the source is not looked at")
         assert not DataDirectory(data).doubts()
     known = json.loads((data / "source.json").read_bytes())
     (data / "source.json").write_text(json.dumps({**known, "system": "7"}), encoding="utf-8")
@@ -377,7 +371,7 @@ def test_another_source_is_noticed_by_asking_it(scene: Scene, apache_stack: Pipe
         scene.start_over_by_hand()
         scene.wait_equal()
         begun = {**known, "epoch": 1}
-        wait_for(lambda: json.loads((data / "source.json").read_bytes()) == begun, "the new source is not taken")
+        wait_until(lambda: json.loads((data / "source.json").read_bytes()) == begun, "the new source is not taken")
         scene.wait_equal()
 
 

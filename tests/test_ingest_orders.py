@@ -11,6 +11,7 @@ from shards import TOPIC, TOPIC_ID
 from simulation.log import Log
 from simulation.member import Member
 from test_faults_kill import PARTITIONS, Disk
+from waiting import until
 
 from kycache.ingest import service
 from kycache.ingest.rebuild import log_cut
@@ -53,8 +54,7 @@ async def test_a_poll_across_a_reopening_at_the_same_offset(
             late = polled(2)
             assert late
             await member.carry_out(0, lambda: None)
-            while position() < 0:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda: position() >= 0)
             member.thread._deliver(member._session, 0, late)
             await read_to_the_end()
             await member.revoke(0)
@@ -72,14 +72,14 @@ async def test_a_topic_made_anew_is_told_from_a_log_that_was_cut(
         async with trio.open_nursery() as nursery:
             member = Member(Disk(tmp_path, log, None), "member", nursery)
             member.assign(0)
-            while member.holders[0].actor is None:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda: member.holders[0].actor is not None)
             anew = Topic(TOPIC, "00000000-0000-0000-0000-000000000002", PARTITIONS, (0,) * PARTITIONS)
             monkeypatch.setattr(service, "describe_topic", lambda _: anew)
             member.halt(0, log_cut(0, 7))
             folder = member.holders[0].folder
-            while (report := folder.report()) is None or anew.id not in report.reason:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda: (report := folder.report()) is not None and anew.id in report.reason)
+            report = folder.report()
+            assert report is not None
             assert report.state == "halted"
             assert "`kycache rebuild --epoch`" in report.remedy
             await member.revoke(0)

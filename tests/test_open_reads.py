@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -20,6 +20,7 @@ from fake_source import FakeSource
 from http_stand import Stand, people
 from shards import ShardUnderTest
 from test_cli_process import started
+from waiting import until
 
 from kycache.actors import open_reads, shard
 from kycache.actors.freshness import Limits, status
@@ -188,14 +189,6 @@ def test_a_web_killed_in_mid_read_is_freed_by_the_running_writer(no_settings: Pa
     stand.close()
 
 
-async def until(what: str, condition: Callable[[], bool]) -> None:
-    with trio.move_on_after(WAIT_S):
-        while not condition():  # noqa: ASYNC110
-            await trio.sleep(0.005)
-        return
-    raise AssertionError(f"not within {WAIT_S} s: {what}")
-
-
 async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -236,16 +229,16 @@ async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
             for first in range(written.next, len(items), CHANGES_PER_BATCH):
                 end = min(first + CHANGES_PER_BATCH, len(items))
                 holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
-            await until("it is blocked", lambda: str(child.pid) in reason())
+            await until(lambda: str(child.pid) in reason())
             actor = holder.actor
             assert actor is not None
             stood, blocked_at = position(), written.pages()
             assert stood < len(items)
             assert blocked_at - began < 2 * 64 + 64  # the limit, and what one batch may take beyond it
             tried = len(looks)
-            await until("it is tried again", lambda: len(looks) >= tried + 10)
+            await until(lambda: len(looks) >= tried + 10)
             assert (position(), written.pages()) == (stood, blocked_at)
-        await until("all is applied", lambda: position() == len(items))
+        await until(lambda: position() == len(items))
         assert holder.actor is actor  # the same run, no restart
         assert str(child.pid) not in reason()
         assert actor.blocked == ""

@@ -6,6 +6,7 @@ from pathlib import Path
 import structlog
 import trio
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
+from waiting import until
 
 from kycache.actors.shard import POISONS_LOGGED_MAX, Batch, Opened, ShardActor
 from kycache.ingest.control import Request, Worker, _carry_out
@@ -40,8 +41,7 @@ async def test_quarantined_and_released(tmp_path: Path) -> None:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(actor.run)
             actor.offer(Batch(0, poisons, COUNT, COUNT, -1, COUNT))
-            while actor.state.quarantined < COUNT:  # noqa: ASYNC110
-                await trio.sleep(0.001)
+            await until(lambda: actor.state.quarantined >= COUNT)
             nursery.cancel_scope.cancel()
     where = {"shard": 0, "topic": TOPIC, "partition": 0, "log_level": "warning"}
     *each, more = lines

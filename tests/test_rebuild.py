@@ -11,6 +11,7 @@ import trio
 from command_line import RunCommand
 from fake_source import FakeSource
 from shards import TOPIC, TOPIC_ID, ShardUnderTest
+from waiting import until
 
 from kycache.actors.building import may_serve, take_over_when_due
 from kycache.actors.checked import MARK
@@ -216,9 +217,7 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)
         for first in range(0, position, 20):
-            with trio.fail_after(WAIT_S):
-                while not asked or holder.actor is None or holder.actor.state.position.offset < first:  # noqa: ASYNC110
-                    await trio.sleep(0.002)
+            await until(lambda n=first: asked and holder.actor and holder.actor.state.position.offset >= n)
             site.assert_serves_all()
             assert site.standing() is Standing.STALE
             assert "built anew" in site.reads.status(0).reason
@@ -229,9 +228,7 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
             assert site.shard.folder.current() == served
             end = min(first + 20, position)
             holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
-        with trio.fail_after(WAIT_S):
-            while site.standing() is not Standing.READY or len(asked) < 2:  # noqa: ASYNC110
-                await trio.sleep(0.002)
+        await until(lambda: site.standing() is Standing.READY and len(asked) >= 2)
         await holder.release()
     assert asked == [0, position]  # built from the start; reading goes on where it is
     assert site.shard.folder.building() is None

@@ -12,6 +12,7 @@ import trio
 import trio.testing
 from snapshot_stand import KEY, VIEW, Stand
 from test_snapshots_restore import content_position, facts_of, home_of
+from waiting import until
 
 from kycache.actors.directory import DataDirectory
 from kycache.ingest.bring import bring
@@ -279,8 +280,7 @@ async def test_cancelled_it_leaves_nothing_that_stays(stand: Stand) -> None:
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(asked, stand, directory)
-            while not list(folder.path.glob("gen-*")):  # noqa: ASYNC110 (another process makes it)
-                await trio.sleep(0.002)
+            await until(lambda: list(folder.path.glob("gen-*")))
             nursery.cancel_scope.cancel()
         while list(folder.path.glob("gen-*")):
             folder.clean()  # a child of the child may hold on to its lock for as long as a fork takes

@@ -12,6 +12,7 @@ import trio
 from command_line import Ended, RunCommand
 from snapshot_stand import Stand
 from structlog.testing import capture_logs
+from waiting import until
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.files import Report
@@ -143,8 +144,7 @@ async def test_two_processes_take_them_in_turn(tmp_path: Path) -> None:
             await trio.sleep(0.1)
             assert read_report(directory) == SnapshotReport()
             ready = True
-            while not read_report(directory).problem:  # noqa: ASYNC110 (another process writes it)
-                await trio.sleep(0.02)
+            await until(lambda: read_report(directory).problem)
             assert "cannot open" in read_report(directory).problem
             configured(stand, good)
             taken: set[str] = set()
@@ -171,8 +171,7 @@ async def first_report(schedule: Schedule, directory: DataDirectory) -> Snapshot
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             await nursery.start(take_snapshots, schedule, directory, lambda: True)
-            while not read_report(directory).failures:  # noqa: ASYNC110 (a file)
-                await trio.sleep(0.01)
+            await until(lambda: read_report(directory).failures)
             nursery.cancel_scope.cancel()
     return read_report(directory)
 
@@ -197,8 +196,7 @@ async def test_one_that_finds_another_at_work_is_no_failure(tmp_path: Path) -> N
     with trio.fail_after(60), one_at_a_time(directory):
         async with trio.open_nursery() as nursery:
             await nursery.start(take_snapshots, dies(stand, "exit 5"), directory, lambda: True)
-            while runs.stat().st_size < 2:  # noqa: ASYNC110 (a file)
-                await trio.sleep(0.01)
+            await until(lambda: runs.stat().st_size >= 2)
             nursery.cancel_scope.cancel()
     assert read_report(directory) == SnapshotReport()
     stand.close()
@@ -213,8 +211,7 @@ async def test_what_cannot_be_written_down_is_not_tried_without_end(tmp_path: Pa
     with trio.fail_after(60), capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_taken, schedule, directory, SnapshotReport())
-            while not logs:  # noqa: ASYNC110 (a list)
-                await trio.sleep(0.01)
+            await until(lambda: logs)
             nursery.cancel_scope.cancel()
     (told,) = logs
     assert (told["log_level"], told["problem"]) == ("error", "why")
