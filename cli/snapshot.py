@@ -61,7 +61,7 @@ def create(
     if directory.node() is None:  # before a lock, and what it lies in, is made
         raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`")
     routine = shard is None and store is None
-    with one_at_a_time(directory), _reporting(directory, routine) as report:
+    with _private_files(), one_at_a_time(directory), _reporting(directory, routine) as report:
         if routine:
             _look_at_store(snapshot_settings(settings, None), directory)
         wanted, opened, keys = opened_store(settings, store, writing=True)
@@ -82,6 +82,16 @@ def create(
         report(manifest, opened.url, lacking)
     if lacking is not None:
         raise lacking
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """What is written to a folder is its owner's alone from its first byte on, also in one that was made anew."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _look_at_store(wanted: "SnapshotSettings", directory: DataDirectory) -> None:

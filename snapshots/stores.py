@@ -243,11 +243,12 @@ class Store:
 
     def unstage(self, folder: str) -> None:
         """Remove what uploads that were killed left in a folder that nobody writes to."""
-        if self.root is None or not (self.root / folder).is_dir():
+        if self.root is None:
             return
-        for path in (self.root / folder).iterdir():
-            if _STAGED.fullmatch(path.name):
-                path.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            for path in (self.root / folder).iterdir():
+                if _STAGED.fullmatch(path.name):
+                    path.unlink(missing_ok=True)
 
     def tidy(self, older_than: datetime) -> list[str]:
         """Remove what killed uploads left in a folder, and folders left empty; returns the names. Only below
@@ -259,10 +260,11 @@ class Store:
             return []
         gone: list[str] = []
         for folder in [path for path in self.root.iterdir() if is_id(path.name) and path.is_dir()]:
-            for path in folder.iterdir():
-                if _STAGED.fullmatch(path.name) and _modified(path) < older_than:
-                    path.unlink(missing_ok=True)
-                    gone.append(str(path.relative_to(self.root)))
+            with contextlib.suppress(FileNotFoundError):  # an upload that is under way was finished meanwhile
+                for path in folder.iterdir():
+                    if _STAGED.fullmatch(path.name) and _modified(path) < older_than:
+                        path.unlink(missing_ok=True)
+                        gone.append(str(path.relative_to(self.root)))
             with contextlib.suppress(OSError):  # it is not empty; who is about to write there makes it again
                 folder.rmdir()
         return gone

@@ -12,9 +12,9 @@ from kycache.model.view import View
 
 from .fetch import fetch
 from .keys import Keys
-from .manifest import Manifest, ReadFrom, ShardEntry
+from .manifest import MANIFEST, Manifest, ReadFrom, ShardEntry
 from .scratch import scratch_folder
-from .stores import Store
+from .stores import Missing, Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,26 @@ def verify(
         except Unreachable:
             raise
         except KycacheError as error:
+            check_still_there(store, manifest)
             verdicts.append(Verdict(entry.shard, error.problem, error.remedy))
         else:
             verdicts.append(Verdict(entry.shard))
     return verdicts
+
+
+def check_still_there(store: Store, manifest: Manifest) -> None:
+    """Tell a snapshot that a prune removes while it is read from one that is damaged.
+
+    Raises:
+        Unreachable: it is gone: nothing is known.
+    """
+    try:
+        store.size(f"{manifest.id}/{MANIFEST}")
+    except Missing:
+        raise Unreachable(
+            f"snapshot {manifest.id} was removed from {store.url} while it was read",
+            "take another snapshot of `kycache snapshot list`",
+        ) from None
 
 
 def verify_shard(

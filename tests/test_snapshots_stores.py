@@ -1,5 +1,6 @@
 """Stores: a bucket of a server that speaks S3, multipart included; and what a store that fails says."""
 
+import shutil
 import subprocess
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from command_line import RunCommand
 from snapshot_stand import KEY, Stand
 
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
+from kycache.snapshots import stores
 from kycache.snapshots.listing import Condition, survey
 from kycache.snapshots.prune import carry_out, decide, remove
 from kycache.snapshots.stores import Missing, Store
@@ -109,6 +111,41 @@ def test_what_killed_uploads_left_in_a_folder(tmp_path: Path) -> None:
     assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == [f"{NO_ID}/{staged.name}"]
     assert list((tmp_path / "store").iterdir()) == []
     del writer
+
+
+def test_what_goes_away_while_a_prune_looks_is_no_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upload that is under way is finished between the folder's listing and a look at the file (seen)."""
+    store = Store((tmp_path / "store").as_uri(), writing=True)
+    folder = tmp_path / "store" / NO_ID
+    folder.mkdir()
+    (folder / "file#1").write_text("")
+
+    def finished(path: Path) -> datetime:
+        path.rename(folder / "file")
+        return modified(path)
+
+    modified = stores._modified
+    monkeypatch.setattr(stores, "_modified", finished)
+    assert store.tidy(datetime.now(UTC) + timedelta(days=1)) == []
+    assert [path.name for path in folder.iterdir()] == ["file"]
+    shutil.rmtree(folder)
+    store.unstage(NO_ID)
+
+
+def test_no_byte_is_anybody_elses_also_where_a_prune_took_the_folder(
+    tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes an empty one of a run that has just begun; then the library makes it, as its process makes files."""
+    stand = Stand.make(tmp_path, rounds=1)
+    stand.close()
+    monkeypatch.setattr(Store, "_make_folder", lambda *_: None)
+    monkeypatch.setattr(Store, "settle", lambda *_: None)
+    config = tmp_path / "kycache.toml"
+    config.write_text(f'[data]\ndir = "data"\nmap_size_gib = 1.0\n[snapshots]\nstore = "{stand.settings.store}"\n')
+    assert kycache("--config", config, "snapshot", "create").code == 0
+    made = list((tmp_path / "store").rglob("*"))
+    assert len(made) == 4
+    assert [path for path in made if path.stat().st_mode & 0o077] == []
 
 
 def test_what_somebody_else_keeps_in_the_folder_stays(tmp_path: Path) -> None:

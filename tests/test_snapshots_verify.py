@@ -13,7 +13,10 @@ from command_line import RunCommand
 from snapshot_stand import VIEW, Stand
 
 from kycache.ingest.topic import Topic
+from kycache.model.errors import Unreachable
+from kycache.snapshots.listing import survey
 from kycache.snapshots.manifest import Manifest
+from kycache.snapshots.prune import remove
 from kycache.snapshots.scratch import scratch_folder, sweep
 from kycache.snapshots.verify import verify
 
@@ -36,6 +39,20 @@ def test_good_ones_and_one_bad_shard(tmp_path: Path, full: bool) -> None:
     bad, good = problems(stand, manifest, full=full)
     assert "shard 0" in bad
     assert good == ""
+    stand.close()
+
+
+def test_one_that_is_pruned_while_it_is_read(tmp_path: Path) -> None:
+    """Nothing is known about it: it is not there any more."""
+    stand = Stand.make(tmp_path, 2)
+    manifest = stand.take()
+    (found,) = survey(stand.store(), stand.keys())
+
+    def gone(_: object) -> None:
+        remove(stand.store(), manifest.id, [file.path for file in found.files])
+
+    with pytest.raises(Unreachable, match="was removed"):
+        verify(stand.store(), stand.keys(), manifest, tmp_path, None, begin=gone)
     stand.close()
 
 
