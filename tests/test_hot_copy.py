@@ -3,11 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
-from time import monotonic, sleep
 
 import lmdb
 import pytest
 from snapshot_stand import Stand
+from waiting import wait_until
 
 from kycache.actors import hot_copy
 from kycache.actors.hot_copy import CopyLimits, copied_pages
@@ -23,12 +23,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hot_copy, "PIPE_BYTES", 1 << 12)
 
 
-def unpinned(environment: lmdb.Environment) -> None:
-    """Waits until nobody reads the file any more."""
-    deadline = monotonic() + 30
-    while any(not line.endswith("-") for line in environment.readers().splitlines()[1:]):
-        assert monotonic() < deadline
-        sleep(0.001)
+def unpinned(environment: lmdb.Environment) -> bool:
+    """Nobody reads the file any more: no reader's line ends with a transaction's number."""
+    return all(line.endswith("-") for line in environment.readers().splitlines()[1:])
 
 
 @pytest.mark.usefixtures("watched")
@@ -46,7 +43,7 @@ def test_a_copy_that_costs_too_much_is_given_up(tmp_path: Path) -> None:
             next(pages)
             for _ in range(20):
                 stand.go_on(2)
-            unpinned(environment)
+            wait_until(lambda: unpinned(environment), "the end of the copy")
             with pytest.raises(Refused, match=why):
                 list(pages)
     stand.shards[0].environments.release(generation)
@@ -74,7 +71,7 @@ def test_a_store_that_hangs_pins_nothing(tmp_path: Path, monkeypatch: pytest.Mon
         assert hangs.wait(30)
         for _ in range(20):
             stand.go_on(2)
-        unpinned(environment)
+        wait_until(lambda: unpinned(environment), "the end of the copy")
         goes_on.set()
         with pytest.raises(Refused, match="grew by"):
             taken.result()

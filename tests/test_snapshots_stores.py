@@ -135,7 +135,7 @@ def test_what_goes_away_while_a_prune_looks_is_no_failure(tmp_path: Path, monkey
 def test_no_byte_is_anybody_elses_also_where_a_prune_took_the_folder(
     tmp_path: Path, kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It takes an empty one of a run that has just begun; then the library makes it, as its process makes files."""
+    """It takes an empty one of a run that has just begun; the library then makes it as its process does."""
     stand = Stand.make(tmp_path, rounds=1)
     stand.close()
     monkeypatch.setattr(Store, "_make_folder", lambda *_: None)
