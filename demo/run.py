@@ -1,6 +1,7 @@
 """`kycache demo`: everything from an empty folder to two answering APIs, and kept so until it is told to stop."""
 
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -143,6 +144,12 @@ def _kycache(command: str, workspace: Workspace, configuration: Path) -> Child:
     )
 
 
+def _kycache_in_a_shell() -> str:
+    """How this installation is called: `make demo` runs one that is on nobody's path."""
+    ours = Path(sys.executable).with_name("kycache")
+    return "kycache" if shutil.which("kycache") == str(ours) else shlex.quote(str(ours))
+
+
 class _Demo:
     """The started demo: waits for it, tells about it, keeps it alive."""
 
@@ -209,7 +216,7 @@ class _Demo:
         if self._stack.connect_url:
             say(f"  Connect   {self._stack.connect_url}")
         say(f"  Folder    {layout.directory}   (logs in logs/)")
-        say(f"  Commands  kycache --config {shlex.quote(str(configuration))} status")
+        say(f"  Commands  {_kycache_in_a_shell()} --config {shlex.quote(str(configuration))} status")
         say("\nTry:\n")
         say(f"  curl -s '{self._http}/users?size=3'")
         say(f"  curl -s '{self._http}/users/{someone}'")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -90,6 +91,10 @@ def test_it_comes_up_stays_up_and_leaves_nothing(demo: Demo, tmp_path: Path) -> 
     printed = demo.output.read_text(encoding="utf-8")
     assert printed.count("curl -s") == 3
     assert printed.count("psql ") == 1
+    (command,) = re.findall(r"^  Commands  (.+)$", printed, re.MULTILINE)
+    elsewhere = {"PATH": os.defpath}  # as in a shell that knows nothing of this installation
+    told = subprocess.run(command, shell=True, check=True, capture_output=True, text=True, env=elsewhere)
+    assert told.stdout.count(" ready ") == 4
 
     with psycopg.connect(facts["postgres"], autocommit=True) as db:
         # The system of record writes by itself: the newest change is never old.
