@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["bucket", "command_line", "small_disk", "stack"]
+pytest_plugins = ["bucket", "captured", "command_line", "small_disk", "stack"]
 
 # The same examples every time, and no verdict on a slow machine.
 settings.register_profile("kycache", derandomize=True, deadline=None)
