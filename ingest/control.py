@@ -19,7 +19,7 @@ import trio
 from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
 from kycache.actors.store import Settled
-from kycache.model.errors import KycacheError, Refused
+from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
 from .bring import bring, bring_compacted
@@ -64,6 +64,8 @@ class Answer(msgspec.Struct, frozen=True):
 
     problem: str = ""
     remedy: str = ""
+    away: bool = False
+    """A server that is needed for it does not answer."""
     held: bool = True
     """The shard is held by the process that answers."""
     settled: tuple[Settled, ...] = ()
@@ -181,7 +183,7 @@ async def _carry_out(holder: Holder, worker: Worker, request: Request) -> Answer
     try:
         await holder.carry_out(request.shard, lambda: settled.extend(worker.run(request)))
     except KycacheError as error:
-        return Answer(error.problem, error.remedy)
+        return Answer(error.problem, error.remedy, away=isinstance(error, Unreachable))
     for one in settled:
         said = "a record left quarantine" if one.gone else "a record stays in quarantine"
         log.info(said, shard=request.shard, partition=request.shard, offset=one.offset, outcome=one.outcome)
@@ -235,6 +237,6 @@ def _ask_holder(directory: DataDirectory, request: Request) -> Answer | None:
         if answer is None or not answer.held:
             continue
         if answer.problem:
-            raise Refused(answer.problem, answer.remedy)
+            raise (Unreachable if answer.away else Refused)(answer.problem, answer.remedy)
         return answer
     return None
