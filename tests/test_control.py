@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from waiting import until
 
 from kycache.actors.directory import DataDirectory
 from kycache.actors.environment import Environments
@@ -44,8 +45,7 @@ async def test_what_the_holder_could_not_do_is_the_commands_own_failure(
         async with trio.open_nursery() as nursery:
             path = directory.run / "ingest-0.sock"
             nursery.start_soon(serve_control, Holding(error), worker, path)
-            while await trio.to_thread.run_sync(ask, path, Request("rebuild", 1)) is None:
-                await trio.sleep(0.001)
+            await until(lambda: trio.to_thread.run_sync(ask, path, Request("rebuild", 1)))
             with pytest.raises(type(error)) as raised:
                 await trio.to_thread.run_sync(command_shard, directory, Request("rebuild", 0), lambda: worker)
             assert (raised.value.problem, raised.value.remedy) == (error.problem, error.remedy)
