@@ -28,7 +28,7 @@ from kycache.model.view import View
 
 from .home import home_facts
 from .plan import HomeFacts, TopicFacts
-from .settings import NICENESS, SnapshotSettings
+from .settings import SnapshotSettings
 
 AT_ONCE = 2
 """Shards that are fetched at a time: each keeps a core and a line busy, and those that run need some too."""
@@ -196,20 +196,26 @@ class Bootstrap:
 
 async def _last_word(job: bytes, heard: Callable[[Word], None]) -> Word:
     """Run the child to its end. It ends with its standard input, so with this process at the latest."""
-    command = ["nice", "-n", str(NICENESS), sys.executable, "-m", "kycache.snapshots.filling"]
+    command = [sys.executable, "-m", "kycache.snapshots.filling"]
     streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     last: Word = Failed("the process that reads snapshots was ended", "see that it has memory", away=True)
-    async with trio.open_nursery() as nursery:
-        child: trio.Process = await nursery.start(partial(trio.run_process, command, check=False, **streams))
-        assert child.stdin is not None
-        assert child.stdout is not None
-        with suppress(trio.BrokenResourceError):  # it has ended: so does what it says
-            await child.stdin.send_all(job + b"\n")
-        rest = b""
-        async for chunk in child.stdout:
-            *lines, rest = (rest + chunk).split(b"\n")
-            for line in lines:
-                last = _decode(line)
-                heard(last)
-        await child.stdin.aclose()
+    try:
+        async with trio.open_nursery() as nursery:
+            child: trio.Process = await nursery.start(partial(trio.run_process, command, check=False, **streams))
+            assert child.stdin is not None
+            assert child.stdout is not None
+            with suppress(trio.BrokenResourceError):  # it has ended: so does what it says
+                await child.stdin.send_all(job + b"\n")
+            rest = b""
+            async for chunk in child.stdout:
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    last = _decode(line)
+                    heard(last)
+            await child.stdin.aclose()
+    except* OSError as group:
+        first: BaseException = group
+        while isinstance(first, BaseExceptionGroup):
+            first = first.exceptions[0]
+        last = Failed(f"no process could be started to read snapshots: {first}", "see `ulimit -a`", away=True)
     return last

@@ -25,6 +25,7 @@ from .listing import Condition, newest_first
 from .manifest import MANIFEST
 from .plan import passed_over, step_of
 from .restore import bring_back
+from .settings import NICENESS
 from .stores import Store
 
 
@@ -80,6 +81,7 @@ def _end_with_input() -> None:
 
 def main() -> None:
     """The child: a job in, words out."""
+    os.nice(NICENESS)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # it holds personal data, and a bucket's credentials
     job = msgspec.json.decode(sys.stdin.buffer.readline(), type=Job, dec_hook=_read)
     Thread(target=_end_with_input, name="leash", daemon=True).start()

@@ -64,7 +64,12 @@ def read_manifest(store: Store, keys: Keys, snapshot: str) -> Manifest:
     """
     if not manifests.is_id(snapshot):
         raise Refused(f"{snapshot!r} is no snapshot's id", "run `kycache snapshot list`")
-    data = store.get(f"{snapshot}/{manifests.MANIFEST}", manifests.MANIFEST_BYTES_MAX)
+    try:
+        data = store.get(f"{snapshot}/{manifests.MANIFEST}", manifests.MANIFEST_BYTES_MAX)
+    except Missing:
+        raise Missing(
+            f"{store.url} holds no finished snapshot {snapshot}", "run `kycache snapshot list`"
+        ) from None
     return manifests.opened_manifest(data, keys.mac, snapshot, store.url)
 
 

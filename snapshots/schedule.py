@@ -152,5 +152,5 @@ async def _run(command: Sequence[str]) -> tuple[int, str]:
             check=False,
         )
     except OSError as error:  # no process, no memory, no descriptor is left: it must not end ingest
-        return os.EX_OSERR, f"no process could be started: {error.strerror}"
+        return os.EX_OSERR, f"no process could be started: {error}"
     return ended.returncode, " ".join(ended.stderr[-OUTPUT_BYTES_MAX:].decode(errors="replace").split())

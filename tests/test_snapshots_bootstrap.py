@@ -18,7 +18,7 @@ from kycache.actors.directory import DataDirectory
 from kycache.ingest.bring import bring
 from kycache.model.errors import Refused
 from kycache.snapshots import bootstrap
-from kycache.snapshots.bootstrap import Bootstrap, Brought, Failed, Job, Nothing, Skips, Takes, Word
+from kycache.snapshots.bootstrap import Bootstrap, Brought, Failed, Job, Nothing, Skips, Takes, Word, _last_word
 from kycache.snapshots.filling import fill
 from kycache.snapshots.home import home_facts, make_home
 from kycache.snapshots.manifest import Manifest
@@ -257,6 +257,15 @@ async def test_the_child_brings_it_and_ingest_uses_it(stand: Stand) -> None:
     bring(directory, stand.shards[0].environments, 0, name, True)
     assert directory.shard(0).current_name() == name
     stand.close()
+
+
+async def test_a_process_that_cannot_be_started_may_be_started_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For want of memory or processes: tried again as a store is that is away, and the shard is not halted."""
+    monkeypatch.setattr("sys.executable", "/nowhere/python")
+    word = await _last_word(b"{}", lambda _: None)
+    assert isinstance(word, Failed)
+    assert word.away
+    assert "No such file" in word.problem
 
 
 async def test_out_of_a_bucket(stand: Stand, bucket: str) -> None:

@@ -185,7 +185,7 @@ async def test_one_that_is_killed_is_counted(tmp_path: Path, monkeypatch: pytest
     write_report(directory, SnapshotReport())
     monkeypatch.setenv("PATH", str(tmp_path))
     report = await first_report(dies(stand, "exit"), directory)
-    assert "no process could be started: No such file" in report.problem
+    assert report.problem.endswith("No such file or directory: 'nice'")
     stand.close()
 
 
