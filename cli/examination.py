@@ -36,13 +36,20 @@ _TABLES = """
 SELECT c.relname, c.relreplident,
        (SELECT jsonb_object_agg(a.attname, jsonb_build_object(
             'type', t.typname, 'generated', a.attgenerated, 'plain', t.typtype IN ('b', 'e'),
-            'nullable', NOT a.attnotnull,
+            'nullable', NOT (a.attnotnull OR (SELECT typnotnull FROM pg_type WHERE oid = a.atttypid)),
             -- as PostgreSQL packs what stands in the type's parentheses; a scale has a sign since version 15
-            'precision', CASE WHEN t.typname = 'timestamp' AND a.atttypmod >= 0 THEN a.atttypmod END,
-            'scale', CASE WHEN t.typname = 'numeric' AND a.atttypmod >= 0
-                          THEN ((((a.atttypmod - 4) & 2047) # 1024) - 1024) END,
+            'precision', CASE WHEN t.typname = 'timestamp' AND t.modifier >= 0 THEN t.modifier END,
+            'scale', CASE WHEN t.typname = 'numeric' AND t.modifier >= 0
+                          THEN ((((t.modifier - 4) & 2047) # 1024) - 1024) END,
             'labels', ARRAY(SELECT e.enumlabel FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)))
-        FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
+        FROM pg_attribute a
+        -- Debezium sees through domains, and domains of domains, to what they are of
+        CROSS JOIN LATERAL (
+            WITH RECURSIVE base(oid, modifier) AS (
+                SELECT a.atttypid, a.atttypmod
+                UNION ALL
+                SELECT d.typbasetype, d.typtypmod FROM base JOIN pg_type d ON d.oid = base.oid AND d.typtype = 'd')
+            SELECT p.*, base.modifier FROM base JOIN pg_type p ON p.oid = base.oid AND p.typtype <> 'd') t
         WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
        ARRAY(SELECT a.attname FROM pg_index i
              JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)

@@ -15,7 +15,7 @@ class ColumnFacts:
     labels: tuple[str, ...] = ()
     generated: str = ""
     plain: bool = True
-    """A base type or an enum; of a domain or a composite nothing is concluded."""
+    """A base type or an enum, be it a domain's; of composites and ranges nothing is concluded."""
     precision: int | None = None
     """Of a timestamp's seconds, as declared; None: six digits."""
     scale: int | None = None

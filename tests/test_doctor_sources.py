@@ -206,6 +206,23 @@ BROKEN: list[tuple[str, str, str, str]] = [
         "column created_at of table public.users is a timestamp(3), the view declares timestamp",
     ),
     (
+        "CREATE DOMAIN moment AS timestamp(0); CREATE DOMAIN birth AS moment;"
+        "ALTER TABLE users ALTER COLUMN created_at TYPE birth",
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp; DROP DOMAIN birth; DROP DOMAIN moment",
+        "types",
+        "column created_at of table public.users is a timestamp(0), the view declares timestamp",
+    ),
+    (
+        "CREATE DOMAIN named AS text NOT NULL; ALTER TABLE users ALTER COLUMN first_name TYPE named;"
+        "CREATE DOMAIN owned AS uuid NOT NULL; ALTER TABLE accounts ALTER COLUMN user_id DROP NOT NULL,"
+        "ALTER COLUMN user_id TYPE owned, DROP CONSTRAINT accounts_pkey",  # found for that alone
+        "ALTER TABLE users ALTER COLUMN first_name TYPE varchar(255); DROP DOMAIN named;"
+        "ALTER TABLE accounts ALTER COLUMN user_id TYPE uuid, ALTER COLUMN user_id SET NOT NULL,"
+        "ADD PRIMARY KEY (account_id); DROP DOMAIN owned",
+        "keys",
+        "no index keeps account_id of table public.accounts unique",
+    ),
+    (
         "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,2)",
         "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,4)",
         "types",

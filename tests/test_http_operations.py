@@ -220,7 +220,9 @@ class TestDocuments:
 
     def test_references_resolve(self, stand: Stand) -> None:
         document = build_openapi(stand.view)
-        for reference in re.findall(r'"\$ref": "#/(.*?)"', json.dumps(document)):
+        references = re.findall(r'"\$ref": "#/(.*?)"', json.dumps(document))
+        assert references
+        for reference in references:
             found = document
             for step in reference.split("/"):
                 found = found[step]
