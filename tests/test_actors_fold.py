@@ -201,6 +201,19 @@ def test_18_a_truncate_that_comes_again_after_a_snapshot_truncates_nothing() -> 
     assert desk.root() == ("inserted since",)
 
 
+def test_18_what_comes_again_from_before_a_snapshot_makes_no_truncate_behind_it_overdue() -> None:
+    desk = Desk()
+    desk.snapshot_row(S, "a")
+    old = Beat(0, desk.streamed(1100, 1120, tx=4), ())
+    desk.apply(old)
+    desk.snapshot_row(2 * S, "a")
+    first = desk.streamed(None, 2110, tx=5)  # the first transaction behind it
+    desk.apply(Truncate(0, first, 2))
+    assert not desk.apply(old).notices  # killed here, Debezium restarts from long ago
+    desk.apply(Beat(0, first, (2,)))
+    assert not desk.state.pending
+
+
 def test_22_rows_a_whole_snapshot_did_not_send_are_swept_at_the_first_streamed_change() -> None:
     desk = Desk()
     desk.snapshot_row(S, "a")

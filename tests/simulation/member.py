@@ -23,7 +23,7 @@ from .log import Log, LogConsumer
 from .seams import Died, Fate, WatchedFence
 
 SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
-POLL_RECORDS = (1, 2, 5, 20, 100)
+POLL_RECORDS = (1, 2, 3, 5, 20, 100)
 LULL_S = 1.0
 """The most that passes between a poll and the delivery of what it brought: a shard may fail and open meanwhile."""
 

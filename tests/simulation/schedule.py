@@ -16,11 +16,13 @@ import trio
 from fake_source import FakeSource, Sent
 
 from kycache.ingest import service
+from kycache.ingest.decode import Record
+from kycache.model.change import Poison
 from kycache.model.values import PLACEHOLDER
 
 from .member import Member
 from .seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
-from .world import World, scratch
+from .world import DECODER, World, scratch
 
 STEPS = (4, 16)
 """Things that happen in a history. Many short ones find more than a few long ones, and are easier to read."""
@@ -32,6 +34,9 @@ MAP_BYTES = (96 << 10, 1 << 20)
 MEMBERS_MAX = 2
 SWITCHED_ON = 0.4
 """The chance of a fault to be part of a history."""
+
+POISONOUS = (0.05, 0.15)
+"""Of the records of a history in which some cannot be understood."""
 
 DAYS = 8
 """Longer than a delete is remembered: nothing from before comes again after such a wait."""
@@ -52,10 +57,16 @@ class History:
         self._rng = rng
         self._nursery = nursery
         self._source = world.source
+        self._source.crowd = rng.random() < 0.5
         self._poisoned: dict[int, Sent] = {}
+        """By their place in the source's log."""
+        self._placeless: set[int] = set()
+        """What, since the latest whole snapshot, came as something that has no place in history; by `id`."""
+        self._untellable: set[int] = set()
+        """The same from before that snapshot."""
         self._forgotten = 0
         """Records of the source's log that never come again."""
-        self._poisonous = rng.random() < SWITCHED_ON
+        self._poisonous = rng.choice(POISONOUS) if rng.random() < SWITCHED_ON else 0.0
         self._unmended = False
         """Only a whole snapshot puts it right: the last one was interrupted, or values did not come along."""
         usual: list[tuple[float, Callable[[], Awaitable[None]]]] = [(6, self._transactions), (2, self._beat)]
@@ -72,6 +83,8 @@ class History:
             (1, self._replay),
         ]
         chosen = usual + [fault for fault in faults if rng.random() < SWITCHED_ON]
+        if self._poisonous:
+            chosen.append((3, self._redelivery))  # what was spoilt comes again, whole
         self._weights = [weight for weight, _ in chosen]
         self._actions = [action for _, action in chosen]
 
@@ -223,6 +236,8 @@ class History:
             self._heard()
             begin = len(self._source.log)
         self._source.snapshot(lose=0.5)
+        self._untellable |= self._placeless
+        self._placeless = set()
         self._unmended = False
         if spoil:
             self._poison(begin)
@@ -235,8 +250,16 @@ class History:
         self._heard()
 
     async def _redelivery(self) -> None:
-        begin = len(self._source.log)
-        self._source.redeliver(self._rng.choice((1, 5, 30, 200, begin)), after=self._forgotten)
+        count = self._rng.choice((1, 5, 30, 200, len(self._source.log)))
+        again = self._source.redeliverable(count, after=self._forgotten)
+        # Intact, those would pass for new: the one redelivery that no shard can tell (DECISIONS).
+        again = [sent for sent in again if id(sent) not in self._untellable]
+        while self._rng.random() < 0.6:  # it is killed at that, and restarts once more
+            self._source.log += again[: self._rng.randint(0, len(again))]
+            self._heard()
+            for _ in range(self._rng.randint(1, 5)):
+                await self._world.turn()
+        self._source.log += again
         self._heard()
 
     async def _long_wait(self) -> None:
@@ -245,15 +268,20 @@ class History:
 
     def _poison(self, begin: int) -> None:
         """Some of what was sent since `begin` cannot be understood."""
-        if not self._poisonous:
-            return
         for at in range(begin, len(self._source.log)):
             sent = self._source.log[at]
-            if sent.value is not None and self._rng.random() < 0.05:
+            if sent.value is not None and self._rng.random() < self._poisonous:
                 value = _spoilt(sent.value, self._rng)
                 if value is not None:
                     self._poisoned[at] = sent._replace(value=value)
+                    if _has_no_place(value):
+                        self._placeless.add(id(sent))
                     self._unmended = self._unmended or PLACEHOLDER.encode() in value
+
+
+def _has_no_place(value: bytes) -> bool:
+    item = DECODER.decode(Record(0, 0, None, value))
+    return isinstance(item, Poison) and item.origin is None
 
 
 def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
@@ -261,11 +289,7 @@ def _spoilt(value: bytes, rng: random.Random) -> bytes | None:
     event = json.loads(value)
     if event["source"]["table"] == "kycache_heartbeat" or event["op"] == "t":
         return None
-    kind = rng.choice(("text", "operation", "column", "image", "placeholder"))
-    source = event["source"]
-    first = source["snapshot"] == "false" and str(source["sequence"]).startswith("[null")
-    if first and kind in ("text", "operation"):
-        return None  # the one redelivery that no shard can tell (DECISIONS): by its time alone, which was not seen
+    kind = rng.choice(("text", "operation", "image", "column", "column", "placeholder", "placeholder"))
     if kind == "text":
         return b"\xff not JSON"
     if kind == "operation":
