@@ -251,7 +251,7 @@ class Fold:
         """Match the keyless `t` events with the trigger's rows of the same transaction."""
         at = (origin.commit or 0, origin.lsn)
         # Only what stands behind the truncate proves that its rows will not come: redelivery brings older ones.
-        older = precedes_snapshot(state, origin)  # without a commit, the first transaction behind it seems the oldest
+        older = precedes_snapshot(state, origin)  # without a commit, what follows it would seem the oldest
         late = [p for p in state.pending if not older and p.tx != origin.tx and at > (p.commit or 0, p.lsn)]
         state.pending = tuple(
             p for p in state.pending if p not in late and not (p.tx == origin.tx and p.table in truncated)

@@ -233,7 +233,7 @@ class FakeSource:
         self.log += held
 
     def redeliverable(self, count: int, *, after: int = 0) -> list[Sent]:
-        """What comes again when Debezium restarts from an older offset: its last `count` records, but no snapshots.
+        """What comes again when Debezium restarts from an older offset: its last `count` records, no snapshots.
 
         Args:
             after: none of the log's records before this one.
