@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from command_line import RunCommand
 from faults import seeds
 from small_disk import MIB, Resize
 from snapshot_stand import Stand
@@ -48,3 +50,23 @@ def test_a_full_disk(tmp_path: Path, disk: Path, resize: Resize) -> None:
     assert (found.id, found.condition) == (manifest.id, Condition.WHOLE)
     assert len(list((disk / "store" / manifest.id).iterdir())) == 4
     stand.close()
+
+
+def test_a_full_disk_below_the_data_costs_no_snapshot(tmp_path: Path, disk: Path, kycache: RunCommand) -> None:
+    """Into a store elsewhere: on a full disk it is wanted most. Only what is told of it finds no room."""
+    stand = Stand.make(disk, 2, rounds=30)
+    stand.close()
+    config = tmp_path / "kycache.toml"
+    store = (tmp_path / "store").as_uri()
+    config.write_text(f'[data]\ndir = "{disk}/data"\nmap_size_gib = 1.0\n[snapshots]\nstore = "{store}"\n')
+    assert kycache("--config", config, "snapshot", "create").code == 0  # makes its lock
+    with (disk / "filling").open("wb", buffering=0) as file, suppress(OSError):
+        while True:
+            file.write(bytes(4096))
+    ended = kycache("--config", config, "snapshot", "create", "--json")
+    assert ended.code == 5
+    assert "snapshots.json cannot be written: No space left" in ended.err
+    stand.set(store=store)
+    assert ended.json["id"] in [
+        f.id for f in survey(stand.store(), stand.keys()) if f.condition is Condition.WHOLE
+    ]
