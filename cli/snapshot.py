@@ -40,6 +40,9 @@ StoreOption = Annotated[
 LINE_CHARACTERS = 110
 """Of a line of the list: an id that is cut short cannot be given to another command."""
 
+TOLD_MAX = 5
+"""Shards that a snapshot lacks whose reasons are told, in a line of the log and of `status`: mostly it is one."""
+
 _LISTED = ("id", "condition", "shards", "users", "bytes", "as of")
 
 app = typer.Typer(no_args_is_help=True, help="Copies of shard files, and their way back.")
@@ -115,10 +118,12 @@ def _lacking(refused: Mapping[int, Refused]) -> Refused | None:
     """What is to be said where a snapshot lacks shards; nothing where it lacks none."""
     if not refused:
         return None
-    problems = "; ".join(error.problem for error in refused.values())
+    told = [error.problem for error in refused.values()][:TOLD_MAX]
+    if len(refused) > TOLD_MAX:
+        told.append(f"and {len(refused) - TOLD_MAX} more")
     first = next(iter(refused.values()))
     lost = f"shard {next(iter(refused))}" if len(refused) == 1 else f"{len(refused)} shards"
-    return Refused(f"the snapshot is without {lost}: {problems}", first.remedy)
+    return Refused(f"the snapshot is without {lost}: {'; '.join(told)}", first.remedy)
 
 
 def _walk(settings: Settings, generation: Path, shard: int) -> None:

@@ -12,6 +12,7 @@ from snapshot_stand import Stand
 from kycache.actors.directory import DataDirectory
 from kycache.actors.files import ShardLock
 from kycache.actors.snapshot_report import read_report
+from kycache.cli.snapshot import _lacking
 from kycache.model.errors import Refused
 from kycache.snapshots import placement as placing
 from kycache.snapshots.placement import placement
@@ -109,3 +110,11 @@ def test_the_command(directory: DataDirectory, holding: list[ShardLock], kycache
     code, taken, said = shards_of()
     assert (code, taken) == (5, [0, 1])
     assert "the snapshot is without shard 2: shard 2 has no file here" in said
+
+
+def test_many_that_are_lacking_are_told_in_a_line() -> None:
+    lacking = _lacking({shard: Refused(f"shard {shard}: why", f"mend {shard}") for shard in range(1000)})
+    assert lacking is not None
+    assert lacking.problem.startswith("the snapshot is without 1000 shards: shard 0: why; ")
+    assert lacking.problem.endswith("shard 4: why; and 995 more")
+    assert lacking.remedy == "mend 0"
