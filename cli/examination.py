@@ -69,6 +69,8 @@ SELECT c.relname, c.relreplident,
        ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'UPDATE']) r
              WHERE d.oid IS NULL
                    OR has_schema_privilege(d.oid, n.oid, 'USAGE') AND has_table_privilege(d.oid, c.oid, r)),
+       ARRAY(SELECT l.relname FROM pg_inherits i JOIN pg_class l ON l.oid = i.inhrelid
+             WHERE i.inhparent = c.oid AND c.relkind = 'r' ORDER BY l.relname LIMIT 5),
        d.oid IS NOT NULL AND c.relrowsecurity AND NOT d.rolsuper AND NOT d.rolbypassrls
            AND (c.relforcerowsecurity OR NOT pg_has_role(d.oid, c.relowner, 'USAGE'))
            -- unless a policy shows it every row, and none takes some away
@@ -166,7 +168,7 @@ def look_at_source(
 
 
 def _table(row: tuple[Any, ...]) -> TableFacts:
-    _, identity, columns, indexed, trigger, partitioned, without, unique, rights, hides_rows = row
+    _, identity, columns, indexed, trigger, partitioned, without, unique, rights, heirs, hides_rows = row
     return TableFacts(
         identity,
         {
@@ -187,6 +189,7 @@ def _table(row: tuple[Any, ...]) -> TableFacts:
         tuple(without),
         tuple(map(frozenset, unique)),
         frozenset(rights),
+        tuple(heirs),
         hides_rows,
     )
 

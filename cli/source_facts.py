@@ -40,6 +40,8 @@ class TableFacts:
     """The columns of each of its unique indexes that hold for all rows."""
     rights: frozenset[str] = frozenset({"SELECT", "UPDATE"})
     """Which of the two Debezium's role has."""
+    heirs: tuple[str, ...] = ()
+    """Tables that inherit from it, which partitions do not count as."""
     hides_rows: bool = False
     """Its row level security may hide rows from Debezium's role."""
 

@@ -44,6 +44,13 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
             "mend `[view] file`, `[connector] schema` or the role's grants",
         )
         return
+    if facts.heirs:
+        yield Finding(
+            "tables",
+            f"tables inherit from {name} ({', '.join(facts.heirs)}): a whole snapshot holds their rows too, but "
+            "no change of those comes",
+            "make them partitions, whose changes come as the table's, or keep its rows in the table itself",
+        )
     wanted = {*(column.name for column in table.columns), table.owner}
     if missing := sorted(wanted - facts.columns.keys()):
         yield Finding(

@@ -206,6 +206,12 @@ BROKEN: list[tuple[str, str, str, str]] = [
         "column created_at of table public.users is a timestamp(3), the view declares timestamp",
     ),
     (
+        "CREATE TABLE accounts_of_before () INHERITS (accounts)",
+        "DROP TABLE accounts_of_before",
+        "tables",
+        "tables inherit from public.accounts (accounts_of_before)",
+    ),
+    (
         "CREATE DOMAIN moment AS timestamp(0); CREATE DOMAIN birth AS moment;"
         "ALTER TABLE users ALTER COLUMN created_at TYPE birth",
         "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp; DROP DOMAIN birth; DROP DOMAIN moment",
