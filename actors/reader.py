@@ -5,7 +5,7 @@ from reusing pages. Writers in other processes are noticed by the transaction's 
 `CURRENT` link.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
@@ -67,6 +67,13 @@ class ShardSnapshot:
         """What is known about a user; None where nothing is."""
         data = self._txn.get(user, db=self._databases.profiles)
         return None if data is None else unpack_profile(data)
+
+    def suspects_one_of(self, users: Iterable[bytes]) -> bool:
+        """Whether something about one of them could not be applied. Costs nothing where nobody is suspect."""
+        if not self.state.suspects:
+            return False
+        profiles = (self.profile(user) for user in users)
+        return any(profile is not None and profile.suspicions for profile in profiles)
 
     def quarantine(self, first: int = 0) -> list[Quarantined]:
         """A page of the records in quarantine, from offset `first` on."""

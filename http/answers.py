@@ -24,12 +24,13 @@ from kycache.actors.router import Router
 from kycache.model.errors import Refused
 from kycache.model.profile import Profile
 from kycache.model.render import Renderer, etag
+from kycache.model.values import behind_order_bytes
 
 from .codings import CODINGS, choose
 from .cursors import Cursor, CursorCodec
 from .exports import CHUNK_ROWS, Chunk, Export, Walk
 from .page_cache import Key, Page, PageCache
-from .pages import link_header, list_body, read_window
+from .pages import Row, link_header, list_body, read_window
 from .problems import Answer, Headers, Kind, Problem
 from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
 from .slow import Slow
@@ -180,6 +181,7 @@ class Answers:
                 if wait is not None:
                     return wait
                 window = read_window([s.order for s in snapshots], place.where, place, number)
+                fresh = fresh._replace(suspect=fresh.suspect or _one_is_suspect(snapshots, window.rows))
         self._counts.count("list_pages", "read")
         links = {
             "next": None if window.next is None else self._cursors.encode(window.next),
@@ -194,7 +196,7 @@ class Answers:
         place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
         if place.back:
             raise Problem(Kind.INVALID_CURSOR, "The cursor leads back; an export goes on only.", "cursor")
-        first = self._read_chunk(place, demand)
+        first = self._read_chunk(place, demand, first=True)
         if isinstance(first, Wait):
             return first
         self._granted(demand)
@@ -211,7 +213,7 @@ class Answers:
         assert isinstance(chunk, Chunk)
         return chunk
 
-    def _read_chunk(self, place: Cursor, demand: Demand) -> Chunk | Wait:
+    def _read_chunk(self, place: Cursor, demand: Demand, *, first: bool = False) -> Chunk | Wait:
         with self._reading(), self._router.all_snapshots() as snapshots:
             fresh = self._freshness(snapshots)
             wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
@@ -219,7 +221,9 @@ class Answers:
                 return wait
             orders = [s.order for s in snapshots]
             rows = order_reader.walk(orders, place.where, newest=place.newest, after=place.edge, size=CHUNK_ROWS)
-            return Chunk(rows, fresh)
+            # The first speaks for all that follow: whoever is suspect now may be among them.
+            suspect = any(s.state.suspects for s in snapshots) if first else _one_is_suspect(snapshots, rows)
+            return Chunk(rows, fresh._replace(suspect=fresh.suspect or suspect))
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -272,6 +276,12 @@ def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | An
         return answer(request)
     except Problem as problem:
         return problem.answer()
+
+
+def _one_is_suspect(snapshots: Sequence[ShardSnapshot], rows: Sequence[Row]) -> bool:
+    """Whether a row of the list is about a user of whom something could not be applied."""
+    users = [behind_order_bytes(key) for key, _ in rows]
+    return any(snapshot.suspects_one_of(users) for snapshot in snapshots)
 
 
 def _not_ready() -> Problem:

@@ -332,6 +332,7 @@ def _print_time(value: Value, zone: str) -> str | None:
 _ORDERED_NULL = b"\xff" * 8
 _ORDERED_GREATEST = b"\xff" * 7 + b"\xfe"
 _CROWDED = 2**63 - 3
+_ORDERED_CROWDED = (_CROWDED + 2**63).to_bytes(8, "big")
 
 
 def order_bytes(value: Value) -> bytes:
@@ -347,7 +348,12 @@ def order_bytes(value: Value) -> bytes:
     if value < _CROWDED:
         return (value + 2**63).to_bytes(8, "big")
     # NULL took one of 2**64 places, and times beyond 2**63 us need more: these share one, with 8 bytes behind it.
-    return (_CROWDED + 2**63).to_bytes(8, "big") + (value - _CROWDED).to_bytes(8, "big")
+    return _ORDERED_CROWDED + (value - _CROWDED).to_bytes(8, "big")
+
+
+def behind_order_bytes(data: bytes) -> bytes:
+    """What stands behind the bytes of an ordered value."""
+    return data[16:] if data.startswith(_ORDERED_CROWDED) else data[8:]
 
 
 def key_order_bytes(value: Value) -> bytes:

@@ -297,10 +297,12 @@ class TestWhileItRuns:
             await until_metric(client, "kycache_http_exports_running 0.0")
             end_of(parsed((await client.get("/users/export")).text))
 
-    @pytest.mark.parametrize("why", ["gone", "suspect", "older"])
+    @pytest.mark.parametrize("why", ["gone", "suspect", "a user is suspect", "older"])
     async def test_cut_off(self, stand: Stand, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
         """What would make the headers untrue ends the stream without its end: no last line, no last chunk."""
-        stand.load(people(700, seed=3))
+        users = people(700, seed=3)
+        stand.load(users)
+        last = ordered(users)[-1]
 
         def older(*args: Any, **kwargs: Any) -> Freshness:
             return freshness(*args, **kwargs)._replace(watermark=1)
@@ -310,6 +312,8 @@ class TestWhileItRuns:
                 (stand.directory.shard(1).path / "CURRENT").unlink()
             elif why == "suspect":
                 stand.poison(1, Scope.SHARD)
+            elif why == "a user is suspect":
+                stand.poison(stand.shard_of(last), Scope.PROFILE, last)
             else:
                 monkeypatch.setattr("kycache.http.answers.freshness", older)
 

@@ -388,7 +388,14 @@ class TestDetail:
             assert await suspect(f"/users/{user.id}") == "true"
             assert await suspect(f"/users/{absent.id}") == "true"
             assert await suspect(f"/users/{other.id}") is None
-            assert await suspect("/users") is None
+            marked = []
+            for number in range(1, len(users) // 10 + 1):
+                page = await client.get(f"/users?size=10&page={number}")
+                if any(entry["userId"] == user.id for entry in page.json()["data"]):
+                    marked.append(number)
+                assert page.headers.get("kycache-suspect") == ("true" if number in marked else None)
+            assert len(marked) == 1
+            assert await suspect("/users/export") == "true"
             stand.poison(stand.shard_of(user), Scope.SHARD)
             assert await suspect("/users") == "true"
             assert await suspect(f"/users/{other.id}") is None

@@ -15,6 +15,7 @@ from kycache.model.values import (
     INT_MIN,
     MINUS_INFINITY,
     ValueRefused,
+    behind_order_bytes,
     date_of,
     days_of,
     decoder,
@@ -145,6 +146,7 @@ def test_order_bytes_sort_as_postgres() -> None:
     late = decoder(TIMESTAMPTZ)("+294276-12-31T23:59:59.999999Z")
     values = [MINUS_INFINITY, -(10**18), -1, 0, 1, 10**18, *EXTREMES, late, INFINITY, None]  # ASC: NULLS LAST
     keys = [order_bytes(v) + key for v in values for key in (b"\0" * 16, b"\xff" * 16)]
+    assert [behind_order_bytes(key) for key in keys] == [b"\0" * 16, b"\xff" * 16] * len(values)
     assert sorted(keys) == keys
     assert len(set(keys)) == 2 * len(values)
 
