@@ -27,7 +27,10 @@ OPEN = "open"
 SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"
 NOBODY_WRITES = "no ingest holds the shard: see its log for why it ended, and start it"
 CLOCK_REMEDY = "let the source and this machine keep their time by NTP"
-SUSPECT_REMEDY = "see `kycache quarantine list`"
+SUSPECT_REMEDY = (
+    "mend what `kycache quarantine list` names, then run `kycache quarantine replay`, "
+    "or `kycache rebuild --epoch` where that keeps the record"
+)
 NO_SNAPSHOT_REMEDY = "unless Debezium takes one just now, order it: `kycache rebuild --epoch`"
 NO_BEAT_REMEDY = "run what `kycache connector --sql` prints"
 CUT_OFF_REMEDY = "install the trigger (`kycache connector --sql`), then run `kycache rebuild --epoch`"
