@@ -198,7 +198,8 @@ def _publication(row: tuple[Any, ...]) -> PublicationFacts:
     words = ("insert", "update", "delete", "truncate")
     published = frozenset(word for word, on in zip(words, row, strict=False) if on)
     tables = {
-        name: PublishedFacts(frozenset(t["columns"] or ()), t["filter"] is not None) for name, t in row[6].items()
+        name: PublishedFacts(None if t["columns"] is None else frozenset(t["columns"]), t["filter"] is not None)
+        for name, t in row[6].items()
     }
     return PublicationFacts(tables, published, row[4], row[5])
 

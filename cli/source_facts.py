@@ -50,7 +50,8 @@ class TableFacts:
 class PublishedFacts:
     """A table of a publication."""
 
-    columns: frozenset[str]
+    columns: frozenset[str] | None
+    """None: all of them, as ever before PostgreSQL 15."""
     row_filter: bool = False
 
 

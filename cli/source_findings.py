@@ -100,7 +100,7 @@ def _judge_publication(source: SourceFacts, view: View, connector: ConnectorSett
     for table in view.tables:
         published = publication.tables.get(table.name)
         there = source.tables.get(table.name)
-        if published is None or there is None:
+        if published is None or published.columns is None or there is None:
             continue
         # Unpublished generated columns have a finding of their own.
         lacking = {c for c, column in there.columns.items() if not column.generated} - published.columns

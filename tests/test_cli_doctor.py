@@ -10,7 +10,7 @@ from command_line import RunCommand
 from stack import Pipeline
 
 from kycache.actors.directory import FORMAT, Node
-from kycache.cli import findings
+from kycache.cli import examination, findings
 from kycache.cli.connector_findings import ConnectorFacts, TaskFailure, judge_connector
 from kycache.cli.findings import (
     Finding,
@@ -140,6 +140,13 @@ def test_each_fault_of_the_source_is_found(source: SourceFacts, check: str, prob
     assert {finding.check for finding in found} == {check}
     assert problem in found[0].problem
     assert all(finding.remedy for finding in found)
+
+
+def test_publication_before_postgresql_15() -> None:
+    """Its catalog names no columns: all of a table are published."""
+    tables = {name: {"columns": None, "filter": None} for name in TABLES}
+    old = examination._publication((True, True, True, True, True, True, tables))
+    assert judge(replace(SOUND, publication=old, version=140_000)) == []
 
 
 def test_index_that_holds_the_user_will_do() -> None:
