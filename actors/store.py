@@ -19,19 +19,21 @@ import lmdb
 import msgspec
 
 from kycache.model.change import Change, Item, Poison, Scope
+from kycache.model.errors import HaltShard
 from kycache.model.render import Renderer
 from kycache.model.view import View
 
 from .checked import Held, mark_of, vouch
 from .directory import Doubt
 from .environment import Environments, check_before_mapping, grow_ahead
-from .fold import Fold, HaltShard, sweep_spared
+from .fold import Fold
 from .freshness import CLOCK_SKEW_S
 from .meta import check_identity, read_state, write_identity, write_state
 from .open_reads import OpenRead, OpenReads, ReadHeldOpen
 from .order_writer import OrderWriter
 from .quarantine import Quarantined
 from .state import Identity, Position, ShardState
+from .timeline import sweep_spared
 from .turn import Turn
 from .work import Work
 
@@ -195,7 +197,7 @@ class Store:
         if self.oldest_read is not None and self.oldest_read.excessive:
             raise ReadHeldOpen(self.oldest_read)
         grow_ahead(self._environment)
-        self._fold.clock_ms = int((self._clock() + CLOCK_SKEW_S) * 1000)
+        self._fold.timeline.clock_ms = int((self._clock() + CLOCK_SKEW_S) * 1000)
         txn: lmdb.Transaction[bytes] = self._environment.begin(write=True)
         try:
             with self._turn.taken():

@@ -11,10 +11,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from kycache.model.errors import KycacheError, Refused, Unreachable, whereabouts
+from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable, whereabouts
 
 from .files import Report, ShardFolder, ShardLock, holder_name
-from .fold import HaltShard
 from .shard import Batch, Opened, ShardActor
 from .store import Fence
 

@@ -25,10 +25,9 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
-from kycache.actors.fold import HaltShard
 from kycache.actors.shard import Batch
 from kycache.actors.turn import Turn
-from kycache.model.errors import Refused
+from kycache.model.errors import HaltShard, Refused
 from kycache.model.partition import KeyForm
 from kycache.model.view import View
 

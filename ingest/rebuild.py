@@ -18,10 +18,9 @@ from kycache.actors.checked import Checker
 from kycache.actors.directory import DataDirectory, Node
 from kycache.actors.environment import DamagedFile, Environments
 from kycache.actors.files import ShardFolder
-from kycache.actors.fold import HaltShard
 from kycache.actors.state import Identity, Position
 from kycache.actors.store import FORMAT, create_store
-from kycache.model.errors import Refused
+from kycache.model.errors import HaltShard, Refused
 from kycache.model.view import View
 
 from .settings import KafkaSettings

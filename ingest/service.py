@@ -13,14 +13,13 @@ from kycache.actors.checked import Checker
 from kycache.actors.directory import DataDirectory, Node, slot
 from kycache.actors.environment import DamagedFile, Environments
 from kycache.actors.files import ShardFolder
-from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import SOURCE_REMEDY
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.state import Identity
 from kycache.actors.store import FORMAT, Store
 from kycache.actors.supervisor import ShardHolder
 from kycache.actors.turn import Turn
-from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
 from .bring import bring

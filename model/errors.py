@@ -50,3 +50,12 @@ def whereabouts(error: BaseException) -> str:
         f"{frame.f_code.co_name} {frame.f_code.co_filename}:{line}" for frame, line in walk_tb(error.__traceback__)
     ]
     return " < ".join((type(error).__name__, *reversed(frames)))
+
+
+class HaltShard(Exception):
+    """The item must not be applied and nothing behind it either: what, which, and what next."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem}; {remedy}")
+        self.problem = problem
+        self.remedy = remedy

@@ -4,9 +4,11 @@ from collections.abc import Callable
 
 import pytest
 
-from kycache.actors.fold import Fold, HaltShard, Mark, Outcome, Verdict, sweep_spared
+from kycache.actors.fold import Fold, Outcome, Verdict
 from kycache.actors.state import Position, ShardState
+from kycache.actors.timeline import Mark, sweep_spared
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Snapshot, Truncate
+from kycache.model.errors import HaltShard
 from kycache.model.partition import partition_of
 from kycache.model.profile import SUSPICIONS_MAX, Profile
 from kycache.model.values import Absent, Value

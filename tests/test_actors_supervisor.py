@@ -17,13 +17,12 @@ from waiting import until
 
 from kycache.actors import supervisor
 from kycache.actors.files import holder_name
-from kycache.actors.fold import HaltShard
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
-from kycache.model.errors import Refused, Unreachable
+from kycache.model.errors import HaltShard, Refused, Unreachable
 
 VIEW = default_view()
 WAIT_S = 10.0

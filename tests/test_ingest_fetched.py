@@ -16,12 +16,12 @@ from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
 
-from kycache.actors.fold import HaltShard
 from kycache.actors.turn import Turn
 from kycache.ingest.consumer import ConsumerThread, _Session
 from kycache.ingest.fetched import Fetched, PartitionRecords
 from kycache.ingest.settings import KafkaSettings
 from kycache.model.definition import default_view
+from kycache.model.errors import HaltShard
 
 TP = TopicPartition("kyc.changes", 3)
 EPOCH = 7

@@ -16,7 +16,6 @@ from waiting import until
 from kycache.actors.building import may_serve, take_over_when_due
 from kycache.actors.checked import MARK
 from kycache.actors.directory import DataDirectory, Doubt, Node
-from kycache.actors.fold import HaltShard
 from kycache.actors.freshness import Limits, Standing, concerns
 from kycache.actors.router import Router
 from kycache.actors.shard import Batch, Opened
@@ -29,7 +28,7 @@ from kycache.ingest.rebuild import check_log, start_over
 from kycache.ingest.topic import Topic
 from kycache.model.change import Item
 from kycache.model.definition import default_view, load_view
-from kycache.model.errors import Refused
+from kycache.model.errors import HaltShard, Refused
 
 VIEW = default_view()
 WAIT_S = 20.0

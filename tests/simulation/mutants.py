@@ -64,14 +64,14 @@ MUTANTS = (
     ),
     Mutant(
         "snapshot-moves-the-watermark",
-        "actors/fold.py",
+        "actors/timeline.py",
         "                self._enter_whole_snapshot(state, offset, origin.lsn)\n",
         "                self._enter_whole_snapshot(state, offset, origin.lsn)\n"
         "                state.watermark = max(state.watermark, origin.lsn)\n",
     ),
     Mutant(
         "incremental-sweeps",
-        "actors/fold.py",
+        "actors/timeline.py",
         "            if origin.snapshot is Snapshot.WHOLE:\n                self._enter_whole",
         "            if True:\n                self._enter_whole",
     ),
@@ -91,7 +91,7 @@ MUTANTS = (
         "            or precedes_snapshot(state, change.origin)\n",
         "",
     ),
-    Mutant("nothing-is-swept", "actors/fold.py", "        if not state.unswept:\n", "        if True:\n"),
+    Mutant("nothing-is-swept", "actors/timeline.py", "    if not state.unswept:\n", "    if True:\n"),
     Mutant(
         "truncate-drops-nothing",
         "actors/fold.py",
@@ -102,7 +102,7 @@ MUTANTS = (
     Mutant("gap-is-taken", "actors/shard.py", "if batch.begins != self._next:", "if False:", EARLY),
     Mutant(
         "ready-too-early",
-        "actors/fold.py",
+        "actors/timeline.py",
         "        state.generation_offset = offset\n",
         "        state.generation_offset = offset\n        state.bootstrapped = state.from_start\n",
     ),
