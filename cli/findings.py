@@ -148,8 +148,11 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
             f"{', '.join(topic.foreign_members)}",
             "give this node a `[kafka] group` of its own, or let it share their data directory",
         )
-    if node is None or node.topic != name:
-        return
+    if node is not None and node.topic == name:
+        yield from _judge_home(topic, name, node)
+
+
+def _judge_home(topic: TopicFacts, name: str, node: Node) -> Iterator[Finding]:
     if node.shards != topic.partitions:
         yield Finding(
             "partitions",

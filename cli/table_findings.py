@@ -40,8 +40,8 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
     if facts is None:
         yield Finding(
             "tables",
-            f"table {name} does not exist, or its columns may not be seen by this role",
-            "mend `[view] file`, `[connector] schema` or the role's grants",
+            f"there is no table {name}; where it is a view, no changes of it come",
+            "mend `[view] file` or `[connector] schema`",
         )
         return
     if facts.heirs:
@@ -115,10 +115,12 @@ def _judge_keys(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]
     if {table.key, table.owner} <= facts.columns.keys() and not any(
         unique <= {table.key, table.owner} for unique in facts.unique
     ):
+        # Of a table that is partitioned by another column PostgreSQL can make no such index.
+        unique = "see that who writes keeps it so" if facts.partitioned else "add a unique index"
         yield Finding(
             "keys",
             f"no index keeps {table.key} of table {name} unique: of a user's rows that share it one is kept",
-            "mend the key in `[view] file`, or add a unique index",
+            f"mend the key in `[view] file`, or {unique}",
             WARNING,
         )
     owner = facts.columns.get(table.owner)
@@ -198,5 +200,6 @@ def _judge_role(name: str, facts: TableFacts, role: str) -> Iterator[Finding]:
             "role",
             f"row level security of table {name} may hide rows from Debezium's role {role!r}: a whole snapshot "
             "would leave them out without a word, and they be swept",
-            f'ALTER ROLE "{role}" BYPASSRLS; after a snapshot that was taken so, run `kycache rebuild --epoch`',
+            f'ALTER ROLE "{role}" BYPASSRLS, or CREATE POLICY kycache ON {name} FOR SELECT TO "{role}" '
+            "USING (true); after a snapshot that was taken so, run `kycache rebuild --epoch`",
         )

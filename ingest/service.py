@@ -137,9 +137,7 @@ class Ingest:
         holder = self.holders.get(partition)
         if holder is not None:
             holder.halt(error)
-            self._nursery.start_soon(
-                self._look_at_topic
-            )  # a topic that was made anew looks like a log that was cut
+            self._nursery.start_soon(self._look_at_topic)  # one that was made anew looks like a log that was cut
 
     async def _fill(self, shard: int) -> None:
         """Give a shard without a file one from elsewhere than the log, where there is one."""

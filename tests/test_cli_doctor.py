@@ -13,6 +13,7 @@ from kycache.actors.directory import FORMAT, Node
 from kycache.cli import examination, findings
 from kycache.cli.connector_findings import ConnectorFacts, TaskFailure, judge_connector
 from kycache.cli.findings import (
+    WARNING,
     Finding,
     LogFacts,
     PartitionFacts,
@@ -102,7 +103,7 @@ def test_sound_source() -> None:
         (
             replace(SOUND, tables={k: v for k, v in SOUND.tables.items() if k != "accounts"}),
             "tables",
-            "public.accounts does not exist",
+            "there is no table public.accounts",
         ),
         (replace(SOUND, publication=None), "publication", "publication 'kycache' does not exist"),
         (
@@ -147,6 +148,13 @@ def test_publication_before_postgresql_15() -> None:
     tables = {name: {"columns": None, "filter": None} for name in TABLES}
     old = examination._publication((True, True, True, True, True, True, tables))
     assert judge(replace(SOUND, publication=old, version=140_000)) == []
+
+
+def test_a_table_partitioned_by_time() -> None:
+    """PostgreSQL keeps its key unique together with the time only: nobody is told to make another index."""
+    (found,) = judge(with_table(partitioned=True, unique=(frozenset({"account_id", "opened_at"}),)))
+    assert (found.check, found.severity) == ("keys", WARNING)
+    assert "index" not in found.remedy
 
 
 def test_index_that_holds_the_user_will_do() -> None:
