@@ -124,7 +124,7 @@ async def _ingest(
 ) -> None:
     gc.set_threshold(GC_NEW_OBJECTS)
     # Imported in the services: Kafka's client and Quart take their time, and `status` needs neither.
-    from kycache.ingest.service import run_ingest
+    from kycache.ingest.process import run_ingest
     from kycache.snapshots.schedule import take_snapshots
     from kycache.snapshots.scratch import sweep
 
