@@ -97,4 +97,4 @@ def write_report(directory: DataDirectory, report: SnapshotReport) -> None:
     try:
         write_whole(path, msgspec.json.encode(report))
     except OSError as error:
-        raise Refused(f"{path} cannot be written: {error.strerror}", "make room there") from None
+        raise Refused(f"{path} cannot be written: {error.strerror}", "make room, or grant access to it") from None

@@ -288,18 +288,19 @@ END
 
 
 def _publication(tables: list[str], settings: ConnectorSettings) -> str:
-    name = _quoted(settings.publication)
+    name, there = _quoted(settings.publication), _literal(settings.publication)
     listed = ", ".join(_qualified(settings, table) for table in tables)
     # Partitioned tables would otherwise come as one topic per partition, which the router does not know.
     options = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
     body = (
         "BEGIN "
-        f"IF EXISTS (SELECT FROM pg_publication WHERE pubname = {_literal(settings.publication)}) THEN "
+        f"IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {there}) THEN "
+        f"CREATE PUBLICATION {name} FOR TABLE {listed}; "
+        # One of all tables has these, and PostgreSQL lets none be named.
+        f"ELSIF NOT (SELECT puballtables FROM pg_publication WHERE pubname = {there}) THEN "
         f"ALTER PUBLICATION {name} SET TABLE {listed}; "
-        f"ALTER PUBLICATION {name} SET ({options}); "
-        "ELSE "
-        f"CREATE PUBLICATION {name} FOR TABLE {listed} WITH ({options}); "
         "END IF; "
+        f"ALTER PUBLICATION {name} SET ({options}); "
         # Since 18 a table under FULL whose generated columns are not published refuses UPDATE and DELETE.
         "IF current_setting('server_version_num')::int >= 180000 THEN "
         f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored); "
