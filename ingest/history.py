@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+import trio
 
 from kycache.actors.directory import NO_SHARD, DataDirectory, Doubt
 from kycache.actors.files import write_whole
 from kycache.actors.freshness import CUT_OFF
-from kycache.model.errors import ConfigurationError, Unreachable
+from kycache.model.errors import ConfigurationError, KycacheError, Unreachable
 from kycache.model.lsn import format_lsn, parse_lsn
 
 if TYPE_CHECKING:
@@ -31,6 +32,10 @@ FILE = "source.json"
 
 ANSWER_WAIT_S = 5
 """For the source to answer; a question of milliseconds."""
+
+AWAY_LOOK_S = 0.5
+"""Between two looks at a source that does not answer: one that was set back is told by where its log ends, and that
+only until it has come as far again."""
 
 _LOOK = """
 SELECT system_identifier::text, pg_is_in_recovery(),
@@ -132,7 +137,7 @@ def look(dsn: str, timeline: int | None) -> Found:
     import psycopg  # only where a source is configured
 
     try:
-        with psycopg.connect(dsn, connect_timeout=ANSWER_WAIT_S, autocommit=True) as database:
+        with connect(dsn) as database:
             database.execute("SELECT set_config('statement_timeout', %s, false)", [f"{ANSWER_WAIT_S}s"])
             row = database.execute(_LOOK).fetchone()
             assert row is not None
@@ -149,9 +154,41 @@ def look(dsn: str, timeline: int | None) -> Found:
             f"the role of `[source] dsn` may not look: {error.diag.message_primary}", "grant it EXECUTE there"
         ) from None
     except psycopg.Error as error:
-        raise Unreachable(
-            f"the source does not answer: {type(error).__name__}", "check `[source] dsn` and that PostgreSQL runs"
-        ) from None
+        raise _away(error) from None
+
+
+def connect(dsn: str) -> "Connection":
+    """A connection to the source. Blocking.
+
+    Raises:
+        Unreachable: it does not answer.
+    """
+    import psycopg
+
+    try:
+        return psycopg.connect(dsn, connect_timeout=ANSWER_WAIT_S, autocommit=True)
+    except psycopg.Error as error:
+        raise _away(error) from None
+
+
+def _away(error: Exception) -> Unreachable:
+    return Unreachable(
+        f"the source does not answer: {type(error).__name__}", "check `[source] dsn` and that PostgreSQL runs"
+    )
+
+
+async def until_next_look(dsn: str, usual_s: float) -> None:
+    """Wait as long as usual, or until the source's server ends: what starts in its place may be an older one."""
+    with trio.move_on_after(usual_s):
+        try:
+            connection = await trio.to_thread.run_sync(connect, dsn, abandon_on_cancel=True)
+        except KycacheError:
+            await trio.sleep(AWAY_LOOK_S)
+            return
+        try:
+            await trio.lowlevel.wait_readable(connection.fileno())  # it asks nothing, so nothing comes but the end
+        finally:
+            connection.close()
 
 
 def _forks(database: "Connection", timeline: int) -> tuple[tuple[int, int], ...] | None:

@@ -24,7 +24,7 @@ from kycache.model.view import View
 
 from .bring import bring
 from .consumer import HINT_INTERVAL_S, ConsumerThread
-from .history import compare
+from .history import compare, until_next_look
 from .rebuild import another_topic, check_partitions, log_cut, start_over
 from .settings import KafkaSettings
 from .topic import describe_topic
@@ -259,7 +259,7 @@ class Ingest:
                 for shard, holder in self.holders.items() if reason else ():
                     if holder.halted is None:
                         holder.halt(HaltShard(f"shard {shard}: {reason}", SOURCE_REMEDY))
-            await trio.sleep(LOOK_S)
+            await until_next_look(dsn, LOOK_S)
 
     async def hint_positions(self) -> None:
         """Tell the group how far the stores are, for lag tools."""

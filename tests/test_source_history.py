@@ -8,14 +8,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import trio
 from test_doctor_sources import Cluster
+from waiting import until
 
 from kycache.actors.directory import NO_SHARD, DataDirectory, Doubt
 from kycache.actors.freshness import SOURCE_REMEDY, Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.demo import postgres
 from kycache.demo.children import stopping
-from kycache.ingest.history import Found, Known, compare, look, moved
+from kycache.ingest.history import Found, Known, compare, look, moved, until_next_look
 from kycache.model.definition import default_view
 from kycache.model.errors import Unreachable
 from kycache.model.lsn import parse_lsn
@@ -109,6 +111,29 @@ def test_a_backup_put_back(cluster: Cluster, tmp_path: Path) -> None:
     assert (doubt.kind, doubt.shard) == ("stale", NO_SHARD)
     assert compare(dsn, directory, 1, 0) == ""  # an epoch begins with whatever there is
     assert compare(dsn, directory, 1, end_of_log(cluster)) == ""
+
+
+async def test_a_server_that_ends_is_looked_at_at_once(cluster: Cluster) -> None:
+    """What starts in its place may have come as far as what was read before the next look, and looks well then."""
+    over = trio.Event()
+
+    async def look() -> None:
+        await until_next_look(cluster.settings.dsn, 600)
+        over.set()
+
+    def others() -> int:
+        with psycopg.connect(cluster.settings.dsn) as db:
+            row = db.execute("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend'")
+            return int((row.fetchone() or (0,))[0]) - 1
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(look)
+            await until(lambda: others() == 1)
+            assert not over.is_set()
+            await trio.to_thread.run_sync(cluster.server.stop)
+            await over.wait()
+        await until_next_look(cluster.settings.dsn, 600)  # nobody there: again at once
 
 
 def test_a_standby_that_took_over(cluster: Cluster, tmp_path: Path) -> None:
