@@ -34,7 +34,7 @@ ANSWER_WAIT_S = 5
 """For the source to answer; a question of milliseconds."""
 
 AWAY_LOOK_S = 0.5
-"""Between two looks at a source that does not answer: one that was set back is told by where its log ends, and that
+"""Between two looks at a source that is away: one that was set back is told by where its log ends, and that
 only until it has come as far again."""
 
 _LOOK = """
