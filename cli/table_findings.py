@@ -64,7 +64,7 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
     yield from _judge_keys(name, table, facts)
     yield from _judge_identity(name, table, facts)
     yield from _judge_trigger(name, facts, body)
-    yield from _judge_generated(name, facts, source)
+    yield from _judge_generated(name, table, facts, source)
     yield from _judge_role(name, facts, source.role)
 
 
@@ -166,22 +166,36 @@ def _judge_trigger(name: str, facts: TableFacts, body: str) -> Iterator[Finding]
         )
 
 
-def _judge_generated(table: str, facts: TableFacts, source: SourceFacts) -> Iterator[Finding]:
-    """Since PostgreSQL 18 a table under FULL refuses UPDATE and DELETE for columns that are not published."""
-    if source.version < 180_000 or facts.identity != "f" or source.publication is None:
+def _judge_generated(name: str, table: Table, facts: TableFacts, source: SourceFacts) -> Iterator[Finding]:
+    """No change carries virtual columns, nor stored ones before PostgreSQL 18; since then a table under FULL
+    refuses UPDATE and DELETE instead."""
+    if source.publication is None:
         return
-    if virtual := sorted(name for name, column in facts.columns.items() if column.generated == "v"):
+    virtual = sorted(column for column, there in facts.columns.items() if there.generated == "v")
+    stored = sorted(column for column, there in facts.columns.items() if there.generated == "s")
+    if source.version >= 180_000 and source.publication.generated:
+        stored = []  # these come
+    if source.version < 180_000 or facts.identity != "f":
+        if lost := sorted({column.name for column in table.columns} & {*virtual, *stored}):
+            yield Finding(
+                "generated columns",
+                f"columns of table {name} are generated ({', '.join(lost)}), and no change carries them: they "
+                "keep what a snapshot said",
+                "leave them out of `[view] file`, or let a trigger write them as plain columns; then run "
+                "`kycache rebuild --epoch`",
+            )
+        return
+    if virtual:
         yield Finding(
             "generated columns",
-            f"table {table} has virtual generated columns ({', '.join(virtual)}), which cannot be published: "
+            f"table {name} has virtual generated columns ({', '.join(virtual)}), which cannot be published: "
             "under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE and DELETE",
             "make them STORED, or give the table a replica identity by an index that holds the user id",
         )
-    stored = sorted(name for name, column in facts.columns.items() if column.generated == "s")
-    if stored and not source.publication.generated:
+    if stored:
         yield Finding(
             "generated columns",
-            f"the publication does not publish the generated columns of table {table} ({', '.join(stored)}): "
+            f"the publication does not publish the generated columns of table {name} ({', '.join(stored)}): "
             "under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE and DELETE",
             RUN_SQL,
         )

@@ -150,6 +150,22 @@ def test_publication_before_postgresql_15() -> None:
     assert judge(replace(SOUND, publication=old, version=140_000)) == []
 
 
+def test_generated_columns_of_the_view() -> None:
+    """Before PostgreSQL 18 no change carries them (seen on 17.7), virtual ones never."""
+    columns = dict(SOUND.tables["accounts"].columns)
+
+    def judged(generated: str, **changes: object) -> list[str]:
+        there = replace(columns["status"], generated=generated)
+        source = with_table(
+            columns={**columns, "status": there}, identity_columns={"user_id", "account_id"}, **changes
+        )
+        return [f.problem for version in (170_000, 180_000) for f in judge(replace(source, version=version))]
+
+    (before,) = judged("s")
+    assert before.startswith("columns of table public.accounts are generated (status), and no change carries them")
+    assert judged("v", identity="i") == [before, before]
+
+
 def test_a_table_partitioned_by_time() -> None:
     """PostgreSQL keeps its key unique together with the time only: nobody is told to make another index."""
     (found,) = judge(with_table(partitioned=True, unique=(frozenset({"account_id", "opened_at"}),)))
