@@ -10,6 +10,7 @@ source is configured it is asked: which cluster it is, on which timeline, and wh
                                          fork was read, which the timeline's history file tells
 """
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -180,15 +181,13 @@ def _away(error: Exception) -> Unreachable:
 async def until_next_look(dsn: str, usual_s: float) -> None:
     """Wait as long as usual, or until the source's server ends: what starts in its place may be an older one."""
     with trio.move_on_after(usual_s):
-        try:
+        with suppress(KycacheError):
             connection = await trio.to_thread.run_sync(connect, dsn, abandon_on_cancel=True)
-        except KycacheError:
-            await trio.sleep(AWAY_LOOK_S)
-            return
-        try:
-            await trio.lowlevel.wait_readable(connection.fileno())  # it asks nothing, so nothing comes but the end
-        finally:
-            connection.close()
+            try:
+                await trio.lowlevel.wait_readable(connection.fileno())  # it asks nothing: nothing comes but the end
+            finally:
+                connection.close()
+        await trio.sleep(AWAY_LOOK_S)  # also where something ends every session, or says something else at once
 
 
 def _forks(database: "Connection", timeline: int) -> tuple[tuple[int, int], ...] | None:

@@ -17,7 +17,7 @@ from kycache.actors.freshness import SOURCE_REMEDY, Limits, Standing, status
 from kycache.actors.state import Position, ShardState
 from kycache.demo import postgres
 from kycache.demo.children import stopping
-from kycache.ingest.history import Found, Known, compare, look, moved, until_next_look
+from kycache.ingest.history import AWAY_LOOK_S, Found, Known, compare, look, moved, until_next_look
 from kycache.model.definition import default_view
 from kycache.model.errors import Unreachable
 from kycache.model.lsn import parse_lsn
@@ -134,6 +134,14 @@ async def test_a_server_that_ends_is_looked_at_at_once(cluster: Cluster) -> None
             await trio.to_thread.run_sync(cluster.server.stop)
             await over.wait()
         await until_next_look(cluster.settings.dsn, 600)  # nobody there: again at once
+
+
+async def test_a_server_that_ends_every_session_is_not_asked_without_end(cluster: Cluster) -> None:
+    impatient = f"{cluster.settings.dsn}?options=-c%20idle_session_timeout%3D1"
+    began = trio.current_time()
+    with trio.fail_after(20):
+        await until_next_look(impatient, 600)
+    assert trio.current_time() - began >= AWAY_LOOK_S
 
 
 def test_a_standby_that_took_over(cluster: Cluster, tmp_path: Path) -> None:
