@@ -184,7 +184,7 @@ async def until_next_look(dsn: str, usual_s: float) -> None:
         with suppress(KycacheError):
             connection = await trio.to_thread.run_sync(connect, dsn, abandon_on_cancel=True)
             try:
-                await trio.lowlevel.wait_readable(connection.fileno())  # it asks nothing: nothing comes but the end
+                await trio.lowlevel.wait_readable(connection.fileno())  # nothing was asked: it is the end
             finally:
                 connection.close()
         await trio.sleep(AWAY_LOOK_S)  # also where something ends every session, or says something else at once
