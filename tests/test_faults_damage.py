@@ -104,7 +104,7 @@ def test_missing_cut_and_moved_files(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="is the manifest of"):
         read_back(stand, first.id)
     manifest.unlink()
-    with pytest.raises(Refused, match="is not in"):
+    with pytest.raises(Refused, match="holds no finished snapshot"):
         read_back(stand, first.id)
     stand.close()
 
