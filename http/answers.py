@@ -280,8 +280,7 @@ def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | An
 
 def _one_is_suspect(snapshots: Sequence[ShardSnapshot], rows: Sequence[Row]) -> bool:
     """Whether a row of the list is about a user of whom something could not be applied."""
-    users = [behind_order_bytes(key) for key, _ in rows]
-    return any(snapshot.suspects_one_of(users) for snapshot in snapshots)
+    return any(snapshot.suspects_one_of(behind_order_bytes(key) for key, _ in rows) for snapshot in snapshots)
 
 
 def _not_ready() -> Problem:
