@@ -12,19 +12,24 @@ from pathlib import Path
 
 import lmdb
 
+from kycache.actors.files.environment import (
+    Databases,
+    Environments,
+    begin_read,
+    check_before_mapping,
+    damage_remedy,
+)
+from kycache.actors.files.meta import check_identity, read_state
+from kycache.actors.files.quarantine import Quarantined, read_quarantine
+from kycache.actors.files.shard_folder import ShardFolder
+from kycache.actors.integrity.vouching import Unchecked, vouched
+from kycache.actors.order.layout import IndexDiffers
+from kycache.actors.order.views import OrderSnapshot
+from kycache.actors.rules.state import Identity, ShardState
+from kycache.actors.store.store import FORMAT
 from kycache.model.errors import Refused
 from kycache.model.profile import Profile, unpack_profile
 from kycache.model.view import View
-
-from .checked import Unchecked, vouched
-from .environment import Databases, Environments, begin_read, check_before_mapping, damage_remedy
-from .files import ShardFolder
-from .meta import check_identity, read_state
-from .order import IndexDiffers
-from .order_views import OrderSnapshot
-from .quarantine import Quarantined, read_quarantine
-from .state import Identity, ShardState
-from .store import FORMAT
 
 
 class NoStore(Refused):

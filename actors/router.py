@@ -6,6 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from kycache.actors.files.directory import DataDirectory, Doubt, Node
+from kycache.actors.files.environment import Environments
+from kycache.actors.generations.takeover import state_of
+from kycache.actors.integrity.vouching import Unchecked
+from kycache.actors.rules.freshness import Limits, ShardStatus, Standing, status
+from kycache.actors.rules.state import ShardState
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.values import (
@@ -18,13 +24,7 @@ from kycache.model.values import (
 )
 from kycache.model.view import Kind, View
 
-from .building import state_of
-from .checked import Unchecked
-from .directory import DataDirectory, Doubt, Node
-from .environment import Environments
-from .freshness import Limits, ShardStatus, Standing, status
 from .reader import Miss, NoStore, ShardReader, ShardSnapshot, refuse_unchecked, snapshots
-from .state import ShardState
 
 LOOK_INTERVAL_S = 0.004
 """How often waiters look for commits: a look costs a microsecond, a batch takes longer than this."""

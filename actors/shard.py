@@ -13,11 +13,10 @@ import lmdb
 import structlog
 import trio
 
+from kycache.actors.files.open_reads import LONG_READ_S, Reader, ReadHeldOpen
+from kycache.actors.rules.state import Position, ShardState
+from kycache.actors.store.store import Applied, Fence, Store
 from kycache.model.change import Beat, Change, Item
-
-from .open_reads import LONG_READ_S, Reader, ReadHeldOpen
-from .state import Position, ShardState
-from .store import Applied, Fence, Store
 
 MAILBOX_ITEMS_MAX = 20_000
 """Items waiting for one shard: half a second of work, some 20 MB; past it the partition is paused."""

@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
+from kycache.actors.files.shard_folder import Report, ShardFolder, ShardLock, holder_name
+from kycache.actors.store.store import Fence
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable, whereabouts
 
-from .files import Report, ShardFolder, ShardLock, holder_name
 from .shard import Batch, Opened, ShardActor
-from .store import Fence
 
 RESTARTS_MAX = 5
 """Unexpected failures within `RESTARTS_WINDOW_S` after which a shard is halted instead of tried again."""

@@ -30,12 +30,12 @@ from pathlib import Path
 
 import report
 
-from kycache.actors.directory import DataDirectory
-from kycache.actors.environment import Environments
-from kycache.actors.state import Identity, Position
-from kycache.actors.store import FORMAT, Fence, Store, create_store
-from kycache.demo.people import Person, people
-from kycache.demo.ports import free_ports
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.environment import Environments
+from kycache.actors.rules.state import Identity, Position
+from kycache.actors.store.store import FORMAT, Fence, Store, create_store
+from kycache.demo.population.people import Person, people
+from kycache.demo.servers.ports import free_ports
 from kycache.model.change import Beat, Change, Item, Origin, Snapshot
 from kycache.model.definition import default_view
 from kycache.model.partition import partition_of

@@ -30,7 +30,7 @@ from urllib.parse import urlsplit
 import psycopg
 import report
 
-from kycache.demo.ports import free_ports
+from kycache.demo.servers.ports import free_ports
 
 ROWS_PER_COMMIT = 10
 """Statements of one transaction: with one each, the source's own fsyncs would be what is measured."""

@@ -26,7 +26,7 @@ import report
 from topic import LOOK_S, PARTITIONS, TOPIC, broker, end_offsets, held, positions, produce
 from traffic import Traffic
 
-from kycache.demo.ports import free_ports
+from kycache.demo.servers.ports import free_ports
 
 QUIX = "Quix Streams (RocksDB)"
 HERE = Path(__file__).parent

@@ -26,9 +26,10 @@ from typing import Any
 import lmdb
 import report
 
-from kycache.actors import order_check, order_reader
-from kycache.actors.order import Entry, Where
-from kycache.actors.order_writer import OrderWriter
+from kycache.actors.order import reader as order_reader
+from kycache.actors.order import recount as order_check
+from kycache.actors.order.layout import Entry, Where
+from kycache.actors.order.writer import OrderWriter
 
 SEED = 20261124
 PAGE_SIZE = 50

@@ -28,11 +28,11 @@ import order_index
 import psycopg
 import report
 
-from kycache.actors import order_reader
-from kycache.actors.order import Entry, Where
-from kycache.demo import postgres
-from kycache.demo.children import stopping
-from kycache.demo.ports import free_ports
+from kycache.actors.order import reader as order_reader
+from kycache.actors.order.layout import Entry, Where
+from kycache.demo.servers import postgres
+from kycache.demo.servers.children import stopping
+from kycache.demo.servers.ports import free_ports
 
 SIZE = 50
 PAGES = (1, 10, 100, 1_000, 10_000)

@@ -29,22 +29,22 @@ from typing import Any
 
 import report
 
-from kycache.actors.checked import Checker
-from kycache.actors.directory import DataDirectory
-from kycache.actors.environment import Environments
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.environment import Environments
+from kycache.actors.integrity.vouching import Checker
 from kycache.actors.reader import ShardReader
-from kycache.actors.state import Position
-from kycache.actors.store import FORMAT, Fence, Identity, Store, create_store
-from kycache.demo.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
-from kycache.ingest.decode import Record, RecordDecoder
+from kycache.actors.rules.state import Position
+from kycache.actors.store.store import FORMAT, Fence, Identity, Store, create_store
+from kycache.demo.population.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
+from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.render import Renderer
 from kycache.model.values import uuid_bytes
-from kycache.snapshots import stores
-from kycache.snapshots.fetch import fetch
-from kycache.snapshots.keys import keys_of
-from kycache.snapshots.settings import SnapshotSettings
+from kycache.snapshots.storage import stores
+from kycache.snapshots.storage.fetch import fetch
+from kycache.snapshots.storage.keys import keys_of
+from kycache.snapshots.storage.settings import SnapshotSettings
 from kycache.snapshots.take import Taker
 
 VIEW = default_view()

@@ -12,14 +12,14 @@ from kafka.admin import NewTopic
 from kafka.errors import KafkaError
 from traffic import Sent
 
-from kycache.actors.directory import DataDirectory
-from kycache.actors.environment import Environments
-from kycache.actors.freshness import Limits
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.environment import Environments
 from kycache.actors.router import Router
-from kycache.demo import apache
-from kycache.demo.layout import Layout, Ports
-from kycache.demo.ports import free_ports
-from kycache.demo.postgres import new_password
+from kycache.actors.rules.freshness import Limits
+from kycache.demo.servers import apache
+from kycache.demo.servers.layout import Layout, Ports
+from kycache.demo.servers.ports import free_ports
+from kycache.demo.servers.postgres import new_password
 from kycache.model.definition import default_view
 
 PARTITIONS = 4

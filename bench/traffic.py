@@ -1,7 +1,7 @@
 """Debezium's records of a busy source, for the benches: a whole snapshot, then changes of all three tables.
 
-Not a model of Postgres (tests/fake_source.py is one): every event is true to the rows before it, transactions do
-not interleave. 20 % of the users draw 80 % of the changes. Everything follows from the seed.
+Not a model of Postgres (tests/support/pipeline/fake_source.py is one): every event is true to the rows before
+it, transactions do not interleave. 20 % of the users draw 80 % of the changes. Everything follows from the seed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from kycache.demo.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
+from kycache.demo.population.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
 from kycache.model.connector import beat_keys
 from kycache.model.partition import partition_of
 

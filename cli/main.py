@@ -15,20 +15,19 @@ from typing import Annotated
 
 import typer
 
+from kycache.cli.commands.compact import compact
+from kycache.cli.commands.connector import connector
+from kycache.cli.commands.demo import demo
+from kycache.cli.commands.quarantine import app as quarantine
+from kycache.cli.commands.rebuild import rebuild
+from kycache.cli.commands.restore import restore
+from kycache.cli.commands.service import ingest, node, web
+from kycache.cli.commands.snapshot import app as snapshot
+from kycache.cli.commands.status import status
+from kycache.cli.doctor.command import doctor
+from kycache.cli.settings.invocation import Invocation
+from kycache.cli.settings.loading import CONFIG_VARIABLE
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
-
-from .compact import compact
-from .connector import connector
-from .demo import demo
-from .doctor import doctor
-from .invocation import Invocation
-from .quarantine import app as quarantine
-from .rebuild import rebuild
-from .restore import restore
-from .service import ingest, node, web
-from .settings import CONFIG_VARIABLE
-from .snapshot import app as snapshot
-from .status import status
 
 SIGNAL_EXIT = 128
 """Shells say how a process ended by a signal by this and the signal's number."""

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from .layout import TOPIC, Layout
-from .ports import HOST
+from kycache.demo.servers.layout import TOPIC, Layout
+from kycache.demo.servers.ports import HOST
 
 FILE_NAME = "kycache.toml"
 GROUP = "kycache"

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from kycache.demo.servers import loopback
 from kycache.model.errors import ConfigurationError
-
-from . import loopback
 
 FRESH_S = 5.0
 """Ten beats; less than any start takes, so that an earlier start's last beat is never taken for a new one."""

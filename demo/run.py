@@ -14,19 +14,20 @@ from types import FrameType
 
 import psycopg
 
+from kycache.demo.population import people
+from kycache.demo.population.writes import keep_writing
+from kycache.demo.servers import postgres
+from kycache.demo.servers.children import POLL_S, Child, Program, stopping
+from kycache.demo.servers.layout import TOPIC
+from kycache.demo.servers.ports import HOST
+from kycache.demo.servers.stack import Kind, Stack, open_stack
 from kycache.model.definition import default_view
 from kycache.model.errors import ConfigurationError, Unreachable
 
-from . import people, postgres
-from .children import POLL_S, Child, Program, stopping
 from .configuration import write_configuration
-from .layout import TOPIC
-from .ports import HOST
 from .progress import Narrator
 from .readiness import ReadyFacts, held_users, is_ready, listed_users, write_ready_file
-from .stack import Kind, Stack, open_stack
 from .workspace import Workspace, open_workspace
-from .writes import keep_writing
 
 USERS_DEFAULT = 10_000
 READY_TIMEOUT_BASE_S = 180.0

@@ -12,12 +12,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from kycache.demo.servers.layout import Layout, Ports
+from kycache.demo.servers.ports import claim, free_ports, http_port, is_free
+from kycache.demo.servers.postgres import new_password
+from kycache.demo.servers.stack import Kind
 from kycache.model.errors import ConfigurationError, Refused
-
-from .layout import Layout, Ports
-from .ports import claim, free_ports, http_port, is_free
-from .postgres import new_password
-from .stack import Kind
 
 MEMORY = "demo.json"
 LOCK = "demo.lock"

@@ -6,17 +6,17 @@ from contextlib import asynccontextmanager, suppress
 import structlog
 import trio
 
-from kycache.actors.checked import Checker
-from kycache.actors.directory import DataDirectory, Node, slot
-from kycache.actors.environment import Environments
-from kycache.actors.files import ShardFolder
+from kycache.actors.files.directory import DataDirectory, Node, slot
+from kycache.actors.files.environment import Environments
+from kycache.actors.files.shard_folder import ShardFolder
+from kycache.actors.integrity.vouching import Checker
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.topic import describe_topic
+from kycache.ingest.remedies.control import Worker, serve_control
 from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
 
-from .control import Worker, serve_control
 from .service import Ingest, WarmStart
-from .settings import KafkaSettings
-from .topic import describe_topic
 
 log = structlog.get_logger()
 

@@ -8,26 +8,26 @@ from typing import TypeVar
 import structlog
 import trio
 
-from kycache.actors.building import take_over_when_due
-from kycache.actors.checked import Checker
-from kycache.actors.directory import DataDirectory, Node
-from kycache.actors.environment import DamagedFile, Environments
-from kycache.actors.files import ShardFolder
-from kycache.actors.freshness import SOURCE_REMEDY
+from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.environment import DamagedFile, Environments
+from kycache.actors.files.shard_folder import ShardFolder
+from kycache.actors.generations.takeover import take_over_when_due
+from kycache.actors.integrity.vouching import Checker
+from kycache.actors.rules.freshness import SOURCE_REMEDY
+from kycache.actors.rules.state import Identity
 from kycache.actors.shard import Batch, Opened
-from kycache.actors.state import Identity
-from kycache.actors.store import FORMAT, Store
+from kycache.actors.store.store import FORMAT, Store
+from kycache.actors.store.turn import Turn
 from kycache.actors.supervisor import ShardHolder
-from kycache.actors.turn import Turn
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.thread import HINT_INTERVAL_S, ConsumerThread
+from kycache.ingest.consuming.topic import describe_topic
+from kycache.ingest.remedies.bring import bring
+from kycache.ingest.remedies.rebuild import another_topic, check_partitions, log_cut, start_over
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable
 from kycache.model.view import View
 
-from .bring import bring
-from .consumer import HINT_INTERVAL_S, ConsumerThread
 from .history import compare, until_next_look
-from .rebuild import another_topic, check_partitions, log_cut, start_over
-from .settings import KafkaSettings
-from .topic import describe_topic
 
 REVOKE_WAIT_S = 5.0
 """How long a rebalance waits for a shard's batch in hand: half the session, so the member is not thrown out."""

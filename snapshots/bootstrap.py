@@ -21,14 +21,14 @@ import msgspec
 import structlog
 import trio
 
-from kycache.actors.directory import DataDirectory
-from kycache.actors.files import Report, holder_name
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.shard_folder import Report, holder_name
 from kycache.model.errors import Refused
 from kycache.model.view import View
+from kycache.snapshots.storage.settings import SnapshotSettings
 
 from .home import home_facts
 from .plan import HomeFacts, TopicFacts
-from .settings import SnapshotSettings
 
 AT_ONCE = 2
 """Shards that are fetched at a time: each keeps a core and a line busy, and those that run need some too."""

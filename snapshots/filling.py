@@ -16,17 +16,17 @@ from typing import Any
 
 import msgspec
 
-from kycache.actors.directory import DataDirectory
+from kycache.actors.files.directory import DataDirectory
 from kycache.model.errors import KycacheError, Refused, Unreachable, whereabouts
+from kycache.snapshots.storage.keys import Keys, keys_of
+from kycache.snapshots.storage.listing import Condition, newest_first
+from kycache.snapshots.storage.manifest import MANIFEST
+from kycache.snapshots.storage.settings import NICENESS
+from kycache.snapshots.storage.stores import Store
 
 from .bootstrap import Brought, Failed, Job, Nothing, Skips, Takes, Word
-from .keys import Keys, keys_of
-from .listing import Condition, newest_first
-from .manifest import MANIFEST
 from .plan import passed_over, step_of
 from .restore import bring_back
-from .settings import NICENESS
-from .stores import Store
 
 
 def fill(job: Job) -> Iterator[Word]:

@@ -4,9 +4,9 @@ import shutil
 
 import msgspec
 
-from kycache.actors.directory import DataDirectory, Node
+from kycache.actors.files.directory import DataDirectory, Node
+from kycache.snapshots.storage.manifest import Manifest, ShardEntry
 
-from .manifest import Manifest, ShardEntry
 from .plan import HomeFacts, newest_epoch
 
 

@@ -4,8 +4,8 @@ import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from kycache.actors.directory import DataDirectory
-from kycache.actors.files import holder_name
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.shard_folder import holder_name
 from kycache.model.errors import Refused
 
 

@@ -10,7 +10,7 @@ for.
 from time import monotonic, sleep
 from typing import NamedTuple
 
-from kycache.actors.directory import DataDirectory
+from kycache.actors.files.directory import DataDirectory
 from kycache.model.errors import Refused
 
 HELD_WAIT_S = 30.0

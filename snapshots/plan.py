@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kycache.model.errors import Refused
-
-from .manifest import Manifest, ShardEntry
+from kycache.snapshots.storage.manifest import Manifest, ShardEntry
 
 
 class TopicFacts(NamedTuple):

@@ -10,12 +10,11 @@ from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from kycache.model.errors import Refused
-
-from . import manifest as manifests
-from .fetch import check_stored
-from .listing import Condition, Found
-from .manifest import Manifest, ShardEntry
-from .stores import Store
+from kycache.snapshots.storage import manifest as manifests
+from kycache.snapshots.storage.fetch import check_stored
+from kycache.snapshots.storage.listing import Condition, Found
+from kycache.snapshots.storage.manifest import Manifest, ShardEntry
+from kycache.snapshots.storage.stores import Store
 
 UNFINISHED_KEPT = timedelta(days=1)
 """An unfinished snapshot may be a run under way on another machine: no shard is copied for longer."""

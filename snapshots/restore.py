@@ -12,19 +12,19 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
-from kycache.actors.checked import FULL_WALK_BYTES_MAX, mark_of, vouch
-from kycache.actors.directory import DataDirectory
-from kycache.actors.state import ShardState
-from kycache.actors.walk import walk_in_child
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.integrity.child_walk import walk_in_child
+from kycache.actors.integrity.vouching import FULL_WALK_BYTES_MAX, mark_of, vouch
+from kycache.actors.rules.state import ShardState
 from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn
 from kycache.model.view import View
+from kycache.snapshots.storage.fetch import fetch
+from kycache.snapshots.storage.keys import Keys
+from kycache.snapshots.storage.manifest import Manifest, ReadFrom, ShardEntry
+from kycache.snapshots.storage.stores import Store
 
-from .fetch import fetch
 from .home import make_home
-from .keys import Keys
-from .manifest import Manifest, ReadFrom, ShardEntry
-from .stores import Store
 
 
 def bring_back(

@@ -16,12 +16,12 @@ from datetime import UTC, datetime, timedelta
 import structlog
 import trio
 
-from kycache.actors.directory import DataDirectory
-from kycache.actors.snapshot_report import SnapshotReport, failed, read_report
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.snapshot_report import SnapshotReport, failed, read_report
 from kycache.model.errors import Refused
+from kycache.snapshots.storage.settings import NICENESS
 
 from .lock import Busy, one_at_a_time
-from .settings import NICENESS
 
 JITTER = 0.1
 """Part of the interval by which each is moved at random: nodes that started together must not copy together."""

@@ -22,20 +22,20 @@ import lmdb
 import pyrage
 from backports.zstd import ZstdCompressor
 
-from kycache.actors.checked import vouched
-from kycache.actors.directory import DataDirectory, Node
-from kycache.actors.environment import Environments, begin_read, damage_remedy
-from kycache.actors.hot_copy import CopyLimits, copied_pages
-from kycache.actors.meta import read_identity, read_state
+from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.environment import Environments, begin_read, damage_remedy
+from kycache.actors.files.meta import read_identity, read_state
+from kycache.actors.generations.hot_copy import CopyLimits, copied_pages
+from kycache.actors.integrity.vouching import vouched
 from kycache.model.errors import Refused
+from kycache.snapshots.storage import manifest as manifests
+from kycache.snapshots.storage.keys import Keys
+from kycache.snapshots.storage.manifest import Manifest, ShardEntry
+from kycache.snapshots.storage.runs import Runs
+from kycache.snapshots.storage.settings import MIB, SnapshotSettings
+from kycache.snapshots.storage.stores import Store, Writer
 
-from . import manifest as manifests
-from .keys import Keys
-from .manifest import Manifest, ShardEntry
 from .placement import placement, stray
-from .runs import Runs
-from .settings import MIB, SnapshotSettings
-from .stores import Store, Writer
 
 AHEAD = 4
 """Pieces, of 1 MiB as a rule, that are copied and hashed while earlier ones are compressed and written: enough for

@@ -5,16 +5,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from kycache.actors.environment import DamagedFile
-from kycache.actors.walk import Facts, walk_in_child
+from kycache.actors.files.environment import DamagedFile
+from kycache.actors.integrity.child_walk import Facts, walk_in_child
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, Unreachable
 from kycache.model.view import View
+from kycache.snapshots.storage.fetch import fetch
+from kycache.snapshots.storage.keys import Keys
+from kycache.snapshots.storage.manifest import MANIFEST, Manifest, ReadFrom, ShardEntry
+from kycache.snapshots.storage.stores import Missing, Store
 
-from .fetch import fetch
-from .keys import Keys
-from .manifest import MANIFEST, Manifest, ReadFrom, ShardEntry
 from .scratch import scratch_folder
-from .stores import Missing, Store
 
 
 @dataclass(frozen=True, slots=True)

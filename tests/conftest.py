@@ -3,7 +3,13 @@
 import pytest
 from hypothesis import settings
 
-pytest_plugins = ["bucket", "captured", "command_line", "small_disk", "stack"]
+pytest_plugins = [
+    "support.bucket",
+    "support.command_line",
+    "support.pipeline.captured",
+    "support.pipeline.stack",
+    "support.small_disk",
+]
 
 # The same examples every time, and no verdict on a slow machine.
 settings.register_profile("kycache", derandomize=True, deadline=None)

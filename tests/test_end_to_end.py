@@ -13,17 +13,17 @@ from pathlib import Path
 
 import httpx
 import pytest
-from faults import seeds
-from freshness_checker import FreshnessChecker
-from list_comparison import ListComparison
-from running_demo import KYCACHE, RunningDemo, running_demo
-from sql_truth import SqlTruth, profile_differences, wait_fresh
-from stack import require_apache
-from waiting import wait_until
-from workload import Workload
+from support.faults import seeds
+from support.pipeline.freshness_checker import FreshnessChecker
+from support.pipeline.list_comparison import ListComparison
+from support.pipeline.running_demo import KYCACHE, RunningDemo, running_demo
+from support.pipeline.sql_truth import SqlTruth, profile_differences, wait_fresh
+from support.pipeline.stack import require_apache
+from support.pipeline.workload import Workload
+from support.waiting import wait_until
 
-from kycache.demo.ports import free_ports
-from kycache.demo.stack import Kind
+from kycache.demo.servers.ports import free_ports
+from kycache.demo.servers.stack import Kind
 
 USERS = 300
 

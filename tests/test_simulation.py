@@ -25,9 +25,9 @@ Each of these is put into the product by hand; `make mutants` does it and tells 
 from pathlib import Path
 
 import pytest
-from faults import seeds
 from simulation import mutants
 from simulation.schedule import run
+from support.faults import seeds
 
 SEEDS = seeds(100)
 """Some ten seconds of a core; thousands are for `make simulate`."""

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from sql_truth import SqlTruth
-from stack import PARTITIONS, Pipeline
+from support.pipeline.sql_truth import SqlTruth
+from support.pipeline.stack import PARTITIONS, Pipeline
 
-from kycache.demo.layout import CONNECTOR
+from kycache.demo.servers.layout import CONNECTOR
 from kycache.model.lsn import parse_lsn, parse_sequence
 from kycache.model.view import HEARTBEAT_TABLE
 

@@ -17,12 +17,12 @@ import psycopg
 from book import Capture
 from rows import fill
 from scenarios import SCENARIOS
-from stack import PARTITIONS, Pipeline, wait_streaming
+from support.pipeline.stack import PARTITIONS, Pipeline, wait_streaming
 
-from kycache.demo.layout import TOPIC, Layout, Ports
-from kycache.demo.ports import free_ports
-from kycache.demo.postgres import new_password
-from kycache.demo.stack import Kind, open_stack
+from kycache.demo.servers.layout import TOPIC, Layout, Ports
+from kycache.demo.servers.ports import free_ports
+from kycache.demo.servers.postgres import new_password
+from kycache.demo.servers.stack import Kind, open_stack
 from kycache.model.definition import default_view
 from kycache.model.view import HEARTBEAT_TABLE
 

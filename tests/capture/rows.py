@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 import psycopg
-from stack import PARTITIONS
+from support.pipeline.stack import PARTITIONS
 
 from kycache.model.partition import partition_of
 

@@ -32,7 +32,7 @@ from rows import (
     phone,
     user,
 )
-from stack import PARTITIONS
+from support.pipeline.stack import PARTITIONS
 
 LONG_S = 1.2
 """How long a transaction stays open among others: at least two beats pass."""

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from itertools import chain
 
-from .schedule import run
+from simulation.schedule import run
 
 CHUNK = 10
 """Seeds handed to a process at once."""

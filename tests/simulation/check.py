@@ -4,20 +4,19 @@ from bisect import bisect_left
 from itertools import product
 
 import msgspec
-from fake_source import REGIONS, STATUSES, FakeSource
+from support.pipeline.fake_source import REGIONS, STATUSES, FakeSource
 
-from kycache.actors.order_check import IndexDiffers, check
-from kycache.actors.order_reader import page, total
+from kycache.actors.order.reader import page, total
+from kycache.actors.order.recount import IndexDiffers, check
 from kycache.actors.reader import ShardSnapshot
-from kycache.actors.state import ShardState
+from kycache.actors.rules.state import ShardState
 from kycache.model.profile import Profile
 from kycache.model.render import Renderer
 from kycache.model.values import uuid_bytes
 from kycache.model.view import View
-
-from .log import Log
-from .model import ShardModel
-from .seams import Violation
+from simulation.log import Log
+from simulation.model import ShardModel
+from simulation.seams import Violation
 
 
 def require(holds: bool, what: str) -> None:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from fake_source import FakeSource, Sent
 from kafka import TopicPartition
-from shards import TOPIC
+from support.pipeline.fake_source import FakeSource, Sent
+from support.shards import TOPIC
 
 TIMESTAMP_MS = 1_795_000_000_000
 

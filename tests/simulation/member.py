@@ -8,19 +8,18 @@ from typing import Any, Protocol
 
 import trio
 from kafka import TopicPartition
-from shards import TOPIC
+from support.shards import TOPIC
 
-from kycache.actors.checked import Checker, mark_of, vouch, vouched
-from kycache.actors.directory import DataDirectory, Node
-from kycache.actors.environment import Environments, check_before_mapping
+from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.environment import Environments, check_before_mapping
+from kycache.actors.integrity.vouching import Checker, mark_of, vouch, vouched
 from kycache.actors.shard import Opened
-from kycache.ingest.consumer import _Listener, _Session
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.thread import _Listener, _Session
 from kycache.ingest.service import Ingest
-from kycache.ingest.settings import KafkaSettings
 from kycache.model.view import View
-
-from .log import Log, LogConsumer
-from .seams import Died, Fate, WatchedFence
+from simulation.log import Log, LogConsumer
+from simulation.seams import Died, Fate, WatchedFence
 
 SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
 POLL_RECORDS = (1, 2, 3, 5, 20, 100)

@@ -8,7 +8,7 @@ order, before the latest thing known of its row, its table or the whole shard ha
 from copy import copy
 from typing import NamedTuple
 
-from fake_source import Sent
+from support.pipeline.fake_source import Sent
 
 from kycache.model.change import Beat, Change, Item, Poison, Scope, Skip, Snapshot, Truncate
 from kycache.model.values import Absent

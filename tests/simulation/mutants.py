@@ -49,29 +49,29 @@ EARLY = Mutant(
 
 
 MUTANTS = (
-    Mutant("equal-is-dropped", "actors/fold.py", "version < stored)", "version <= stored)"),
+    Mutant("equal-is-dropped", "actors/rules/fold.py", "version < stored)", "version <= stored)"),
     Mutant(
         "lsn-is-not-compared",
-        "actors/fold.py",
+        "actors/rules/fold.py",
         "(stored is not None and version < stored)",
         "(stored is not None and version[:2] < stored[:2])",
     ),
     Mutant(
         "delete-leaves-no-marker",
-        "actors/fold.py",
+        "actors/rules/fold.py",
         "Row(version, None, change.origin.ts_ms)",
         "None",
     ),
     Mutant(
         "snapshot-moves-the-watermark",
-        "actors/timeline.py",
+        "actors/rules/timeline.py",
         "                self._enter_whole_snapshot(state, offset, origin.lsn)\n",
         "                self._enter_whole_snapshot(state, offset, origin.lsn)\n"
         "                state.watermark = max(state.watermark, origin.lsn)\n",
     ),
     Mutant(
         "incremental-sweeps",
-        "actors/timeline.py",
+        "actors/rules/timeline.py",
         "            if origin.snapshot is Snapshot.WHOLE:\n                self._enter_whole",
         "            if True:\n                self._enter_whole",
     ),
@@ -82,19 +82,24 @@ MUTANTS = (
         "size_bytes, last.next_offset + (len(items) > 20), last.leader_epoch",
     ),
     Mutant(
-        "status-is-not-counted", "actors/work.py", "if before != after:", "if (before is None) != (after is None):"
+        "status-is-not-counted",
+        "actors/store/batch.py",
+        "if before != after:",
+        "if (before is None) != (after is None):",
     ),
-    Mutant("fence-is-ignored", "actors/store.py", "            if self._closed:\n", "            if False:\n"),
+    Mutant(
+        "fence-is-ignored", "actors/store/store.py", "            if self._closed:\n", "            if False:\n"
+    ),
     Mutant(
         "before-the-snapshot-is-applied",
-        "actors/fold.py",
+        "actors/rules/fold.py",
         "            or precedes_snapshot(state, change.origin)\n",
         "",
     ),
-    Mutant("nothing-is-swept", "actors/timeline.py", "    if not state.unswept:\n", "    if True:\n"),
+    Mutant("nothing-is-swept", "actors/rules/timeline.py", "    if not state.unswept:\n", "    if True:\n"),
     Mutant(
         "truncate-drops-nothing",
-        "actors/fold.py",
+        "actors/rules/fold.py",
         "if t == table and r.version < version]",
         "if t == table and r.version < version and False]",
     ),
@@ -102,18 +107,18 @@ MUTANTS = (
     Mutant("gap-is-taken", "actors/shard.py", "if batch.begins != self._next:", "if False:", EARLY),
     Mutant(
         "ready-too-early",
-        "actors/timeline.py",
+        "actors/rules/timeline.py",
         "        state.generation_offset = offset\n",
         "        state.generation_offset = offset\n        state.bootstrapped = state.from_start\n",
     ),
-    Mutant("older-row-heals", "actors/fold.py", "!= (table, key) or s.version > version", "!= (table, key)"),
+    Mutant("older-row-heals", "actors/rules/fold.py", "!= (table, key) or s.version > version", "!= (table, key)"),
     Mutant(
         "former-key-stays",
-        "actors/fold.py",
+        "actors/rules/fold.py",
         "        self._row(state, Change(*about, change.former, None), profiles)\n",
         "",
     ),
-    Mutant("markers-are-dropped-early", "actors/store.py", "if not state.quarantined:", "if True:"),
+    Mutant("markers-are-dropped-early", "actors/store/store.py", "if not state.quarantined:", "if True:"),
 )
 
 

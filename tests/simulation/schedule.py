@@ -13,16 +13,15 @@ from unittest.mock import patch
 import structlog
 import structlog.testing
 import trio
-from fake_source import FakeSource, Sent
+from support.pipeline.fake_source import FakeSource, Sent
 
 from kycache.ingest import service
-from kycache.ingest.decode import Record
+from kycache.ingest.decoding.decode import Record
 from kycache.model.change import Poison
 from kycache.model.values import PLACEHOLDER
-
-from .member import Member
-from .seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
-from .world import DECODER, World, scratch
+from simulation.member import Member
+from simulation.seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
+from simulation.world import DECODER, World, scratch
 
 STEPS = (4, 16)
 """Things that happen in a history. Many short ones find more than a few long ones, and are easier to read."""

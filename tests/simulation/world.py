@@ -8,25 +8,24 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trio
-from fake_source import FakeSource, Sent
-from shards import TOPIC, TOPIC_ID
+from support.pipeline.fake_source import FakeSource, Sent
+from support.shards import TOPIC, TOPIC_ID
 
-from kycache.actors.checked import mark_of, vouch
-from kycache.actors.directory import DataDirectory
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.integrity.vouching import mark_of, vouch
 from kycache.actors.reader import ShardReader, snapshots
-from kycache.ingest import quarantine
-from kycache.ingest.decode import Record, RecordDecoder
-from kycache.ingest.topic import Topic
+from kycache.ingest.consuming.topic import Topic
+from kycache.ingest.decoding.decode import Record, RecordDecoder
+from kycache.ingest.remedies import quarantine
 from kycache.model.change import Change, Item
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused
 from kycache.model.view import View
-
-from .check import Promise, check_index, check_profile, check_sql, check_state, require
-from .log import TIMESTAMP_MS, Log
-from .member import SETTINGS, Member
-from .model import ShardModel, placed
-from .seams import Died, Fate, Violation
+from simulation.check import Promise, check_index, check_profile, check_sql, check_state, require
+from simulation.log import TIMESTAMP_MS, Log
+from simulation.member import SETTINGS, Member
+from simulation.model import ShardModel, placed
+from simulation.seams import Died, Fate, Violation
 
 VIEW = default_view()
 DECODER = RecordDecoder(VIEW)

@@ -1,0 +1,254 @@
+"""What `kycache doctor` looks at: the source and Kafka Connect, as plain facts. Decides nothing."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+from psycopg import sql
+
+from kycache.cli.settings.kafka_connect import KafkaConnect
+from kycache.model.connector import ConnectorSettings
+from kycache.model.errors import ConfigurationError, Unreachable
+from kycache.model.lsn import parse_lsn
+from kycache.model.view import View
+
+from .connector_rules import ConnectorFacts, TaskFailure
+from .source_facts import (
+    HEARTBEAT_COLUMNS,
+    ColumnFacts,
+    PublicationFacts,
+    PublishedFacts,
+    SlotFacts,
+    SourceFacts,
+    TableFacts,
+)
+
+SOURCE_WAIT_S = 5
+
+HEARTBEAT_ROWS_MAX = 100_000
+"""More rows than any topic has partitions: the table is another one that happens to bear the name."""
+
+EXCEPTIONS_MAX = 5
+"""Causes of a failed task that are named: the last one is what happened, the first ones who noticed."""
+
+_TABLES = """
+SELECT c.relname, c.relreplident,
+       (SELECT jsonb_object_agg(a.attname, jsonb_build_object(
+            'type', t.typname, 'generated', a.attgenerated, 'plain', t.typtype IN ('b', 'e'),
+            'nullable', NOT (a.attnotnull OR (SELECT typnotnull FROM pg_type WHERE oid = a.atttypid)),
+            -- as PostgreSQL packs what stands in the type's parentheses; a scale has a sign since version 15
+            'precision', CASE WHEN t.typname = 'timestamp' AND t.modifier >= 0 THEN t.modifier END,
+            'scale', CASE WHEN t.typname = 'numeric' AND t.modifier >= 0
+                          THEN ((((t.modifier - 4) & 2047) # 1024) - 1024) END,
+            'labels', ARRAY(SELECT e.enumlabel FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)))
+        FROM pg_attribute a
+        -- Debezium sees through domains, and domains of domains, to what they are of
+        CROSS JOIN LATERAL (
+            WITH RECURSIVE base(oid, modifier) AS (
+                SELECT a.atttypid, a.atttypmod
+                UNION ALL
+                SELECT d.typbasetype, d.typtypmod FROM base JOIN pg_type d ON d.oid = base.oid AND d.typtype = 'd')
+            SELECT p.*, base.modifier FROM base JOIN pg_type p ON p.oid = base.oid AND p.typtype <> 'd') t
+        WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped),
+       ARRAY(SELECT a.attname FROM pg_index i
+             JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum = ANY(i.indkey)
+             WHERE i.indrelid = c.oid AND i.indisreplident),
+       -- 32: for truncate; 1: for each row; O and A: enabled, also for a session that is no replica
+       (SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE t.tgrelid = c.oid AND t.tgname = 'kycache_truncated'
+              AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A')),
+       c.relkind = 'p',
+       ARRAY(SELECT l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
+             WHERE t.isleaf AND t.level > 0 AND l.relreplident <> 'f' ORDER BY l.relname LIMIT 5),
+       (SELECT coalesce(jsonb_agg(ARRAY(SELECT a.attname FROM pg_attribute a
+                                        WHERE a.attrelid = c.oid
+                                              AND a.attnum = ANY((i.indkey::int2[])[0:i.indnkeyatts - 1]))), '[]')
+        FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND i.indisvalid
+                              AND i.indpred IS NULL AND i.indexprs IS NULL),
+       ARRAY(SELECT r FROM unnest(ARRAY['SELECT', 'UPDATE']) r
+             WHERE d.oid IS NULL
+                   OR has_schema_privilege(d.oid, n.oid, 'USAGE') AND has_table_privilege(d.oid, c.oid, r)),
+       ARRAY(SELECT l.relname FROM pg_inherits i JOIN pg_class l ON l.oid = i.inhrelid
+             WHERE i.inhparent = c.oid AND c.relkind = 'r' ORDER BY l.relname LIMIT 5),
+       d.oid IS NOT NULL AND c.relrowsecurity AND NOT d.rolsuper AND NOT d.rolbypassrls
+           AND (c.relforcerowsecurity OR NOT pg_has_role(d.oid, c.relowner, 'USAGE'))
+           -- unless a policy shows it every row, and none takes some away
+           AND (SELECT bool_or(NOT p.polpermissive)
+                       OR NOT bool_or(p.polpermissive AND pg_get_expr(p.polqual, p.polrelid) = 'true')
+                FROM pg_policy p WHERE p.polrelid = c.oid AND p.polcmd IN ('r', '*')
+                     AND EXISTS (SELECT FROM unnest(p.polroles) r
+                                 WHERE r = 0 OR pg_has_role(d.oid, r, 'USAGE'))) IS NOT FALSE
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_roles d ON d.rolname = %s
+WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
+"""
+
+# The names of other roles' sessions are everyone's to see.
+_ROLE = """
+SELECT coalesce((SELECT a.usename FROM pg_replication_slots s JOIN pg_stat_activity a ON a.pid = s.active_pid
+                 WHERE s.slot_name = %s),
+                (SELECT rolname FROM pg_roles WHERE rolname = %s), '')
+"""
+
+# Through jsonb, as row filters came with PostgreSQL 15 and generated columns with 18.
+_PUBLICATION = """
+SELECT pubinsert, pubupdate, pubdelete, pubtruncate, pubviaroot,
+       coalesce(to_jsonb(p) ->> 'pubgencols' = 's', true),
+       (SELECT coalesce(jsonb_object_agg(t.tablename, jsonb_build_object(
+            'columns', to_jsonb(t) -> 'attnames', 'filter', to_jsonb(t) ->> 'rowfilter')), '{}')
+        FROM pg_publication_tables t WHERE t.pubname = p.pubname AND t.schemaname = %s)
+FROM pg_publication p WHERE p.pubname = %s
+"""
+
+_SLOT = """
+SELECT coalesce(plugin, ''), coalesce(database, ''), active, coalesce(wal_status, ''),
+       coalesce(pg_wal_lsn_diff(
+            CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE pg_current_wal_lsn() END,
+            restart_lsn), 0)::bigint,
+       (SELECT setting::bigint << 20 FROM pg_settings WHERE name = 'max_slot_wal_keep_size' AND setting <> '-1'),
+       coalesce(to_jsonb(s) ->> 'invalidation_reason', '')
+FROM pg_replication_slots s WHERE slot_name = %s
+"""
+
+
+def look_at_source(
+    dsn: str, view: View, connector: ConnectorSettings, clock: Callable[[], float] = time.time
+) -> SourceFacts:
+    """The source database.
+
+    Args:
+        clock: this machine's, seconds since 1970.
+
+    Raises:
+        Unreachable: it does not answer, or does not let this role in.
+        ConfigurationError: the role may not read what must be looked at.
+    """
+    names = [*(table.name for table in view.tables), connector.heartbeat_table]
+    try:
+        with psycopg.connect(dsn, connect_timeout=SOURCE_WAIT_S, autocommit=True) as database:
+            database.execute(sql.SQL("SET statement_timeout = {}").format(SOURCE_WAIT_S * 1000))
+            settings = database.execute(
+                "SELECT current_setting('wal_level'), pg_is_in_recovery(), current_database(),"
+                " CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
+            ).fetchone()
+            (role,) = database.execute(_ROLE, [connector.slot, connector.user]).fetchone() or ("",)
+            tables = {r[0]: _table(r) for r in database.execute(_TABLES, [role, connector.schema, names])}
+            publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
+            slot = database.execute(_SLOT, [connector.slot]).fetchone()
+            there = tables.get(connector.heartbeat_table)
+            told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
+            beats = _heartbeat_rows(database, connector) if told else {}
+            ahead, error = _clock_ahead(database, clock)
+            version = database.info.server_version
+    except psycopg.errors.InsufficientPrivilege as error_:
+        raise ConfigurationError(
+            f"the role of `[source] dsn` may not look: {error_.diag.message_primary}", "grant it SELECT there"
+        ) from None
+    except psycopg.Error as error_:
+        raise Unreachable(
+            f"the source does not answer: {str(error_).strip() or type(error_).__name__}",
+            "check `[source] dsn` and that PostgreSQL runs",
+        ) from None
+    assert settings is not None
+    return SourceFacts(
+        wal_level=settings[0],
+        in_recovery=settings[1],
+        tables=tables,
+        publication=None if publication is None else _publication(publication),
+        heartbeat_rows={key: shard for key, (shard, _) in beats.items()} if told else None,
+        beaten_s=min((age for _, age in beats.values() if age is not None), default=None),
+        slot=None if slot is None else SlotFacts(*slot),
+        database=settings[2],
+        role=role,
+        version=version,
+        lsn=None if settings[3] is None else parse_lsn(settings[3]),
+        clock_ahead_s=ahead,
+        clock_error_s=error,
+    )
+
+
+def _table(row: tuple[Any, ...]) -> TableFacts:
+    _, identity, columns, indexed, trigger, partitioned, without, unique, rights, heirs, hides_rows = row
+    return TableFacts(
+        identity,
+        {
+            name: ColumnFacts(
+                c["type"],
+                tuple(c["labels"]),
+                c["generated"],
+                c["plain"],
+                c["precision"],
+                c["scale"],
+                c["nullable"],
+            )
+            for name, c in (columns or {}).items()
+        },
+        frozenset(indexed),
+        trigger,
+        partitioned,
+        tuple(without),
+        tuple(map(frozenset, unique)),
+        frozenset(rights),
+        tuple(heirs),
+        hides_rows,
+    )
+
+
+def _publication(row: tuple[Any, ...]) -> PublicationFacts:
+    words = ("insert", "update", "delete", "truncate")
+    published = frozenset(word for word, on in zip(words, row, strict=False) if on)
+    tables = {
+        name: PublishedFacts(None if t["columns"] is None else frozenset(t["columns"]), t["filter"] is not None)
+        for name, t in row[6].items()
+    }
+    return PublicationFacts(tables, published, row[4], row[5])
+
+
+def _heartbeat_rows(
+    database: "psycopg.Connection[Any]", connector: ConnectorSettings
+) -> dict[str, tuple[int, float | None]]:
+    """Each row's key, with its shard and how many seconds ago it was written."""
+    table = sql.Identifier(connector.schema, connector.heartbeat_table)
+    age = sql.SQL("extract(epoch FROM clock_timestamp() - beat_at)::float8")
+    limit = sql.Literal(HEARTBEAT_ROWS_MAX)
+    rows = sql.SQL("SELECT user_id, shard, {} FROM {} LIMIT {}").format(age, table, limit)
+    return {key: (shard, age_s) for key, shard, age_s in database.execute(rows)}
+
+
+def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]) -> tuple[float, float]:
+    """By how many seconds the source's clock is ahead of ours, and how wrong that may be."""
+    asked = clock()
+    row = database.execute("SELECT extract(epoch FROM clock_timestamp())::float8").fetchone()
+    answered = clock()
+    assert row is not None
+    return row[0] - (asked + answered) / 2, (answered - asked) / 2
+
+
+def look_at_connector(connect: KafkaConnect) -> ConnectorFacts:
+    """The connector, as Kafka Connect's REST interface tells.
+
+    Raises:
+        Unreachable: Kafka Connect does not answer.
+        ConfigurationError: it does not let us in.
+    """
+    status, config = connect.status(), connect.config()
+    if status is None or config is None:
+        return ConnectorFacts("")
+    return ConnectorFacts(
+        state=str(status["connector"]["state"]),
+        tasks=tuple(str(task["state"]) for task in status["tasks"]),
+        failures=tuple(
+            TaskFailure(int(task["id"]), exceptions_of(str(task.get("trace", ""))))
+            for task in status["tasks"]
+            if task["state"] == "FAILED"
+        ),
+        config={key: str(value) for key, value in config.items()},
+    )
+
+
+def exceptions_of(trace: str) -> tuple[str, ...]:
+    """The names of a Java stack trace's exceptions, outermost first, without their messages."""
+    heads = [line for line in trace.splitlines() if line and not line[0].isspace()]
+    names = [head.removeprefix("Caused by: ").partition(":")[0].strip() for head in heads]
+    known = [name.rpartition(".")[2] for name in names if name.replace(".", "").replace("$", "").isalnum()]
+    return tuple(known[:EXCEPTIONS_MAX])

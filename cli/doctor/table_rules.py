@@ -1,0 +1,219 @@
+"""What `kycache doctor` concludes of the view's tables at the source. Pure: plain facts in, findings out."""
+
+from collections.abc import Iterator
+
+from kycache.model.view import Column, Kind, Table
+
+from .source_facts import ColumnFacts, SourceFacts, TableFacts
+from .topic_rules import RUN_SQL, WARNING, Finding
+
+_STRINGS = frozenset({"text", "varchar", "bpchar", "citext"})
+_SENT_AS_TEXT = frozenset(
+    {"char", "uuid", "numeric", "money", "timestamptz", "timetz", "json", "jsonb", "xml", "tsvector"}
+    | {"inet", "cidr", "macaddr", "macaddr8", "ltree", "hstore"}
+)
+_TYPES: dict[Kind, frozenset[str]] = {
+    Kind.UUID: frozenset({"uuid"}) | _STRINGS,
+    Kind.TEXT: _STRINGS | _SENT_AS_TEXT,
+    Kind.BOOL: frozenset({"bool"}),
+    Kind.INT: frozenset({"int2", "int4", "int8"}),
+    Kind.DATE: frozenset({"date"}),
+    Kind.TIMESTAMP: frozenset({"timestamp"}),
+    Kind.TIMESTAMPTZ: frozenset({"timestamptz"}),
+    Kind.NUMERIC: frozenset({"numeric"}),
+    Kind.JSON: frozenset({"json", "jsonb"}),
+    Kind.ENUM: _STRINGS,
+}
+"""What Debezium sends as the kind needs it. Of other types come numbers, objects, base64, or nothing (seen)."""
+
+MILLISECOND_DIGITS = 3
+"""A timestamp declared with so many digits or fewer comes in milliseconds, any other in microseconds."""
+
+
+def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> Iterator[Finding]:
+    """One table of the view.
+
+    Args:
+        body: of the truncate trigger's function, as it is printed.
+    """
+    facts, name = source.tables.get(table.name), f"{schema}.{table.name}"
+    if facts is None:
+        yield Finding(
+            "tables",
+            f"there is no table {name}; where it is a view, no changes of it come",
+            "mend `[view] file` or `[connector] schema`",
+        )
+        return
+    if facts.heirs:
+        yield Finding(
+            "tables",
+            f"tables inherit from {name} ({', '.join(facts.heirs)}): a whole snapshot holds their rows too, but "
+            "no change of those comes",
+            "make them partitions, whose changes come as the table's, or keep its rows in the table itself",
+        )
+    wanted = {*(column.name for column in table.columns), table.owner}
+    if missing := sorted(wanted - facts.columns.keys()):
+        yield Finding(
+            "tables",
+            f"table {name} has no column {', '.join(missing)}",
+            "mend the view definition, or add the column",
+        )
+    for column in table.columns:
+        if column.name in facts.columns:
+            yield from _judge_column(name, column, facts.columns[column.name])
+    yield from _judge_keys(name, table, facts)
+    yield from _judge_identity(name, table, facts)
+    yield from _judge_trigger(name, facts, body)
+    yield from _judge_generated(name, table, facts, source)
+    yield from _judge_role(name, facts, source.role)
+
+
+def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Finding]:
+    if not facts.plain:
+        return
+    kind = column.type.kind
+    if facts.labels and kind is Kind.ENUM:
+        if unknown := [label for label in facts.labels if label not in column.type.labels]:
+            yield Finding(
+                "types",
+                f"column {column.name} of table {table} may be {', '.join(unknown)}, which the view does not "
+                "know: such rows go to quarantine",
+                "add the label to `[view] file`, and run `kycache rebuild`",
+                WARNING,
+            )
+        return
+    if facts.type not in _TYPES[kind] and not (facts.labels and kind in (Kind.TEXT, Kind.UUID)):
+        yield Finding(
+            "types",
+            f"column {column.name} of table {table} is a {facts.type}, the view declares {column.type}",
+            "mend `[view] file`",
+        )
+    elif kind is Kind.TIMESTAMP and _in_milliseconds(facts.precision) != _in_milliseconds(column.type.precision):
+        there = f"timestamp({facts.precision})" if facts.precision is not None else "timestamp"
+        yield Finding(
+            "types",
+            f"column {column.name} of table {table} is a {there}, the view declares {column.type}: one comes in "
+            "milliseconds, the other in microseconds, so that every time in it is wrong by a factor of 1000",
+            f"declare {there} in `[view] file`, and run `kycache rebuild --epoch`",
+        )
+    elif kind is Kind.NUMERIC and column.type.scale not in (None, facts.scale):
+        scale = "without a scale" if facts.scale is None else f"of scale {facts.scale}"
+        yield Finding(
+            "types",
+            f"column {column.name} of table {table} is a numeric {scale}, the view declares {column.type}: values "
+            "of another scale go to quarantine",
+            "declare the column's own precision and scale in `[view] file`, and run `kycache rebuild`",
+        )
+
+
+def _in_milliseconds(precision: int | None) -> bool:
+    return precision is not None and precision <= MILLISECOND_DIGITS
+
+
+def _judge_keys(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]:
+    """What a row is told by: its user, and its key among the user's rows."""
+    if {table.key, table.owner} <= facts.columns.keys() and not any(
+        unique <= {table.key, table.owner} for unique in facts.unique
+    ):
+        # Of a table that is partitioned by another column PostgreSQL can make no such index.
+        unique = "see that who writes keeps it so" if facts.partitioned else "add a unique index"
+        yield Finding(
+            "keys",
+            f"no index keeps {table.key} of table {name} unique: of a user's rows that share it one is kept",
+            f"mend the key in `[view] file`, or {unique}",
+            WARNING,
+        )
+    owner = facts.columns.get(table.owner)
+    if owner is not None and owner.nullable:
+        yield Finding(
+            "keys",
+            f"column {table.owner} of table {name} may be NULL: a row without a user goes to quarantine and puts "
+            "its whole shard in doubt, the delete of one every shard",
+            f"ALTER TABLE {name} ALTER COLUMN {table.owner} SET NOT NULL",
+            WARNING,
+        )
+
+
+def _judge_identity(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]:
+    by_index = facts.identity == "i" and {table.owner, table.key} <= facts.identity_columns
+    if facts.identity != "f" and not by_index:
+        yield Finding(
+            "replica identity",
+            f"table {name} has no REPLICA IDENTITY FULL: a delete would not say whose row it was, nor which",
+            RUN_SQL,
+        )
+    if facts.identity == "f" and facts.partitions_without:
+        yield Finding(
+            "replica identity",
+            f"partitions of table {name} have no REPLICA IDENTITY FULL of their own "
+            f"({', '.join(facts.partitions_without)}): a delete there would not say whose row it was",
+            "ALTER TABLE … REPLICA IDENTITY FULL for each of them, and for every partition that is made later",
+        )
+
+
+def _judge_trigger(name: str, facts: TableFacts, body: str) -> Iterator[Finding]:
+    if facts.truncate_trigger is None:
+        yield Finding(
+            "truncate trigger",
+            f"table {name} has no enabled trigger kycache_truncated: a truncate would not reach every shard",
+            RUN_SQL,
+        )
+    elif facts.truncate_trigger.strip() != body.strip():
+        yield Finding(
+            "truncate trigger",
+            f"trigger kycache_truncated of table {name} calls another function than the one printed for this view",
+            RUN_SQL,
+        )
+
+
+def _judge_generated(name: str, table: Table, facts: TableFacts, source: SourceFacts) -> Iterator[Finding]:
+    """No change carries virtual columns, nor stored ones before PostgreSQL 18; since then a table under FULL
+    refuses UPDATE and DELETE instead."""
+    if source.publication is None:
+        return
+    virtual = sorted(column for column, there in facts.columns.items() if there.generated == "v")
+    stored = sorted(column for column, there in facts.columns.items() if there.generated == "s")
+    if source.version >= 180_000 and source.publication.generated:
+        stored = []  # these come
+    if source.version < 180_000 or facts.identity != "f":
+        if lost := sorted({column.name for column in table.columns} & {*virtual, *stored}):
+            yield Finding(
+                "generated columns",
+                f"columns of table {name} are generated ({', '.join(lost)}), and no change carries them: they "
+                "keep what a snapshot said",
+                "leave them out of `[view] file`, or let a trigger write them as plain columns; then run "
+                "`kycache rebuild --epoch`",
+            )
+        return
+    if virtual:
+        yield Finding(
+            "generated columns",
+            f"table {name} has virtual generated columns ({', '.join(virtual)}), which cannot be published: "
+            "under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE and DELETE",
+            "make them STORED, or give the table a replica identity by an index that holds the user id",
+        )
+    if stored:
+        yield Finding(
+            "generated columns",
+            f"the publication does not publish the generated columns of table {name} ({', '.join(stored)}): "
+            "under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE and DELETE",
+            RUN_SQL,
+        )
+
+
+def _judge_role(name: str, facts: TableFacts, role: str) -> Iterator[Finding]:
+    """What only a whole snapshot needs, and nobody misses until then: streaming asks for no such right."""
+    if "SELECT" not in facts.rights:
+        yield Finding(
+            "role",
+            f"Debezium's role {role!r} may not read table {name}: it could take no whole snapshot",
+            f'GRANT SELECT ON {name} TO "{role}", and USAGE on its schema',
+        )
+    if facts.hides_rows:
+        yield Finding(
+            "role",
+            f"row level security of table {name} may hide rows from Debezium's role {role!r}: a whole snapshot "
+            "would leave them out without a word, and they be swept",
+            f'ALTER ROLE "{role}" BYPASSRLS, or CREATE POLICY kycache ON {name} FOR SELECT TO "{role}" '
+            "USING (true); after a snapshot that was taken so, run `kycache rebuild --epoch`",
+        )

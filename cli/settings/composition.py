@@ -1,0 +1,228 @@
+"""What the settings mean for the other folders: each one's own settings object, made in one place."""
+
+import sys
+from pathlib import Path
+
+from pydantic import SecretStr
+
+from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.environment import Environments
+from kycache.actors.generations.hot_copy import CopyLimits
+from kycache.actors.integrity.vouching import Checker
+from kycache.actors.reader import Miss
+from kycache.actors.router import Router
+from kycache.actors.rules.freshness import Limits
+from kycache.http.serving.settings import HttpSettings
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.model.connector import ConnectorSettings
+from kycache.model.errors import ConfigurationError
+from kycache.model.view import View
+from kycache.snapshots.bootstrap import Bootstrap
+from kycache.snapshots.plan import TopicFacts
+from kycache.snapshots.schedule import Schedule
+from kycache.snapshots.storage.settings import MIB, SnapshotSettings
+
+from .kafka_connect import KafkaConnect, Login
+from .loading import Settings
+from .sections import parts_of
+
+POSTGRES_PORT = 5432
+
+
+def data_directory(settings: Settings) -> DataDirectory:
+    """The data directory; it may not exist yet."""
+    return DataDirectory(settings.data.dir)
+
+
+def environments(settings: Settings, *, readonly: bool) -> Environments:
+    """The shard files of this process."""
+    return Environments(
+        readonly=readonly,
+        map_size=int(settings.data.map_size_gib * 2**30),
+        metasync=settings.data.durability == "strict",
+    )
+
+
+def router(
+    settings: Settings, directory: DataDirectory, opened: Environments, view: View, miss: Miss | None = None
+) -> Router:
+    """The reads of a data directory.
+
+    Args:
+        miss: what becomes of files nobody vouches for; by default, as fits a command, they are walked on the spot.
+    """
+    limits = Limits(stale_after_s=settings.http.stale_after)
+    return Router(directory, opened, view, limits, settings.kafka.key, miss or Checker(view).ensure_unheld)
+
+
+def kafka_settings(settings: Settings) -> KafkaSettings:
+    """Where Kafka is, with kafka-python's names for how to log in."""
+    kafka = settings.kafka
+    security = {
+        "security_protocol": kafka.security_protocol,
+        "sasl_mechanism": kafka.sasl_mechanism,
+        "sasl_plain_username": kafka.sasl_username,
+        "sasl_plain_password": _revealed(kafka.sasl_password),
+        "ssl_cafile": kafka.ssl_cafile and str(kafka.ssl_cafile),
+        "ssl_certfile": kafka.ssl_certfile and str(kafka.ssl_certfile),
+        "ssl_keyfile": kafka.ssl_keyfile and str(kafka.ssl_keyfile),
+        "ssl_password": _revealed(kafka.ssl_password),
+    }
+    return KafkaSettings(
+        bootstrap=kafka.bootstrap.replace(" ", ""),
+        topic=kafka.topic,
+        group=kafka.group,
+        key_form=kafka.key,
+        halt_on_poison=settings.ingest.poison == "halt",
+        security={name: value for name, value in security.items() if value is not None},
+    )
+
+
+def http_settings(settings: Settings) -> HttpSettings:
+    """How the server answers."""
+    http = settings.http
+    return HttpSettings(
+        host=http.host,
+        port=http.port,
+        workers=http.workers,
+        freshness_wait_s=http.freshness_wait,
+        list_ttl_s=http.list_ttl,
+        exports=http.exports,
+        drain_s=http.drain,
+        grace_s=http.grace,
+        cursor_keys=tuple(key.get_secret_value() for key in http.cursor_keys),
+        allow_unauthenticated=http.allow_unauthenticated,
+    )
+
+
+def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotSettings:
+    """Where snapshots are kept, and how they are taken.
+
+    Args:
+        store: another store's URL than the configured one.
+
+    Raises:
+        ConfigurationError: none is named.
+    """
+    snapshots = settings.snapshots
+    url = snapshots.store if store is None else store
+    if url is None:
+        raise ConfigurationError("there is no snapshot store", "set `[snapshots] store`, or give --store")
+    return SnapshotSettings(
+        store=url,
+        key=_revealed(snapshots.key),
+        recipients=snapshots.recipients,
+        identity=snapshots.identity,
+        allow_unencrypted=snapshots.allow_unencrypted,
+        level=snapshots.level,
+        rate_bytes_s=snapshots.rate * MIB,
+        growth=snapshots.growth,
+        time_limit_s=snapshots.time_limit,
+        part_bytes=snapshots.part_mib * MIB,
+    )
+
+
+def copy_limits(settings: Settings) -> CopyLimits:
+    """What copying a shard's file while it is written may cost, for whichever purpose."""
+    snapshots = settings.snapshots
+    return CopyLimits(snapshots.growth, snapshots.time_limit, snapshots.rate * MIB)
+
+
+def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:
+    """The snapshots that ingest takes by itself, None where it takes none.
+
+    Args:
+        file: the configuration file that these settings came from.
+
+    Raises:
+        ConfigurationError: there is no store to take them into.
+    """
+    snapshots = settings.snapshots
+    if snapshots.every is None:
+        return None
+    snapshot_settings(settings)
+    named = () if file is None else ("--config", str(file))
+    command = (sys.executable, "-m", "kycache.cli.main", *named, "snapshot")
+    return Schedule(snapshots.every, snapshots.keep, command)
+
+
+def bootstrap(settings: Settings, view: View) -> Bootstrap | None:
+    """Where shards without a file come from beside the log; None: from nowhere."""
+    from kycache.ingest.consuming.topic import describe_topic  # Kafka's client takes its time to import
+
+    if settings.snapshots.store is None or not settings.snapshots.bootstrap:
+        return None
+
+    def describe() -> TopicFacts:
+        topic = describe_topic(kafka_settings(settings))
+        return TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
+
+    return Bootstrap(snapshot_settings(settings), data_directory(settings), view, describe)
+
+
+def source_dsn(settings: Settings) -> str | None:
+    """The source's connection string, None where no source is configured."""
+    return _revealed(settings.source.dsn)
+
+
+def kafka_connect(settings: Settings) -> KafkaConnect | None:
+    """The connector's Kafka Connect, None where none is configured."""
+    connect = settings.connect
+    if connect.url is None:
+        return None
+    password = _revealed(connect.password)
+    login = None if connect.username is None or password is None else Login(connect.username, password)
+    return KafkaConnect(connect.url, settings.connector.name, login)
+
+
+def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings:
+    """How Debezium reaches the source and what things are called; without a dsn the place is left empty.
+
+    Raises:
+        ConfigurationError: the dsn names several servers.
+    """
+    dsn = settings.connector.dsn or settings.source.dsn
+    database = parts_of(dsn) if dsn is not None else {}
+    port = str(database.get("port") or POSTGRES_PORT)
+    if not port.isdigit() or "," in str(database.get("host")):
+        raise ConfigurationError(
+            "Debezium reads from one server, and the dsn does not name one host and port",
+            "set `[connector] dsn` to that server",
+        )
+    connector = settings.connector
+    return ConnectorSettings(
+        host=str(database.get("host") or ""),
+        port=int(port),
+        user=str(database.get("user") or ""),
+        password=str(database.get("password") or ""),
+        dbname=str(database.get("dbname") or database.get("user") or ""),
+        name=connector.name,
+        topic_prefix=connector.topic_prefix,
+        topic=settings.kafka.topic,
+        partitions=partitions,
+        schema=connector.schema_,
+        slot=connector.slot,
+        publication=connector.publication,
+        key_form=settings.kafka.key,
+    )
+
+
+def partitions_of(settings: Settings, directory: DataDirectory, asked: int | None) -> int:
+    """How many partitions the topic has, or is to have: what a data directory was made for is final.
+
+    Raises:
+        ConfigurationError: another number was asked for.
+    """
+    node = directory.node()
+    if node is None or node.topic != settings.kafka.topic:
+        return asked or settings.connector.partitions
+    if asked not in (None, node.shards):
+        raise ConfigurationError(
+            f"data directory {directory.root} was made for {node.shards} partitions, not {asked}",
+            "leave --partitions out, or give another data directory",
+        )
+    return node.shards
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()

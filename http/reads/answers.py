@@ -1,0 +1,290 @@
+"""Answers to the two reads: request facts in; status, headers and bytes out.
+
+Synchronous and free of any framework, so that every way a request may come in gets the same bytes. Where the
+view is not yet as fresh as the request demands, the result is a `Wait`: `watch.settle` waits, bounded, and asks
+again. What others may not wait for is left as `Slow`, to be finished in a thread. No read transaction outlives
+a call.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+import lmdb
+
+from kycache.actors.integrity.vouching import Unchecked
+from kycache.actors.order import reader as order_reader
+from kycache.actors.reader import NoStore, ShardSnapshot
+from kycache.actors.router import Router
+from kycache.actors.rules.freshness import Freshness, freshness
+from kycache.model.errors import Refused
+from kycache.model.profile import Profile
+from kycache.model.render import Renderer, etag
+from kycache.model.values import behind_order_bytes
+
+from .codings import CODINGS, choose
+from .counts import Counts
+from .cursors import Cursor, CursorCodec
+from .demands import NOTHING_KNOWN, VARY, Demand, Header, Wait, met, parse_demand, truth_headers, unmet
+from .exports import CHUNK_ROWS, Chunk, Export, Walk
+from .list_page import Row, link_header, list_body, read_window
+from .page_cache import Key, Page, PageCache
+from .problems import Answer, Headers, Kind, Problem
+from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
+from .slow import Slow
+from .sparing_log import SparingLog
+
+Outcome = Answer | Wait
+Found = TypeVar("Found")
+
+JSON = ("Content-Type", "application/json")
+NDJSON = ("Content-Type", "application/x-ndjson")
+DETAIL_CACHING = ("Cache-Control", "private, no-cache")
+LIST_CACHING = ("Cache-Control", "private, max-age=1")
+LIST_CACHING_BOUND = ("Cache-Control", "private, no-cache")
+"""Of a list that was asked with a demand: a second later the kept answer may no longer meet it."""
+
+ROWS_HERE_MAX = 500
+"""Of a profile that is rendered on the thread of all requests: 3 ms, no more than other answers take."""
+
+EXPORT_CACHING = ("Cache-Control", "no-store")
+EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
+
+
+class Request(NamedTuple):
+    """The facts of a request: its raw query string, its headers and their names, and the user id of the path."""
+
+    query: bytes
+    header: Header
+    header_names: Iterable[str]
+    user: str = ""
+
+
+class Answers:
+    """The answer functions of one view."""
+
+    def __init__(self, router: Router, cursors: CursorCodec, pages: PageCache, counts: Counts) -> None:
+        self._router = router
+        self._cursors = cursors
+        self._pages = pages
+        self._counts = counts
+        self._renderer = Renderer(router.view)
+        self._log = SparingLog(logging.getLogger("kycache.http"))
+        self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
+
+    def user(self, request: Request) -> Outcome | Slow:
+        """`GET /users/{userId}`."""
+        return _outcome(self._user, request)
+
+    def users(self, request: Request) -> Outcome:
+        """`GET /users`."""
+        return _outcome(self._users, request)
+
+    def export(self, request: Request) -> Outcome | Export:
+        """`GET /users/export`."""
+        return _outcome(self._export, request)
+
+    def _user(self, request: Request) -> Outcome | Slow:
+        parse_parameters(request.query, ())
+        demand = parse_demand(request.header, request.header_names)
+        user = self._router.user_id(request.user)
+        if user is None:
+            raise Problem(Kind.INVALID_ID, f"{self._id_name} is not an id of this service.", self._id_name)
+        with self._reading():
+            if self._router.shard_count is None:
+                raise _not_ready()
+            shard = self._router.shard_of(user)
+            with self._router.snapshot(shard) as snapshot:
+                profile = snapshot.profile(user.key)
+                fresh = self._freshness([snapshot], suspect=profile is not None and bool(profile.suspicions))
+        wait = self._unmet(demand, fresh, (shard,))
+        if wait is not None:
+            return wait
+        self._granted(demand)
+        truth = truth_headers(fresh)
+        if profile is None or not profile.exists:
+            raise Problem(Kind.NO_SUCH_USER, "There is no such user.", headers=truth)
+        finish = partial(self._detail, profile, request.header("If-None-Match"), truth)
+        return finish() if profile.size <= ROWS_HERE_MAX else Slow(finish)
+
+    def _detail(self, profile: Profile, if_none_match: Sequence[str], truth: Headers) -> Answer:
+        """The answer about a user who exists. Reads nothing, so any thread may make it."""
+        body = self._renderer.body(profile)
+        tag = etag(body)
+        headers = (("ETag", tag), DETAIL_CACHING, VARY, *truth)
+        if matches(if_none_match, tag):
+            return Answer(304, headers, b"")
+        return Answer(200, (JSON, *headers), body)
+
+    def _users(self, request: Request) -> Outcome:
+        query = parse_list(request.query, self._router.view)
+        demand = parse_demand(request.header, request.header_names)
+        key = (self._place(query), query.page)
+        page = self._kept(key, demand)
+        if page is None:
+            read = self._read_page(key, demand)
+            if isinstance(read, Wait):
+                return read
+            page = read
+            self._pages.put(key, page)
+        caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
+        self._granted(demand)
+        return Answer(200, (JSON, caching, VARY, *page.links, *truth_headers(page.fresh)), page.body)
+
+    def _kept(self, key: Key, demand: Demand) -> Page | None:
+        """A page from the cache that may be the answer."""
+        found = self._pages.get(key)
+        if found is None:
+            return None
+        page, young = found
+        if not met(demand, page.fresh, time.time(), self._router.limits):
+            return None
+        asked = self._counts.tally.asked()
+        covers = demand.min_lsn is not None or asked <= max(page.fresh.watermark, page.asked)
+        try:
+            if page.doubts != self._router.doubts():
+                return None
+            if young and covers:
+                self._counts.count("list_pages", "cached")
+                return page
+            if page.commits != self._router.commit_ids():
+                return None
+        except (Refused, lmdb.Error):
+            return None  # a read says what is wrong
+        self._pages.unchanged(key, asked)
+        self._counts.count("list_pages", "unchanged")
+        return page
+
+    def _read_page(self, key: Key, demand: Demand) -> Page | Wait:
+        place, number = key
+        doubts = self._router.doubts()
+        asked = self._counts.tally.asked()
+        with self._reading():
+            commits = self._router.commit_ids() if self._pages.on else ()
+            with self._router.all_snapshots() as snapshots:
+                fresh = self._freshness(snapshots)
+                wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
+                if wait is not None:
+                    return wait
+                window = read_window([s.order for s in snapshots], place.where, place, number)
+                fresh = fresh._replace(suspect=fresh.suspect or _one_is_suspect(snapshots, window.rows))
+        self._counts.count("list_pages", "read")
+        links = {
+            "next": None if window.next is None else self._cursors.encode(window.next),
+            "prev": None if window.prev is None else self._cursors.encode(window.prev),
+        }
+        body = list_body(window, place.size, number, links, fresh.as_of_ms)
+        return Page(body, link_header(links), fresh, commits, doubts, asked)
+
+    def _export(self, request: Request) -> Outcome | Export:
+        query = parse_export(request.query, self._router.view)
+        demand = parse_demand(request.header, request.header_names)
+        place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
+        if place.back:
+            raise Problem(Kind.INVALID_CURSOR, "The cursor leads back; an export goes on only.", "cursor")
+        first = self._read_chunk(place, demand, first=True)
+        if isinstance(first, Wait):
+            return first
+        self._granted(demand)
+        coding = choose(request.header("Accept-Encoding"))
+        headers = [NDJSON, EXPORT_CACHING, EXPORT_VARY, *truth_headers(first.fresh)]
+        if coding != "identity":
+            headers.append(("Content-Encoding", coding))
+        walk = Walk(self._read_on, self._cursors.encode)
+        return Export(walk, place, first, tuple(headers), CODINGS[coding]())
+
+    def _read_on(self, place: Cursor) -> Chunk:
+        """The chunk behind a place, whatever was demanded at the start."""
+        chunk = self._read_chunk(place, Demand(None, None, False))
+        assert isinstance(chunk, Chunk)
+        return chunk
+
+    def _read_chunk(self, place: Cursor, demand: Demand, *, first: bool = False) -> Chunk | Wait:
+        with self._reading(), self._router.all_snapshots() as snapshots:
+            fresh = self._freshness(snapshots)
+            wait = self._unmet(demand, fresh, tuple(s.shard for s in snapshots))
+            if wait is not None:
+                return wait
+            orders = [s.order for s in snapshots]
+            rows = order_reader.walk(orders, place.where, newest=place.newest, after=place.edge, size=CHUNK_ROWS)
+            # The first speaks for all that follow: whoever is suspect now may be among them.
+            suspect = any(s.state.suspects for s in snapshots) if first else _one_is_suspect(snapshots, rows)
+            return Chunk(rows, fresh._replace(suspect=fresh.suspect or suspect))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """What keeps a shard from being read, as a problem. That says no path; the log does."""
+        try:
+            yield
+        except (NoStore, Unchecked):
+            raise _not_ready() from None
+        except (Refused, lmdb.Error) as error:
+            self._log.error(str(error))
+            raise Problem(
+                Kind.UNREADABLE, "The view's files cannot be read now.", headers=truth_headers(NOTHING_KNOWN)
+            ) from error
+
+    def _granted(self, demand: Demand) -> None:
+        """A demand was met: who saw a write once must see it in every later answer."""
+        if demand.min_lsn is not None:
+            self._counts.asked(demand.min_lsn)
+
+    def _place(self, query: ListQuery) -> Cursor:
+        """Where the page begins, and all that it depends on."""
+        if query.cursor is None:
+            newest = True if query.newest is None else query.newest
+            return Cursor(newest, query.size or SIZE_DEFAULT, query.filters, None)
+        cursor = self._cursors.decode(query.cursor)
+        names = [f.name for f in self._router.view.filters]
+        beside: list[tuple[str, object, object]] = [
+            ("order", query.newest, cursor.newest),
+            ("size", query.size, cursor.size),
+        ]
+        beside += zip(names, query.filters, cursor.filters, strict=True)
+        for name, given, carried in beside:
+            if given is not None and given != carried:
+                raise Problem(
+                    Kind.CONFLICTING_PARAMETERS, f"The cursor carries another {name}; leave it out.", name
+                )
+        return cursor
+
+    def _freshness(self, snapshots: Sequence[ShardSnapshot], *, suspect: bool = False) -> Freshness:
+        if not all(s.state.bootstrapped for s in snapshots):
+            raise _not_ready()
+        return freshness([s.state for s in snapshots], self._router.doubts(), profile_suspect=suspect)
+
+    def _unmet(self, demand: Demand, fresh: Freshness, shards: tuple[int, ...]) -> Wait | None:
+        return unmet(demand, fresh, shards, time.time(), self._router.limits) if demand.any else None
+
+
+def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | Answer:
+    try:
+        return answer(request)
+    except Problem as problem:
+        return problem.answer()
+
+
+def _one_is_suspect(snapshots: Sequence[ShardSnapshot], rows: Sequence[Row]) -> bool:
+    """Whether a row of the list is about a user of whom something could not be applied."""
+    return any(snapshot.suspects_one_of(behind_order_bytes(key) for key, _ in rows) for snapshot in snapshots)
+
+
+def _not_ready() -> Problem:
+    return Problem(
+        Kind.NOT_READY,
+        "The view has not been built up yet; an answer now might miss users.",
+        headers=truth_headers(NOTHING_KNOWN),
+    )
+
+
+_ENTITY_TAG = re.compile(r'(?:W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+
+
+def matches(if_none_match: Sequence[str], tag: str) -> bool:
+    """Whether an If-None-Match header names the tag (RFC 9110, 13.1.2: `*`, or a list compared weakly)."""
+    value = ", ".join(if_none_match).strip()
+    return value == "*" or tag in _ENTITY_TAG.findall(value)

@@ -1,0 +1,161 @@
+"""How true an answer is: what a request demands, what an answer says, and whether the two meet. Pure.
+
+Headers of DESIGN section 7. A shard that is not bootstrapped says watermark 0/0: the one lower bound that is
+right for it, and one that covers nothing anybody asked for.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from kycache.actors.rules.freshness import Freshness, Limits, staleness_s
+from kycache.model.lsn import format_lsn, parse_lsn
+from kycache.model.values import date_of
+
+from .problems import Answer, Headers, Kind, Problem
+
+Header = Callable[[str], Sequence[str]]
+"""All values of a request header, in order; none where it is absent."""
+
+MIN_LSN = "Kycache-Min-LSN"
+MAX_STALENESS = "Kycache-Max-Staleness"
+CONSISTENCY = "Kycache-Consistency"
+
+DEMANDS = (MIN_LSN, MAX_STALENESS, CONSISTENCY)
+
+VARY = ("Vary", ", ".join(DEMANDS))
+"""A cache must not answer a demand with what it kept from a request that made none."""
+
+NOTHING_KNOWN = Freshness(None, 0, False, True)
+
+NOT_CLAIMED: Headers = (("Kycache-Watermark", "0/0"), ("Kycache-Served-By", "view"), ("Kycache-Suspect", "true"))
+"""No 503 says a watermark that covers what was asked."""
+
+_OURS = "kycache"
+_KNOWN = {name.lower() for name in DEMANDS}
+_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
+
+
+class Demand(NamedTuple):
+    """How fresh a request wants its answer."""
+
+    min_lsn: int | None
+    max_staleness_s: float | None
+    strong: bool
+
+    @property
+    def any(self) -> bool:
+        """The request makes a demand at all."""
+        return self.min_lsn is not None or self.max_staleness_s is not None or self.strong
+
+
+class Wait(NamedTuple):
+    """A demand not met yet: wait for these shards and ask again; `otherwise` is the answer if that is in vain."""
+
+    shards: tuple[int, ...]
+    min_lsn: int
+    max_staleness_s: float | None
+    otherwise: Answer
+
+
+def parse_demand(header: Header, names: Iterable[str]) -> Demand:
+    """What the request headers demand.
+
+    Args:
+        names: of all the request's headers. One of ours that is not known is a demand that would be dropped.
+
+    Raises:
+        Problem: one is unknown, malformed, empty or repeated.
+    """
+    for name in names:
+        lowered = name.lower()
+        if lowered.startswith(_OURS) and lowered not in _KNOWN:
+            raise Problem(Kind.UNKNOWN_HEADER, f"Known here: {', '.join(DEMANDS)}.", name)
+    lsn_text = _single(header, MIN_LSN)
+    lsn = None if lsn_text is None else parse_lsn(lsn_text)
+    if lsn_text is not None and lsn is None:
+        raise _invalid(MIN_LSN, "is an LSN as Postgres prints it, such as 16/B374D848")
+    seconds = _single(header, MAX_STALENESS)
+    if seconds is not None and not _SECONDS.fullmatch(seconds):
+        raise _invalid(MAX_STALENESS, "is a decimal number of seconds, at least 0")
+    consistency = _single(header, CONSISTENCY)
+    if consistency not in (None, "strong"):
+        raise _invalid(CONSISTENCY, "takes the one value strong")
+    return Demand(lsn, None if seconds is None else float(seconds), consistency is not None)
+
+
+def _single(header: Header, name: str) -> str | None:
+    values = header(name)
+    if not values:
+        return None
+    if len(values) > 1:
+        raise _invalid(name, "may be given once")
+    if not values[0].strip():
+        raise _invalid(name, "needs a value, or is left out")
+    return values[0].strip()
+
+
+def _invalid(name: str, what: str) -> Problem:
+    return Problem(Kind.INVALID_HEADER, f"{name} {what}.", name)
+
+
+def truth_headers(fresh: Freshness) -> Headers:
+    """What an answer with data of this freshness says about itself."""
+    headers = [("Kycache-Watermark", format_lsn(fresh.watermark)), ("Kycache-Served-By", "view")]
+    if fresh.as_of_ms is not None:
+        headers.append(("Kycache-As-Of", format_instant(fresh.as_of_ms)))
+    if not fresh.heartbeat:
+        headers.append(("Kycache-Freshness", "kafka"))
+    if fresh.suspect:
+        headers.append(("Kycache-Suspect", "true"))
+    return tuple(headers)
+
+
+def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: float, limits: Limits) -> Wait | None:
+    """None where data of this freshness meets the demand, else what to wait for.
+
+    Raises:
+        Problem: no wait would help.
+    """
+    bound, stale = demand.max_staleness_s, staleness_s(fresh.as_of_ms, now_s, limits)
+    lacking = []
+    if demand.min_lsn is not None and (fresh.cut_off or fresh.watermark < demand.min_lsn):
+        lacking.append(MIN_LSN)
+    if bound is not None and (fresh.cut_off or stale is None or stale > bound):
+        lacking.append(MAX_STALENESS)
+    if demand.strong:
+        lacking.append(CONSISTENCY)
+    if not lacking:
+        return None
+
+    def refusal(kind: Kind, detail: str, parameter: str | None = None) -> Problem:
+        headers = NOT_CLAIMED if fresh.cut_off else truth_headers(fresh)
+        return Problem(kind, detail, parameter, headers, tuple(lacking))
+
+    if demand.strong:
+        no_source = "No source is configured to read from; ask for a Kycache-Min-LSN instead."
+        raise refusal(Kind.NO_SOURCE, no_source, CONSISTENCY)
+    if fresh.cut_off:
+        raise refusal(Kind.NOT_FRESH, "The view missed a change of the source and awaits a rebuild.")
+    if bound is not None and stale is None:
+        unknown = "The source sends no heartbeat, or its clock is ahead: age is known only up to Kafka."
+        raise refusal(Kind.FRESHNESS_UNKNOWN, unknown, MAX_STALENESS)
+    waited = refusal(Kind.NOT_FRESH, "The view has not caught up with what was asked for; try again.")
+    return Wait(shards, demand.min_lsn or 0, bound, waited.answer())
+
+
+def met(demand: Demand, fresh: Freshness, now_s: float, limits: Limits) -> bool:
+    """Whether data of this freshness meets the demand."""
+    try:
+        return not demand.any or unmet(demand, fresh, (), now_s, limits) is None
+    except Problem:
+        return False
+
+
+def format_instant(ms: int) -> str:
+    """Milliseconds since 1970 as `2026-11-22T08:09:17.829Z`."""
+    days, rest = divmod(ms, 86_400_000)
+    seconds, millis = divmod(rest, 1000)
+    year, month, day = date_of(days)
+    clock = f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}.{millis:03d}"
+    return f"{year:04d}-{month:02d}-{day:02d}T{clock}Z"

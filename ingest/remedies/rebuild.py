@@ -1,0 +1,229 @@
+"""Starting a shard over, and the refusals that end in it: the log is cut, the topic another, P changed.
+
+Skipping what the log no longer holds would skip deletes, and resurrect people who were erased; so a shard is
+read from the store's own offset, or from one at which the partition is whole: 0, or where a whole snapshot
+begins that kycache ordered itself (`begin_epoch`).
+
+What serves goes on serving: the new generation is built beside it (actors/generations/takeover.py).
+"""
+
+import shutil
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack, suppress
+
+import msgspec
+
+from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.environment import DamagedFile, Environments
+from kycache.actors.files.shard_folder import ShardFolder
+from kycache.actors.generations.takeover import served_state
+from kycache.actors.integrity.vouching import Checker
+from kycache.actors.rules.state import Identity, Position
+from kycache.actors.store.store import FORMAT, create_store
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.topic import Topic, describe_topic
+from kycache.model.errors import HaltShard, Refused
+from kycache.model.view import View
+
+STAT_BLOCK_BYTES = 512
+"""The unit of `st_blocks` (stat(2)): a shard's file is sparse, so its length says nothing of the room it takes."""
+
+
+def log_cut(shard: int, offset: int) -> HaltShard:
+    """The log no longer holds what the shard must read next (FAULTS 16)."""
+    return HaltShard(
+        f"shard {shard}: the log of its partition no longer holds offset {offset}",
+        f"bring it back with `kycache snapshot restore ID --shard {shard}` where one reads on behind the cut, "
+        f"or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and begins at it: "
+        "skipping would resurrect what was deleted",
+    )
+
+
+def another_topic(topic: Topic, shard: int) -> HaltShard:
+    """The topic was deleted and made anew under its name (FAULTS 17)."""
+    return HaltShard(
+        f"shard {shard}: topic {topic.name!r} is not the one that was read: it has id {topic.id} now",
+        "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
+        "or `kycache rebuild --epoch`, which orders one",
+    )
+
+
+def check_partitions(topic: Topic, node: Node) -> None:
+    """Refuse a changed partition count: users are in other partitions now (FAULTS 17)."""
+    if topic.partitions != node.shards:
+        raise Refused(
+            f"topic {topic.name!r} has {topic.partitions} partitions, the data directory is for {node.shards}",
+            "start over with an empty data directory and a topic of its own",
+        )
+
+
+def check_log(node: Node, topic: Topic, shard: int) -> int:
+    """The offset from which a shard is whole.
+
+    Raises:
+        HaltShard: the log does not hold it any more.
+    """
+    offset = node.start(shard, topic.id)
+    if topic.starts[shard] > offset:
+        raise log_cut(shard, offset)
+    return offset
+
+
+def start_over(
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    node: Node,
+    topic: Topic,
+    shard: int,
+    *,
+    replace: bool = False,
+) -> None:
+    """Make an empty generation, to be filled from where the partition is whole. The caller holds the shard's lock.
+
+    It is built beside what serves; where nothing serves, or `replace` says so, it is in use at once.
+
+    Raises:
+        HaltShard: the log does not hold everything any more; nothing was changed.
+        Refused: there is no room for two generations; nothing was changed.
+    """
+    offset = check_log(node, topic, shard)
+    folder = directory.shard(shard)
+    beside = not replace and served_state(environments, folder) is not None
+    if beside:
+        check_room(folder)
+    generation = folder.next_generation()
+    identity = Identity(FORMAT, shard, node.shards, view.hash, node.epoch)
+    position = Position(topic.name, topic.id, shard, offset)
+    create_store(environments, generation, identity, position, from_start=True)
+    if beside:
+        folder.build(generation)
+    else:
+        folder.flip(generation)
+
+
+def check_room(folder: ShardFolder) -> None:
+    """Refuse to build a generation beside one that is larger than what is free.
+
+    Raises:
+        Refused: with the figures.
+    """
+    current = folder.current()
+    if current is None:
+        return
+    taken = (current / "data.mdb").stat().st_blocks * STAT_BLOCK_BYTES
+    free = shutil.disk_usage(folder.path).free
+    if free < taken:
+        raise Refused(
+            f"shard {folder.number} takes {taken >> 20} MiB, and {free >> 20} MiB are free for a second one "
+            "beside it",
+            "make room, or run it with `--replace`: the shard then answers 503 until it is read again",
+        )
+
+
+def rebuild_for(
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    *,
+    replace: bool = False,
+) -> None:
+    """Start every shard over for another view definition; the directory is its home from then on. Blocking.
+
+    Everything that could refuse is looked at, and every lock held, before anything is changed. What serves the
+    former view goes on until its shards are built.
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+        Refused: a process holds a shard, the log is cut, the topic or its partition count is another.
+    """
+    node = directory.node()
+    assert node is not None
+    topic = describe_topic(settings)
+    check_partitions(topic, node)
+    try:
+        for shard in range(node.shards):
+            check_log(node, topic, shard)
+            if not replace:
+                check_room(directory.shard(shard))
+    except HaltShard as halt:
+        raise Refused(halt.problem, halt.remedy) from None
+    with ExitStack() as locks:
+        for shard in range(node.shards):
+            lock = directory.shard(shard).lock()
+            if lock is None:
+                raise Refused(
+                    f"shard {shard} is held by {directory.shard(shard).holder()}, with the former view",
+                    "stop it, then run this again",
+                )
+            locks.callback(lock.release)
+        node = directory.rehome(lambda node: msgspec.structs.replace(_for_topic(node, topic), view=view.hash))
+        for shard in range(node.shards):
+            start_over(directory, environments, view, node, topic, shard, replace=replace)
+
+
+def rebuild(
+    settings: KafkaSettings,
+    directory: DataDirectory,
+    environments: Environments,
+    view: View,
+    shard: int,
+    *,
+    replace: bool = False,
+) -> None:
+    """Start a shard over from where its partition is whole. The caller holds the shard's lock. Blocking.
+
+    What it put in doubt stays in doubt until the new generation serves (service.py clears it then).
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+        Refused: the log no longer holds everything, or the partition count changed; nothing was changed.
+    """
+    topic = describe_topic(settings)
+    node = directory.found(view.hash, topic.name, topic.id, topic.partitions)
+    current = directory.shard(shard).current()
+    if current is not None:
+        with suppress(DamagedFile):  # after an unclean stop it serves, where it is whole
+            Checker(view).ensure(current, shard)
+    try:
+        check_log(node, topic, shard)
+        node = directory.rehome(lambda node: _for_topic(node, topic))
+        start_over(directory, environments, view, node, topic, shard, replace=replace)
+    except HaltShard as halt:
+        raise Refused(halt.problem, halt.remedy) from None
+
+
+def begin_epoch(
+    settings: KafkaSettings, directory: DataDirectory, ends: Mapping[int, int], shards: Collection[int]
+) -> Node:
+    """Write down that a whole snapshot begins at the present end of each partition. Blocking.
+
+    The caller has stopped the connector and dropped its offsets, and starts it again afterwards: so whatever comes
+    behind `ends` is a whole snapshot and what follows it, as in a new topic. A change of before that is still on
+    its way does no harm: it is older than the snapshot, and swept after it.
+
+    Args:
+        shards: those that are to start over from it.
+
+    Raises:
+        Unreachable: the broker does not answer, or has no such topic.
+        Refused: the partition count changed.
+    """
+    topic = describe_topic(settings)
+    node = directory.node()
+    assert node is not None
+    check_partitions(topic, node)
+    starts = tuple(ends[n] for n in range(topic.partitions))
+
+    def begun(node: Node) -> Node:
+        epoch = node.epoch + 1
+        oldest = tuple(epoch if n in shards else node.oldest_of(n) for n in range(node.shards))
+        return msgspec.structs.replace(node, epoch=epoch, topic_id=topic.id, starts=starts, oldest=oldest)
+
+    return directory.rehome(begun)
+
+
+def _for_topic(node: Node, topic: Topic) -> Node:
+    """A topic that was made anew is read from 0."""
+    return node if node.topic_id == topic.id else msgspec.structs.replace(node, topic_id=topic.id, starts=())

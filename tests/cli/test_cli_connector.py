@@ -1,0 +1,111 @@
+"""`kycache connector`: one source for what is printed and what the demo runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from support.command_line import RunCommand
+
+from kycache.actors.files.directory import DataDirectory
+from kycache.cli.commands.connector import script
+from kycache.cli.settings.loading import load_settings
+from kycache.cli.settings.sections import REDACTED
+from kycache.model.connector import ConnectorSettings, connector_config, source_sql
+from kycache.model.definition import default_view
+
+SETTINGS = """
+[source]
+dsn = "postgresql://app:hunter2@db.internal:5433/people"
+[connector]
+name = "people"
+slot = "people_slot"
+schema = "crm"
+partitions = 6
+[kafka]
+topic = "people.changes"
+"""
+
+EXPECTED = ConnectorSettings(
+    host="db.internal",
+    port=5433,
+    user="app",
+    password="hunter2",
+    dbname="people",
+    name="people",
+    slot="people_slot",
+    schema="crm",
+    topic="people.changes",
+    partitions=6,
+)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, no_settings: Path) -> None:  # noqa: ARG001 (its effect)
+    (tmp_path / "kycache.toml").write_text(SETTINGS, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("settings")
+def test_prints_what_the_demo_runs(kycache: RunCommand) -> None:
+    printed = kycache("connector", "--json", "--with-secrets").json
+    assert printed["connector"] == {"name": "people", "config": connector_config(default_view(), EXPECTED)}
+    assert printed["sql"] == source_sql(default_view(), EXPECTED)
+    assert json.loads(kycache("connector", "--connector", "--with-secrets").out) == printed["connector"]
+    assert kycache("connector", "--sql").out == script(printed["sql"])
+
+
+@pytest.mark.usefixtures("settings")
+def test_redacts_the_password_on_a_terminal_and_says_so(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert kycache("connector", "--connector").json["config"]["database.password"] == "hunter2"  # piped on
+    monkeypatch.setattr("kycache.cli.commands.connector.on_terminal", lambda: True)
+    for arguments in ((), ("--json",), ("--connector",)):
+        ended = kycache("connector", *arguments)
+        assert ended.code == 0
+        assert "hunter2" not in ended.out + ended.err
+        assert REDACTED in ended.out
+        assert "--with-secrets" in ended.err
+
+
+@pytest.mark.usefixtures("settings")
+def test_debezium_may_reach_the_source_by_another_address(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KYCACHE_CONNECTOR_DSN", "postgresql://debezium@10.0.0.7/people")
+    config = kycache("connector", "--connector").json["config"]
+    assert (config["database.hostname"], config["database.port"]) == ("10.0.0.7", "5432")
+    assert (config["database.user"], config["database.password"]) == ("debezium", "")
+
+
+def test_sql_needs_no_address(kycache: RunCommand) -> None:
+    assert 'ALTER TABLE "public"."users" REPLICA IDENTITY FULL' in kycache("connector", "--sql").out
+    ended = kycache("connector")
+    assert ended.code == 3
+    assert "`[source] dsn`" in ended.err
+
+
+@pytest.mark.parametrize("dsn", ["host=a,b port=1,2 user=u dbname=d", "host=a port=1,2 user=u dbname=d"])
+def test_several_servers_are_refused(kycache: RunCommand, monkeypatch: pytest.MonkeyPatch, dsn: str) -> None:
+    monkeypatch.setenv("KYCACHE_SOURCE_DSN", dsn)
+    ended = kycache("connector")
+    assert ended.code == 3
+    assert "`[connector] dsn`" in ended.err
+
+
+def test_partitions_are_those_of_the_data_directory(kycache: RunCommand) -> None:
+    settings = load_settings(None)
+    beats = [f"('beat-{n}'" for n in range(100)]
+
+    def rows(*arguments: str) -> int:
+        ended = kycache("connector", "--sql", *arguments)
+        assert ended.code == 0
+        insert = next(line for line in ended.out.splitlines() if line.startswith("INSERT"))
+        return sum(beat in insert for beat in beats)
+
+    assert rows() == 4
+    assert rows("--partitions", "7") == 7
+    DataDirectory(settings.data.dir).found(default_view().hash, settings.kafka.topic, "id", 3)
+    assert rows() == 3
+    ended = kycache("connector", "--sql", "--partitions", "7")
+    assert ended.code == 3
+    assert "made for 3 partitions, not 7" in ended.err

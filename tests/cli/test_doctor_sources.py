@@ -1,0 +1,425 @@
+"""`kycache doctor` on PostgreSQL clusters of its own: what cannot be done to one that others use too.
+
+A slot has a real reader (`pg_recvlogical`), so that a sound source is found sound.
+"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import psycopg
+import pytest
+from support.waiting import wait_until
+
+from kycache.cli.doctor.command import Look, diagnose
+from kycache.cli.doctor.topic_rules import WARNING, Finding
+from kycache.cli.settings.loading import load_settings
+from kycache.demo.servers import postgres
+from kycache.demo.servers.children import Child, Program, stopping
+from kycache.demo.servers.ports import HOST, free_ports
+from kycache.model.connector import ConnectorSettings, source_sql
+from kycache.model.definition import default_view
+
+WAIT_S = 60.0
+CONNECTOR = ConnectorSettings(host=HOST, port=1, user=postgres.SUPERUSER, password="", dbname=postgres.DATABASE)
+
+
+class Cluster:
+    """A PostgreSQL that runs, prepared as `kycache connector --sql` says."""
+
+    def __init__(self, folder: Path) -> None:
+        [port] = free_ports(1)
+        folder.chmod(0o711)  # run by root, PostgreSQL has another account
+        self.folder = folder
+        self.settings = postgres.Postgres(folder / "data", port, postgres.new_password())
+        self.server = postgres.prepare(self.settings, folder / "postgres.log", durable=False)
+
+    def start(self, **more: str) -> None:
+        """Start it, with some settings otherwise."""
+        with (self.settings.data / "postgresql.auto.conf").open("a", encoding="utf-8") as file:
+            file.writelines(f"{name} = '{value}'\n" for name, value in more.items())
+        self.server.start()
+        postgres.wait_ready(self.settings, self.server)
+
+    def restart(self, **more: str) -> None:
+        self.server.stop()
+        self.server.wait_stopped()
+        self.start(**more)
+
+    def run(self, *statements: str, database: str = postgres.DATABASE) -> None:
+        with psycopg.connect(self.settings.dsn_of(database), autocommit=True) as db:
+            for statement in statements:
+                db.execute(statement.encode())
+
+    def make_tables(self) -> None:
+        self.run((files("kycache.demo") / "schema.sql").read_text(encoding="utf-8"))
+        self.prepare_source()
+
+    def prepare_source(self) -> None:
+        """What `kycache connector --sql` prints."""
+        self.run(*source_sql(default_view(), CONNECTOR))
+
+    @contextmanager
+    def slot_is_read(self, database: str = postgres.DATABASE, role: str = postgres.SUPERUSER) -> Iterator[None]:
+        """The connector's slot, made and read as Debezium would."""
+        dsn = self.settings.dsn_of(database)
+        command = [str(postgres.binary("pg_recvlogical")), "-d", dsn, "-U", role]
+        plugin = ("--slot=kycache", "--create-slot", "--if-not-exists", "--plugin=pgoutput")
+        subprocess.run([*command, *plugin], check=True)
+        options = ("-o", "proto_version=1", "-o", "publication_names=kycache", "-f", "-", "--no-loop")
+        reader = subprocess.Popen([*command, "--slot=kycache", "--start", *options], stdout=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: self._active(active=True), "the slot is read")
+            yield
+        finally:
+            reader.terminate()
+            reader.wait(WAIT_S)
+            wait_until(lambda: self._active(active=False), "the slot is let go")
+            self.run("SELECT pg_drop_replication_slot('kycache')", database=database)
+
+    def findings(self, port: int | None = None) -> list[Finding]:
+        """What doctor finds at the source."""
+        dsn = replace(self.settings, port=port or self.settings.port).dsn
+        (self.folder / "kycache.toml").write_text(f"[source]\ndsn = '{dsn}'\n", encoding="utf-8")
+        return diagnose(load_settings(self.folder / "kycache.toml"), [Look.SOURCE]).findings
+
+    def _active(self, *, active: bool) -> bool:
+        with psycopg.connect(self.settings.dsn) as db:
+            row = db.execute("SELECT active FROM pg_replication_slots WHERE slot_name = 'kycache'").fetchone()
+        return row == (active,)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    with stopping(cluster.server):
+        cluster.start()
+        cluster.make_tables()
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running: Cluster, no_settings: Path) -> Cluster:
+    """The cluster, without this machine's settings."""
+    del no_settings
+    return running
+
+
+def problem(found: list[Finding], check: str) -> str:
+    """The problem of the one finding of a check."""
+    (one,) = [finding for finding in found if finding.check == check]
+    return one.problem
+
+
+def test_a_sound_source_and_one_without_heartbeats(cluster: Cluster) -> None:
+    with cluster.slot_is_read():
+        assert cluster.findings() == []
+        cluster.run("DROP TABLE kycache_heartbeat")
+        found = cluster.findings()
+        assert {finding.check for finding in found} == {"heartbeat", "publication"}
+        assert problem(found, "heartbeat").startswith("table kycache_heartbeat does not exist")
+        assert problem(found, "publication") == "publication 'kycache' does not cover kycache_heartbeat"
+        cluster.prepare_source()
+        assert cluster.findings() == []
+
+
+OTHERS = "users, kyc_records, kycache_heartbeat"
+
+BROKEN: list[tuple[str, str, str, str]] = [
+    # what breaks it, what the printed SQL does not mend, the check, the problem
+    (f"ALTER PUBLICATION kycache SET TABLE {OTHERS}", "", "publication", "does not cover accounts"),
+    (
+        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts WHERE (status = 'OPEN')",
+        "",
+        "publication",
+        "has a row filter on accounts",
+    ),
+    (
+        f"ALTER PUBLICATION kycache SET TABLE {OTHERS}, accounts (account_id, user_id, balance)",
+        "",
+        "publication",
+        "leaves out account_no, account_type, opened_at, status of table accounts: under REPLICA IDENTITY FULL",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN note text;"
+        "ALTER PUBLICATION kycache SET TABLE users, kyc_records, kycache_heartbeat, accounts"
+        " (account_id, user_id, account_type, account_no, balance, status, opened_at)",
+        "ALTER TABLE accounts DROP COLUMN note",
+        "publication",
+        "leaves out note of table accounts: under REPLICA IDENTITY FULL PostgreSQL refuses every UPDATE",
+    ),
+    (
+        "ALTER PUBLICATION kycache SET (publish = 'insert, update, delete')",
+        "",
+        "publication",
+        "does not publish truncate",
+    ),
+    ("ALTER TABLE accounts REPLICA IDENTITY DEFAULT", "", "replica identity", "public.accounts has no REPLICA"),
+    ("DROP TRIGGER kycache_truncated ON users", "", "truncate trigger", "public.users has no enabled trigger"),
+    (
+        "ALTER TABLE users DISABLE TRIGGER kycache_truncated",
+        "",
+        "truncate trigger",
+        "public.users has no enabled trigger",
+    ),
+    (
+        "CREATE OR REPLACE FUNCTION kycache_heartbeat_truncated() RETURNS trigger LANGUAGE plpgsql "
+        "AS 'BEGIN RETURN NULL; END'",
+        "",
+        "truncate trigger",
+        "calls another function",
+    ),
+    ("DELETE FROM kycache_heartbeat WHERE shard = 2", "", "heartbeat", "has no row for partition 2 of 4"),
+    (
+        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamptz",
+        "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamp",
+        "types",
+        "column opened_at of table public.accounts is a timestamptz, the view declares timestamp",
+    ),
+    (
+        "ALTER TABLE accounts RENAME COLUMN balance TO credit",
+        "ALTER TABLE accounts RENAME COLUMN credit TO balance",
+        "tables",
+        "public.accounts has no column balance",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) VIRTUAL",
+        "ALTER TABLE accounts DROP COLUMN twice",
+        "generated columns",
+        "virtual generated columns (twice)",
+    ),
+    (
+        "ALTER TABLE accounts ADD COLUMN twice numeric GENERATED ALWAYS AS (balance * 2) STORED;"
+        "ALTER PUBLICATION kycache SET (publish_generated_columns = none)",
+        "ALTER TABLE accounts DROP COLUMN twice",
+        "generated columns",
+        "does not publish the generated columns of table public.accounts (twice)",
+    ),
+    (
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp(3)",
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp",
+        "types",
+        "column created_at of table public.users is a timestamp(3), the view declares timestamp",
+    ),
+    (
+        "CREATE TABLE accounts_of_before () INHERITS (accounts)",
+        "DROP TABLE accounts_of_before",
+        "tables",
+        "tables inherit from public.accounts (accounts_of_before)",
+    ),
+    (
+        "CREATE DOMAIN moment AS timestamp(0); CREATE DOMAIN birth AS moment;"
+        "ALTER TABLE users ALTER COLUMN created_at TYPE birth",
+        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp; DROP DOMAIN birth; DROP DOMAIN moment",
+        "types",
+        "column created_at of table public.users is a timestamp(0), the view declares timestamp",
+    ),
+    (
+        "CREATE DOMAIN named AS text NOT NULL; ALTER TABLE users ALTER COLUMN first_name TYPE named;"
+        "CREATE DOMAIN owned AS uuid NOT NULL; ALTER TABLE accounts ALTER COLUMN user_id DROP NOT NULL,"
+        "ALTER COLUMN user_id TYPE owned, DROP CONSTRAINT accounts_pkey",  # found for that alone
+        "ALTER TABLE users ALTER COLUMN first_name TYPE varchar(255); DROP DOMAIN named;"
+        "ALTER TABLE accounts ALTER COLUMN user_id TYPE uuid, ALTER COLUMN user_id SET NOT NULL,"
+        "ADD PRIMARY KEY (account_id); DROP DOMAIN owned",
+        "keys",
+        "no index keeps account_id of table public.accounts unique",
+    ),
+    (
+        "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,2)",
+        "ALTER TABLE accounts ALTER COLUMN balance TYPE numeric(18,4)",
+        "types",
+        "column balance of table public.accounts is a numeric of scale 2, the view declares numeric(18,4)",
+    ),
+    (
+        "ALTER TABLE users DROP COLUMN phone, ADD COLUMN phone time",
+        "ALTER TABLE users DROP COLUMN phone, ADD COLUMN phone varchar(20)",
+        "types",
+        "column phone of table public.users is a time, the view declares text",
+    ),
+    (
+        "ALTER TABLE accounts ALTER COLUMN user_id DROP NOT NULL",
+        "ALTER TABLE accounts ALTER COLUMN user_id SET NOT NULL",
+        "keys",
+        "column user_id of table public.accounts may be NULL",
+    ),
+    (
+        "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey;"
+        "CREATE UNIQUE INDEX odd ON accounts (account_id, balance);"
+        "CREATE UNIQUE INDEX open ON accounts (account_id) WHERE status = 'OPEN'",
+        "DROP INDEX odd; DROP INDEX open; ALTER TABLE accounts ADD PRIMARY KEY (account_id)",
+        "keys",
+        "no index keeps account_id of table public.accounts unique",
+    ),
+    (
+        "ALTER TABLE kycache_heartbeat DROP COLUMN truncated",
+        "DROP TABLE kycache_heartbeat",
+        "heartbeat",
+        "table kycache_heartbeat has no column truncated",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("broken", "mended", "check", "problem"), BROKEN, ids=[str(n) for n, _ in enumerate(BROKEN)]
+)
+def test_what_is_broken(cluster: Cluster, broken: str, mended: str, check: str, problem: str) -> None:
+    with cluster.slot_is_read():
+        cluster.run(broken)
+        try:
+            found = cluster.findings()
+            assert {finding.check for finding in found} == {check}
+            assert problem in found[0].problem
+        finally:
+            cluster.run(mended)
+            cluster.prepare_source()
+        assert cluster.findings() == []
+
+
+def test_a_publication_of_all_tables(cluster: Cluster) -> None:
+    """Somebody's own: it covers the view's tables already, and PostgreSQL lets none be named."""
+    cluster.run("DROP PUBLICATION kycache; CREATE PUBLICATION kycache FOR ALL TABLES WITH (publish = 'insert')")
+    try:
+        with cluster.slot_is_read():
+            assert problem(cluster.findings(), "publication").endswith("does not publish update, delete, truncate")
+            cluster.prepare_source()
+            assert cluster.findings() == []
+    finally:
+        cluster.run("DROP PUBLICATION kycache")
+        cluster.prepare_source()
+
+
+def test_an_enum_that_grew(cluster: Cluster) -> None:
+    change = "ALTER TABLE accounts ALTER COLUMN account_type TYPE {0} USING account_type::text::{0}"
+    with cluster.slot_is_read():
+        cluster.run("CREATE TYPE grown AS ENUM ('SAVINGS', 'CURRENT', 'WALLET', 'INVESTMENT', 'FROZEN')")
+        cluster.run(change.format("grown"))
+        try:
+            (found,) = cluster.findings()
+            assert (found.check, found.severity) == ("types", WARNING)
+            assert "may be FROZEN, which the view does not know" in found.problem
+        finally:
+            cluster.run(change.format("account_type"), "DROP TYPE grown")
+        assert cluster.findings() == []
+
+
+def test_what_debeziums_role_may_not(cluster: Cluster) -> None:
+    """Told by who reads the slot. Streaming needs none of these rights, so that nothing else shows it."""
+    cluster.run(
+        f"CREATE ROLE debezium LOGIN REPLICATION PASSWORD '{cluster.settings.password}'",
+        "GRANT SELECT ON ALL TABLES IN SCHEMA public TO debezium",
+    )
+
+    def hidden() -> bool:
+        return "row level security of table public.users may hide rows" in str(cluster.findings())
+
+    try:
+        with cluster.slot_is_read(role="debezium"):
+            (beats,) = cluster.findings()
+            assert "role 'debezium' lacks UPDATE on table kycache_heartbeat: no beat comes" in beats.problem
+            cluster.run(beats.remedy, "REVOKE SELECT ON accounts FROM debezium")
+            (unread,) = cluster.findings()
+            assert "may not read table public.accounts" in unread.problem
+            cluster.run(unread.remedy.partition(", and")[0], "ALTER TABLE users ENABLE ROW LEVEL SECURITY")
+            (hiding,) = cluster.findings()  # without a policy: all of them
+            cluster.run(hiding.remedy.partition(", or ")[2].partition(";")[0])
+            assert cluster.findings() == []
+            cluster.run("CREATE POLICY most ON users AS RESTRICTIVE USING (region = 'EMEA')")
+            assert hidden()
+            cluster.run("ALTER ROLE debezium BYPASSRLS")
+            assert cluster.findings() == []
+    finally:
+        cluster.run("DROP POLICY IF EXISTS kycache ON users", "DROP POLICY IF EXISTS most ON users")
+        cluster.run("ALTER TABLE users DISABLE ROW LEVEL SECURITY", "DROP OWNED BY debezium", "DROP ROLE debezium")
+
+
+def test_a_slot_of_another_database(cluster: Cluster) -> None:
+    cluster.run("CREATE DATABASE other")
+    cluster.run("CREATE PUBLICATION kycache", database="other")
+    with cluster.slot_is_read("other"):
+        (found,) = cluster.findings()
+        assert found.check == "slot"
+        assert "is of plugin pgoutput and database other, not of pgoutput and kyc" in found.problem
+
+
+def test_a_standby(cluster: Cluster, tmp_path: Path) -> None:
+    """A real one that follows; its primary is sound."""
+    account = cluster.server.program.account
+    [port] = free_ports(1)
+    copy = cluster.folder / "standby"
+    copy.mkdir(mode=0o700)
+    if account is not None:
+        os.chown(copy, account.uid, account.gid)
+    source = cluster.settings.dsn_of("postgres")
+    subprocess.run(
+        [str(postgres.binary("pg_basebackup")), "-d", source, "-D", str(copy), "-R", "--checkpoint=fast"],
+        check=True,
+        user=account.uid if account else None,
+        group=account.gid if account else None,
+        extra_groups=[] if account else None,
+        cwd="/",
+    )
+    argv = (str(postgres.binary("postgres")), "-D", str(copy), "-p", str(port))
+    log = tmp_path / "standby.log"
+    standby = Child(Program("standby", argv, log, account=account, stop_signal=cluster.server.program.stop_signal))
+    with cluster.slot_is_read(), stopping(standby):
+        standby.start()
+        wait_until(lambda: _answers(replace(cluster.settings, port=port).dsn), "the standby answers")
+        (found,) = cluster.findings(port)
+        assert (found.check, found.problem) == ("source", "the source is a standby in recovery")
+        assert cluster.findings() == []
+
+
+def _answers(dsn: str) -> bool:
+    try:
+        with psycopg.connect(dsn, connect_timeout=2):
+            return True
+    except psycopg.OperationalError:
+        return False
+
+
+def test_wal_without_what_logical_decoding_needs(cluster: Cluster) -> None:
+    cluster.restart(wal_level="replica")
+    try:
+        found = cluster.findings()
+        assert {finding.check for finding in found} == {"wal_level", "slot"}  # nobody could have made the slot
+        assert problem(found, "wal_level") == "wal_level is replica"
+    finally:
+        cluster.restart(wal_level="logical")
+    with cluster.slot_is_read():
+        assert cluster.findings() == []
+
+
+PARTITIONED = """
+ALTER TABLE accounts RENAME TO accounts_as_they_were;
+CREATE TABLE accounts (LIKE accounts_as_they_were INCLUDING DEFAULTS, PRIMARY KEY (account_id))
+    PARTITION BY HASH (account_id);
+CREATE TABLE accounts_0 PARTITION OF accounts FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE accounts_1 PARTITION OF accounts FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+"""
+
+
+def test_partitioned_tables(cluster: Cluster) -> None:
+    cluster.run(PARTITIONED)
+    try:
+        cluster.prepare_source()
+        with cluster.slot_is_read():
+            found = cluster.findings()
+            assert {finding.check for finding in found} == {"replica identity"}
+            assert "(accounts_0, accounts_1)" in problem(found, "replica identity")
+            cluster.run(
+                "ALTER TABLE accounts_0 REPLICA IDENTITY FULL", "ALTER TABLE accounts_1 REPLICA IDENTITY FULL"
+            )
+            assert cluster.findings() == []
+            cluster.run("ALTER PUBLICATION kycache SET (publish_via_partition_root = false)")
+            assert [finding.problem for finding in cluster.findings()] == [
+                "table accounts is partitioned, and publication 'kycache' names each partition by itself"
+            ]
+            cluster.prepare_source()
+            assert cluster.findings() == []
+    finally:
+        cluster.run("DROP TABLE accounts", "ALTER TABLE accounts_as_they_were RENAME TO accounts")
+        cluster.prepare_source()

@@ -1,0 +1,185 @@
+"""Records of a fetch, read our way and kafka-python's: the same, whatever the batches are like."""
+
+import struct
+from collections.abc import Callable
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import kafka.codec
+import pytest
+from kafka import TopicPartition
+from kafka.consumer.fetcher import Fetcher
+from kafka.errors import CorruptRecordError, UnsupportedCodecError
+from kafka.protocol.consumer import IsolationLevel
+from kafka.record import MemoryRecords, MemoryRecordsBuilder
+from kafka.record.util import calc_crc32c
+from support.faults import seeds
+
+from kycache.actors.store.turn import Turn
+from kycache.ingest.consuming.fetched import Fetched, PartitionRecords
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.thread import ConsumerThread, _Session
+from kycache.model.definition import default_view
+from kycache.model.errors import HaltShard
+
+TP = TopicPartition("kyc.changes", 3)
+EPOCH = 7
+NONE, GZIP, ZSTD = 0, 1, 4
+ATTRIBUTES_AT, CRC_AT, EPOCH_AT = 21, 17, 12
+APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
+
+
+def resealed(batch: bytearray, flags: int = 0) -> bytes:
+    """A batch after somebody's hand, with a checksum that is right."""
+    batch[ATTRIBUTES_AT + 1] |= flags
+    struct.pack_into(">i", batch, EPOCH_AT, EPOCH)
+    struct.pack_into(">I", batch, CRC_AT, calc_crc32c(memoryview(batch)[ATTRIBUTES_AT:]))
+    return bytes(batch)
+
+
+def built(
+    offset: int, records: list[tuple[int, Any, Any, Any]], *, codec: int = NONE, producer: int = -1
+) -> bytearray:
+    """One batch; records as (milliseconds, key, value, headers), None for one that compaction took."""
+    identity = {"producer_id": producer, "producer_epoch": 0, "base_sequence": 0} if producer >= 0 else {}
+    builder = MemoryRecordsBuilder(2, codec, 1 << 20, offset, **identity)
+    for record in records:
+        if record is None:
+            builder.skip(1)
+        else:
+            builder.append(*record)
+    builder.close()
+    return bytearray(builder.buffer())
+
+
+def some(random: Random) -> tuple[int, Any, Any, Any]:
+    sizes = (0, 1, 36, 63, 64, 200, 8191, 8192, 20_000)
+    key, value = (random.choice((None, random.randbytes(random.choice(sizes)))) for _ in range(2))
+    headers = [(f"h{n}", random.choice((None, b"x" * 200))) for n in range(random.choice((0, 0, 3)))]
+    return 1_795_000_000_000 + random.randrange(-(10**7), 10**7), key, value, headers
+
+
+def some_batches(random: Random) -> tuple[bytes, list[Any]]:
+    """A fetch's bytes, and the transactions in it that were aborted."""
+    made, aborted, offset = b"", [], 1_000
+    for _ in range(random.randrange(1, 6)):
+        records = [some(random) for _ in range(random.randrange(1, 8))]
+        kind = random.choice(
+            ("plain", "plain", "gzip", "idempotent", "appended", "compacted", "aborted", "committed")
+        )
+        flags = {"appended": APPEND_TIME, "aborted": TRANSACTIONAL, "committed": TRANSACTIONAL}.get(kind, 0)
+        producer = 5 if kind in ("idempotent", "aborted", "committed") else -1
+        if kind == "compacted":
+            records = [records[0], *(r for r in records[1:] for r in (None, r))]
+        made += resealed(built(offset, records, codec=GZIP if kind == "gzip" else NONE, producer=producer), flags)
+        if kind in ("aborted", "committed"):
+            if kind == "aborted":
+                aborted.append(SimpleNamespace(producer_id=producer, first_offset=offset))
+            offset += len(records)
+            marker = struct.pack(">hh", 0, kind == "committed")
+            made += resealed(built(offset, [(1, marker, b"", [])], producer=producer), TRANSACTIONAL | CONTROL)
+            records = [None]
+        offset += len(records)
+    return made, aborted
+
+
+def read(kind: Callable[..., Any], data: bytes, aborted: list[Any], begin: int, step: int) -> list[Any]:
+    """What one of both delivers of a fetch, and where it would read on after each take."""
+    drained: list[Any] = []
+    records = kind(
+        begin,
+        TP,
+        MemoryRecords(data),
+        isolation_level=IsolationLevel.READ_COMMITTED,
+        aborted_transactions=aborted,
+        on_drain=drained.append,
+    )
+    told: list[Any] = []
+    while records:
+        took = records.take(step)
+        told.append([(r.leader_epoch, r.offset, r.timestamp, r.key, r.value) for r in took])
+        told.append((records.next_fetch_offset, records.leader_epoch))
+    assert drained == [records]
+    assert records.bytes_read > 0 or not any(told[::2])
+    return told
+
+
+@pytest.mark.parametrize("seed", seeds(200))
+def test_both_ways_deliver_the_same(seed: int) -> None:
+    random = Random(seed)
+    data, aborted = some_batches(random)
+    begin, step = random.choice((1_000, 1_003)), random.choice((1, 3, 1_000))
+    ours = read(PartitionRecords, data, aborted, begin, step)
+    assert ours == read(Fetcher.PartitionRecords, data, aborted, begin, step)
+
+
+def test_a_usual_batch_is_read_our_way() -> None:
+    records = PartitionRecords(0, TP, MemoryRecords(resealed(built(0, [(1, b"k", b"v", [])], producer=5))))
+    assert records.take(10) == [Fetched(EPOCH, 0, 1, b"k", b"v")]
+
+
+def test_a_wrong_checksum_is_said_as_the_client_says_it() -> None:
+    good, bad = resealed(built(0, [(1, b"k", b"v", [])])), bytearray(resealed(built(1, [(1, b"k", b"v", [])])))
+    bad[-3] ^= 1
+    errors = []
+    for kind in (PartitionRecords, Fetcher.PartitionRecords):
+        records = kind(0, TP, MemoryRecords(good + bytes(bad)))
+        assert len(records.take(10)) == 1
+        with pytest.raises(CorruptRecordError) as caught:
+            records.take(10)
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+    assert str(TP) in errors[0]
+
+
+class Parked:
+    """A consumer and a sink that remember."""
+
+    def __init__(self) -> None:
+        self.paused: list[TopicPartition] = []
+        self.halted: dict[int, HaltShard] = {}
+
+    def assignment(self) -> set[TopicPartition]:
+        return {TP, TopicPartition(TP.topic, 30)}
+
+    def seek(self, tp: TopicPartition, offset: int) -> None:
+        assert (tp, offset) == (TP, 0)
+
+    def pause(self, tp: TopicPartition) -> None:
+        self.paused.append(tp)
+
+    def halt(self, partition: int, error: HaltShard) -> None:
+        self.halted[partition] = error
+
+
+@pytest.mark.parametrize("flags", [0, TRANSACTIONAL])
+def test_a_compression_that_cannot_be_read_halts_its_partition(
+    flags: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The client stood still behind such a batch, and its group was told that Kafka does not answer."""
+    monkeypatch.setattr(kafka.codec, "zstd", None)  # as where the library is not installed
+    batch = resealed(built(0, [(1, b"k", b"v", [])], producer=5), ZSTD | flags)
+    with pytest.raises(UnsupportedCodecError) as caught:
+        PartitionRecords(0, TP, MemoryRecords(batch), isolation_level=IsolationLevel.READ_COMMITTED).take(10)
+    parked: Any = Parked()
+    thread = ConsumerThread(KafkaSettings(""), default_view(), "i", "p", parked, Turn())
+    thread._unreadable(_Session(parked, set(), {}), caught.value)
+    assert parked.paused == [TP]
+    assert list(parked.halted) == [TP.partition]
+    assert "zstd" in parked.halted[TP.partition].problem
+
+
+@pytest.mark.parametrize("seed", seeds(200))
+def test_what_is_no_record_is_refused_or_read_within_its_bounds(seed: int) -> None:
+    """The checksum is right, what it covers is not: a broken producer's."""
+    random = Random(seed)
+    batch = built(0, [some(random) for _ in range(3)])
+    size = len(batch)
+    for _ in range(random.randrange(1, 4)):
+        batch[random.randrange(61, min(size, 100))] = random.choice((0x00, 0x01, 0x7F, 0x80, 0xFF))
+    try:
+        taken = PartitionRecords(-(2**70), TP, MemoryRecords(resealed(batch))).take(10)
+    except CorruptRecordError:
+        return
+    assert sum(len(r.key or b"") + len(r.value or b"") for r in taken) < size

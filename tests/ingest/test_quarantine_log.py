@@ -1,0 +1,64 @@
+"""What goes into quarantine is in ingest's log, and what leaves it: where it stood and why, and no value of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import structlog
+import trio
+from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
+from support.waiting import until
+
+from kycache.actors.shard import POISONS_LOGGED_MAX, Batch, Opened, ShardActor
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.remedies.control import Request, Worker, _carry_out
+from kycache.model.change import Item, Poison, Scope
+from kycache.model.definition import default_view
+
+VIEW = default_view()
+WAIT_S = 20.0
+COUNT = POISONS_LOGGED_MAX + 5
+
+
+class Holding:
+    """A process that holds every shard, with no actor to stop."""
+
+    def holds(self, shard: int) -> bool:
+        return shard == 0
+
+    async def carry_out(self, shard: int, work: Callable[[], None]) -> None:
+        assert shard == 0
+        await trio.to_thread.run_sync(work)
+
+
+async def test_quarantined_and_released(tmp_path: Path) -> None:
+    shard = ShardUnderTest(tmp_path / "data", VIEW)
+    poisons: list[Item] = [
+        Poison(n, 1_700_000_000_000, None, b'{"first_name": "Lovelace"', "not JSON", Scope.SHARD, None, None)
+        for n in range(COUNT)
+    ]
+    actor = ShardActor(Opened(shard.store, TOPIC_ID, 0), shard.fence, lambda: None)
+    with structlog.testing.capture_logs() as lines, trio.fail_after(WAIT_S):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(actor.run)
+            actor.offer(Batch(0, poisons, COUNT, COUNT, -1, COUNT))
+            await until(lambda: actor.state.quarantined >= COUNT)
+            nursery.cancel_scope.cancel()
+    where = {"shard": 0, "topic": TOPIC, "partition": 0, "log_level": "warning"}
+    *each, more = lines
+    assert each == [
+        {**where, "event": "a record was quarantined", "offset": n, "reason": "not JSON"}
+        for n in range(POISONS_LOGGED_MAX)
+    ]
+    assert (more["event"], more["count"]) == ("more records were quarantined", 5)
+    shard.store.close()
+    worker = Worker(KafkaSettings("nowhere:1"), shard.directory, shard.environments, VIEW)
+    with structlog.testing.capture_logs() as lines:
+        await _carry_out(Holding(), worker, Request("replay", 0, (3,)))
+        await _carry_out(Holding(), worker, Request("drop", 0, (3,)))
+    assert [(line["event"], line["offset"], line["outcome"].partition(":")[0]) for line in lines] == [
+        ("a record stays in quarantine", 3, "kept"),
+        ("a record left quarantine", 3, "dropped"),
+    ]
+    assert "Lovelace" not in str(lines)
+    shard.store = shard._open()
+    shard.close()

@@ -1,0 +1,259 @@
+"""The connector's configuration and the source's SQL: contents, and what they do on a real PostgreSQL."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from kafka.partitioner.default import murmur2
+
+from kycache.demo.servers import postgres
+from kycache.demo.servers.children import stopping
+from kycache.demo.servers.ports import free_ports
+from kycache.model.connector import ConnectorSettings, beat_keys, beat_query, connector_config, source_sql
+from kycache.model.definition import default_view, parse_view
+from kycache.model.errors import ConfigurationError
+
+SETTINGS = ConnectorSettings(host="db", port=5432, user="kyc", password="s3cret", dbname="kyc")
+SCHEMA = Path(__file__).parents[2] / "demo" / "schema.sql"
+
+OTHER_VIEW = """
+name = "other"
+[root]
+table = "Client"
+key = "id"
+[root.columns]
+id = { name = "id", type = "uuid" }
+made = { name = "made", type = "timestamp" }
+[[children]]
+table = "purse"
+key = "no"
+owner = "client_id"
+name = "purses"
+[children.columns]
+no = { name = "no", type = "int" }
+client_id = { name = "clientId", type = "uuid" }
+[list]
+order = "made"
+fields = ["id"]
+"""
+
+
+def matches(pattern: str, text: str) -> bool:
+    return re.fullmatch(pattern, text) is not None
+
+
+class TestConfiguration:
+    def test_names_every_table_and_the_heartbeat(self) -> None:
+        config = connector_config(default_view(), SETTINGS)
+        listed = config["table.include.list"].split(",")
+        tables = ["public.users", "public.kyc_records", "public.accounts", "public.kycache_heartbeat"]
+        assert len(listed) == len(tables)
+        assert all(matches(p, t) for p, t in zip(listed, tables, strict=True))
+        keys = dict(entry.split(":") for entry in config["message.key.columns"].split(";"))
+        assert list(keys) == listed
+        assert set(keys.values()) == {"user_id"}
+
+    def test_routes_the_tables_into_one_topic_and_nothing_else(self) -> None:
+        config = connector_config(default_view(), SETTINGS)
+        route = config["transforms.route.topic.regex"]
+        for table in ("users", "kyc_records", "accounts", "kycache_heartbeat"):
+            assert matches(route, f"kyc.public.{table}")
+        for foreign in ("public.debezium_signal", "message", "public.user", "public.users2"):
+            assert not matches(route, f"kyc.{foreign}")
+        assert config["transforms.route.topic.replacement"] == "kyc.changes"
+        assert matches(config["predicates.changes.pattern"], "kyc.changes")
+        assert not matches(config["predicates.changes.pattern"], "kycXchanges")
+        assert config["transforms"] == "route,key"
+
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [
+            ("plugin.name", "pgoutput"),
+            ("publication.autocreate.mode", "disabled"),
+            ("snapshot.mode", "initial"),
+            ("skipped.operations", "none"),
+            ("decimal.handling.mode", "string"),
+            ("heartbeat.interval.ms", "500"),
+            ("poll.interval.ms", "20"),
+            ("key.converter", "org.apache.kafka.connect.storage.StringConverter"),
+            ("value.converter.schemas.enable", "false"),
+            ("value.converter.replace.null.with.default", "false"),
+            ("transforms.route.key.enforce.uniqueness", "false"),
+            ("topic.creation.changes.cleanup.policy", "delete"),
+            ("topic.creation.changes.partitions", "4"),
+            ("database.hostname", "db"),
+            ("database.password", "s3cret"),
+            ("slot.name", "kycache"),
+            ("publication.name", "kycache"),
+        ],
+    )
+    def test_sets_what_a_rule_of_the_view_depends_on(self, setting: str, value: str) -> None:
+        assert connector_config(default_view(), SETTINGS)[setting] == value
+
+    def test_the_password_is_not_in_the_settings_repr(self) -> None:
+        assert "s3cret" not in repr(SETTINGS)
+
+    def test_owner_columns_of_other_names_are_renamed_before_the_key_is_taken(self) -> None:
+        config = connector_config(parse_view(OTHER_VIEW, "other"), SETTINGS)
+        assert config["transforms"] == "route,rename,key"
+        assert config["transforms.rename.renames"] == "client_id:user_id,id:user_id"
+        assert config["message.key.columns"].split(";")[0].endswith(":id")
+
+    def test_a_name_that_debezium_cannot_list_is_refused(self) -> None:
+        view = parse_view(OTHER_VIEW.replace('"purse"', '"pur,se"'), "other")
+        with pytest.raises(ConfigurationError, match="pur,se"):
+            connector_config(view, SETTINGS)
+
+    def test_no_partitions_are_refused(self) -> None:
+        with pytest.raises(ConfigurationError, match="0 partitions"):
+            ConnectorSettings(host="db", port=1, user="u", password="", dbname="d", partitions=0)
+
+
+@pytest.mark.parametrize("partitions", [1, 2, 3, 4, 7, 16, 64, 100])
+def test_beat_keys_hash_to_their_partitions(partitions: int) -> None:
+    keys = beat_keys(partitions)
+    assert [(murmur2(key.encode()) & 0x7FFFFFFF) % partitions for key in keys] == list(range(partitions))
+
+
+def test_the_sql_quotes_identifiers() -> None:
+    text = "\n".join(source_sql(parse_view(OTHER_VIEW, "other"), SETTINGS))
+    assert 'ALTER TABLE "public"."Client" REPLICA IDENTITY FULL' in text
+    odd = ConnectorSettings(
+        host="h", port=1, user="u", password="", dbname="d", schema="o#dd", publication='it\'s "mine"'
+    )
+    text = "\n".join(source_sql(default_view(), odd))
+    assert '"o#dd"."users"' in text
+    assert 'CREATE PUBLICATION "it\'s ""mine"""' in text
+    assert "pubname = 'it''s \"mine\"'" in text
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[postgres.Postgres]:
+    place = tmp_path_factory.mktemp("postgres")
+    running = postgres.Postgres(place / "data", free_ports(1)[0], postgres.new_password())
+    child = postgres.prepare(running, place / "postgres.log", durable=False)
+    with stopping(child):
+        child.start()
+        postgres.wait_ready(running, child)
+        yield running
+
+
+@pytest.fixture
+def source(server: postgres.Postgres) -> Iterator[psycopg.Connection[Any]]:
+    """A fresh schema with the packaged view's tables and one row in each, prepared as the command prints it."""
+    with psycopg.connect(server.dsn, autocommit=True) as db:
+        db.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public; DROP PUBLICATION IF EXISTS kycache")
+        db.execute(SCHEMA.read_bytes())
+        apply(db, SETTINGS)
+        db.execute("INSERT INTO users (user_id, first_name, last_name) VALUES (gen_random_uuid(), 'Ada', 'L')")
+        db.execute("INSERT INTO kyc_records (user_id) SELECT user_id FROM users")
+        add_account(db)
+        yield db
+
+
+def apply(db: psycopg.Connection[Any], settings: ConnectorSettings) -> None:
+    for statement in source_sql(default_view(), settings):
+        db.execute(statement.encode())
+
+
+def add_account(db: psycopg.Connection[Any]) -> None:
+    db.execute("INSERT INTO accounts (user_id, account_type, account_no) SELECT user_id, 'WALLET', 'W' FROM users")
+
+
+def marks(db: psycopg.Connection[Any]) -> set[str | None]:
+    rows = db.execute("SELECT truncated FROM kycache_heartbeat").fetchall()
+    assert len(rows) == SETTINGS.partitions
+    return {row[0] for row in rows}
+
+
+def beat(db: psycopg.Connection[Any]) -> int:
+    return db.execute(beat_query(SETTINGS).encode()).rowcount
+
+
+class TestOnPostgres:
+    def test_prepares_everything_that_is_promised(self, source: psycopg.Connection[Any]) -> None:
+        identities = source.execute(
+            "SELECT relname, relreplident FROM pg_class "
+            "WHERE relkind = 'r' AND relnamespace = 'public'::regnamespace"
+        ).fetchall()
+        tables = {"users", "kyc_records", "accounts", "kycache_heartbeat"}
+        assert dict(identities) == dict.fromkeys(tables, "f")
+        published = source.execute("SELECT tablename FROM pg_publication_tables WHERE pubname = 'kycache'")
+        assert {row[0] for row in published} == tables
+        beats = source.execute("SELECT user_id, shard FROM kycache_heartbeat ORDER BY shard").fetchall()
+        assert beats == list(zip(beat_keys(4), range(4), strict=True))
+
+    def test_running_it_again_changes_nothing(self, source: psycopg.Connection[Any]) -> None:
+        source.execute("TRUNCATE accounts")
+        before = source.execute("SELECT *, xmin FROM kycache_heartbeat ORDER BY shard").fetchall()
+        apply(source, SETTINGS)
+        assert source.execute("SELECT *, xmin FROM kycache_heartbeat ORDER BY shard").fetchall() == before
+
+    def test_another_partition_count_leaves_one_row_for_each(self, source: psycopg.Connection[Any]) -> None:
+        apply(source, ConnectorSettings(host="h", port=1, user="u", password="", dbname="d", partitions=3))
+        rows = source.execute("SELECT user_id FROM kycache_heartbeat ORDER BY shard").fetchall()
+        assert [row[0] for row in rows] == beat_keys(3)
+
+    def test_a_truncate_marks_every_row_and_the_beat_clears_it(self, source: psycopg.Connection[Any]) -> None:
+        assert marks(source) == {None}
+        source.execute("TRUNCATE accounts")
+        assert marks(source) == {"accounts"}
+        assert beat(source) == SETTINGS.partitions
+        assert marks(source) == {None}
+
+    def test_tables_truncated_together_are_all_named(self, source: psycopg.Connection[Any]) -> None:
+        source.execute("TRUNCATE users CASCADE")
+        (mark,) = marks(source)
+        assert mark is not None
+        assert sorted(mark.split(",")) == ["accounts", "kyc_records", "users"]
+
+    def test_a_mark_no_beat_has_cleared_is_not_repeated_by_the_next_transaction(
+        self, source: psycopg.Connection[Any]
+    ) -> None:
+        source.execute("TRUNCATE accounts")
+        add_account(source)
+        source.execute("TRUNCATE kyc_records")
+        assert marks(source) == {"kyc_records"}
+
+    def test_rows_inserted_between_two_truncates_of_a_transaction_are_not_wiped(
+        self, source: psycopg.Connection[Any]
+    ) -> None:
+        with source.transaction():
+            source.execute("TRUNCATE accounts")
+            add_account(source)
+            source.execute("TRUNCATE kyc_records")
+        assert marks(source) == {"kyc_records"}
+
+    def test_a_rolled_back_truncate_is_not_named(self, source: psycopg.Connection[Any]) -> None:
+        source.execute(
+            "BEGIN; SAVEPOINT before; TRUNCATE accounts; ROLLBACK TO before; TRUNCATE kyc_records; COMMIT"
+        )
+        assert marks(source) == {"kyc_records"}
+
+    def test_a_forged_setting_cannot_name_a_table_that_has_rows(self, source: psycopg.Connection[Any]) -> None:
+        with source.transaction():
+            source.execute("SELECT set_config('kycache.truncated', 'users,no_such_table', true)")
+            source.execute("TRUNCATE accounts")
+        assert marks(source) == {"accounts"}
+
+    def test_whoever_may_truncate_need_not_be_allowed_to_write_beats(
+        self, source: psycopg.Connection[Any]
+    ) -> None:
+        with source.transaction(force_rollback=True):
+            source.execute("CREATE ROLE clerk; GRANT USAGE ON SCHEMA public TO clerk")
+            source.execute("GRANT TRUNCATE ON accounts TO clerk")
+            source.execute("SET LOCAL ROLE clerk; TRUNCATE accounts; RESET ROLE")
+            assert marks(source) == {"accounts"}
+
+    def test_the_beat_does_not_wait_for_an_open_truncate(
+        self, source: psycopg.Connection[Any], server: postgres.Postgres
+    ) -> None:
+        with psycopg.connect(server.dsn) as truncating:
+            truncating.execute("TRUNCATE accounts")
+            source.execute("SET lock_timeout = '1s'")
+            assert beat(source) == 0
+            truncating.rollback()
+        assert beat(source) == SETTINGS.partitions
