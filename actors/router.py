@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from kycache.actors.files.directory import DataDirectory, Doubt, Node
+from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments
 from kycache.actors.generations.takeover import state_of
 from kycache.actors.integrity.vouching import Unchecked
 from kycache.actors.rules.freshness import Limits, ShardStatus, Standing, status
+from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import ShardState
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of

@@ -15,7 +15,8 @@ import trio
 
 from kycache.actors.files.open_reads import LONG_READ_S, Reader, ReadHeldOpen
 from kycache.actors.rules.state import Position, ShardState
-from kycache.actors.store.store import Applied, Fence, Store
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import Applied, Store
 from kycache.model.change import Beat, Change, Item
 
 MAILBOX_ITEMS_MAX = 20_000

@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 import trio
 
-from kycache.actors.files.shard_folder import Report, ShardFolder, ShardLock, holder_name
-from kycache.actors.store.store import Fence
+from kycache.actors.files.shard_folder import ShardFolder, ShardLock, holder_name
+from kycache.actors.rules.reports import Report
+from kycache.actors.store.fence import Fence
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable, whereabouts
 
 from .shard import Batch, Opened, ShardActor

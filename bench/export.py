@@ -32,8 +32,10 @@ import report
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.generations.create import create_store
 from kycache.actors.rules.state import Identity, Position
-from kycache.actors.store.store import FORMAT, Fence, Store, create_store
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import FORMAT, Store
 from kycache.demo.population.people import Person, people
 from kycache.demo.servers.ports import free_ports
 from kycache.model.change import Beat, Change, Item, Origin, Snapshot

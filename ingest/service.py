@@ -19,11 +19,12 @@ from kycache.actors.shard import Batch, Opened
 from kycache.actors.store.store import FORMAT, Store
 from kycache.actors.store.turn import Turn
 from kycache.actors.supervisor import ShardHolder
+from kycache.ingest.consuming.refusals import another_topic, check_partitions, log_cut
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.thread import HINT_INTERVAL_S, ConsumerThread
 from kycache.ingest.consuming.topic import describe_topic
 from kycache.ingest.remedies.bring import bring
-from kycache.ingest.remedies.rebuild import another_topic, check_partitions, log_cut, start_over
+from kycache.ingest.remedies.rebuild import start_over
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable
 from kycache.model.view import View
 

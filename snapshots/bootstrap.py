@@ -22,7 +22,8 @@ import structlog
 import trio
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.shard_folder import Report, holder_name
+from kycache.actors.files.shard_folder import holder_name
+from kycache.actors.rules.reports import Report
 from kycache.model.errors import Refused
 from kycache.model.view import View
 from kycache.snapshots.storage.settings import SnapshotSettings

@@ -13,6 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from kycache.demo.servers.ports import free_ports
+from kycache.demo.servers.stack import Kind
 from support.faults import seeds
 from support.pipeline.freshness_checker import FreshnessChecker
 from support.pipeline.list_comparison import ListComparison
@@ -21,9 +24,6 @@ from support.pipeline.sql_truth import SqlTruth, profile_differences, wait_fresh
 from support.pipeline.stack import require_apache
 from support.pipeline.workload import Workload
 from support.waiting import wait_until
-
-from kycache.demo.servers.ports import free_ports
-from kycache.demo.servers.stack import Kind
 
 USERS = 300
 

@@ -25,6 +25,7 @@ Each of these is put into the product by hand; `make mutants` does it and tells 
 from pathlib import Path
 
 import pytest
+
 from simulation import mutants
 from simulation.schedule import run
 from support.faults import seeds

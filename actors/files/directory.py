@@ -16,15 +16,13 @@ from pathlib import Path
 
 import msgspec
 
+from kycache.actors.rules.reports import NO_SHARD, Doubt
 from kycache.model.errors import Refused
 
 from .shard_folder import PRIVATE, ShardFolder, read_whole, write_whole
 
 FORMAT = 1
 """Of the directory's layout; another is refused."""
-
-NO_SHARD = -1
-"""In a doubt: the source itself said it."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -51,20 +49,6 @@ class Node(msgspec.Struct, frozen=True):
     def oldest_of(self, shard: int) -> int:
         """The oldest epoch that a file of the shard may be of."""
         return self.oldest[shard] if self.oldest else self.epoch
-
-
-class Doubt(msgspec.Struct, frozen=True):
-    """An entry of `suspect.json`: `kind` is `suspect` or `stale`."""
-
-    kind: str
-    shard: int
-    """Which shard's partition said so, and at which offset; `NO_SHARD` where none did."""
-    offset: int
-    reason: str
-    lsn: int = 0
-    """A later whole snapshot puts right what came before it."""
-    epoch: int = 0
-    """The one that it happened in: what starts over from a later one has read nothing of it."""
 
 
 class DataDirectory:

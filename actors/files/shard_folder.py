@@ -21,6 +21,7 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
+from kycache.actors.rules.reports import Report
 from kycache.model.errors import KycacheError, Refused
 
 FIRST_GENERATIONS = 900_000
@@ -33,15 +34,6 @@ ARRIVING = "ARRIVING"
 """In a generation that is being filled, locked by who does so."""
 
 _T = TypeVar("_T")
-
-
-class Report(msgspec.Struct, frozen=True):
-    """A shard's `state.json`: what its writer last said."""
-
-    state: str
-    reason: str = ""
-    remedy: str = ""
-    holder: str = ""
 
 
 def holder_name() -> str:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
-from kycache.actors.files.directory import NO_SHARD, Doubt
-from kycache.actors.files.shard_folder import Report
-
+from .reports import NO_SHARD, Doubt, Report
 from .state import ShardState
 
 CUT_OFF = "stale"

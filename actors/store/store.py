@@ -12,21 +12,20 @@ The position in `state` is the truth about what was read; what Kafka's group kno
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Lock
 from typing import NamedTuple
 
 import lmdb
 import msgspec
 
-from kycache.actors.files.directory import Doubt
 from kycache.actors.files.environment import Environments, check_before_mapping, grow_ahead
-from kycache.actors.files.meta import check_identity, read_state, write_identity, write_state
+from kycache.actors.files.meta import check_identity, read_state, write_state
 from kycache.actors.files.open_reads import OpenRead, OpenReads, ReadHeldOpen
 from kycache.actors.files.quarantine import Quarantined
-from kycache.actors.integrity.vouching import Held, mark_of, vouch
+from kycache.actors.integrity.vouching import Held
 from kycache.actors.order.writer import OrderWriter
 from kycache.actors.rules.fold import Fold
 from kycache.actors.rules.freshness import CLOCK_SKEW_S
+from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import Identity, Position, ShardState
 from kycache.actors.rules.timeline import sweep_spared
 from kycache.model.change import Change, Item, Poison, Scope
@@ -35,6 +34,7 @@ from kycache.model.render import Renderer
 from kycache.model.view import View
 
 from .batch import Work
+from .fence import Fence
 from .turn import Turn
 
 FORMAT = 2
@@ -59,52 +59,6 @@ class Applied(NamedTuple):
     state: ShardState
     halt: HaltShard | None
     quarantined: tuple[Poison, ...] = ()
-
-
-class Fence:
-    """Lets batches commit until it is closed; closing waits for a commit under way, and no longer.
-
-    One per assignment of a partition: nothing that was polled before the assignment was taken away may
-    commit after it (DESIGN 6.11).
-    """
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._closed = False
-
-    @property
-    def closed(self) -> bool:
-        """Nothing commits any more."""
-        return self._closed
-
-    def commit(self, txn: "lmdb.Transaction[bytes]") -> bool:
-        """Commit, or abort where the fence is closed; whether it was committed."""
-        with self._lock:
-            if self._closed:
-                txn.abort()
-            else:
-                txn.commit()
-            return not self._closed
-
-    def close(self) -> None:
-        """Let nothing commit any more."""
-        with self._lock:
-            self._closed = True
-
-
-def create_store(
-    environments: Environments, generation: Path, identity: Identity, position: Position, *, from_start: bool
-) -> None:
-    """Make an empty store in a new generation."""
-    environment, databases = environments.lease(generation, identity.shard, create=True)
-    try:
-        with environment.begin(write=True) as txn:
-            write_identity(txn, databases, identity)
-            write_state(txn, databases, ShardState(position, from_start=from_start, epoch=identity.epoch))
-        environment.sync(True)
-    finally:
-        environments.release(generation)
-    vouch(generation, mark_of(generation))
 
 
 class Store:

@@ -64,11 +64,8 @@ def _one(
     settings: Settings, directory: DataDirectory, view: View, number: int, bars: TransferBars, *, dry_run: bool
 ) -> Sizes:
     """Compact one shard, or say what it would bring."""
-    from kycache.ingest.remedies.control import (  # Kafka's client takes its time to import
-        Request,
-        Worker,
-        command_shard,
-    )
+    from kycache.ingest.remedies.command import command_shard
+    from kycache.ingest.remedies.control import Request, Worker
 
     folder = directory.shard(number)
     generation = _compactable(folder, view)

@@ -105,7 +105,8 @@ def _settle(
     as_json: bool,
 ) -> None:
     # Here, as Kafka's client takes its time to import.
-    from kycache.ingest.remedies.control import OFFSETS_MAX, Request, Worker, command_shard
+    from kycache.ingest.remedies.command import command_shard
+    from kycache.ingest.remedies.control import OFFSETS_MAX, Request, Worker
 
     settings, reads, directory = _opened(context)
     by_shard: dict[int, list[int]] = {}

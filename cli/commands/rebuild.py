@@ -168,7 +168,8 @@ def _start_over(
     *,
     replace: bool,
 ) -> None:
-    from kycache.ingest.remedies.control import Request, Worker, command_shard
+    from kycache.ingest.remedies.command import command_shard
+    from kycache.ingest.remedies.control import Request, Worker
     from kycache.ingest.remedies.rebuild import rebuild_for
 
     home = directory.node()

@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.cli.settings.composition import data_directory, environments, kafka_settings
-from kycache.cli.settings.invocation import JsonOption, NoWaitOption, ShardsOption, invocation
+from kycache.cli.settings.composition import data_directory, environments, kafka_settings, opened_store
+from kycache.cli.settings.invocation import JsonOption, NoWaitOption, ShardsOption, StoreOption, invocation
 from kycache.cli.settings.loading import Settings
 from kycache.cli.support.catch_up import wait_caught_up
-from kycache.cli.support.transfer import TransferBars, room_wanted
-
-from .snapshot import StoreOption, opened_store, say_lacking
+from kycache.cli.support.transfer import TransferBars, room_wanted, say_lacking
 
 if TYPE_CHECKING:
     from kycache.snapshots.plan import Plan
@@ -39,7 +37,8 @@ def restore(
     """
     # Here, as Kafka's client and obstore take their time to import.
     from kycache.ingest.consuming.topic import describe_topic
-    from kycache.ingest.remedies.control import Request, Worker, command_shard
+    from kycache.ingest.remedies.command import command_shard
+    from kycache.ingest.remedies.control import Request, Worker
     from kycache.snapshots.home import home_facts
     from kycache.snapshots.plan import TopicFacts, plan
     from kycache.snapshots.restore import bring_back

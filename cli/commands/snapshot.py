@@ -18,23 +18,18 @@ from rich.table import Column, Table
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.snapshot_report import Taken, failed, partly, read_report, succeeded
 from kycache.actors.integrity.vouching import Checker
-from kycache.cli.settings.composition import data_directory, environments, snapshot_settings
+from kycache.cli.settings.composition import data_directory, environments, opened_store, snapshot_settings
 from kycache.cli.settings.durations import seconds
-from kycache.cli.settings.invocation import JsonOption, ShardsOption, invocation
+from kycache.cli.settings.invocation import JsonOption, ShardsOption, StoreOption, invocation
 from kycache.cli.settings.loading import Settings
-from kycache.cli.support.transfer import TransferBars
+from kycache.cli.support.transfer import TransferBars, say_lacking
 from kycache.model.errors import KycacheError, Refused, whereabouts
 from kycache.snapshots.storage.settings import SnapshotSettings
 
 if TYPE_CHECKING:
-    from kycache.snapshots.storage.keys import Keys
     from kycache.snapshots.storage.listing import Found
     from kycache.snapshots.storage.manifest import Manifest, ShardEntry
-    from kycache.snapshots.storage.stores import Store
 
-StoreOption = Annotated[
-    str | None, typer.Option("--store", metavar="URL", help="Another store than `[snapshots] store`.")
-]
 
 LINE_CHARACTERS = 110
 """Of a line of the list: an id that is cut short cannot be given to another command."""
@@ -279,29 +274,9 @@ def prune(
         typer.echo("nothing to remove")
 
 
-def say_lacking(manifest: "Manifest") -> None:
-    """Where all of a snapshot was asked for: which shards that leaves out."""
-    if lacking := ", ".join(map(str, manifest.lacking)):
-        typer.echo(f"snapshot {manifest.id} does not hold shard {lacking} of {manifest.shard_count}", err=True)
-
-
 def _scratch(directory: DataDirectory) -> Path:
     """Where a shard's file has room: beside the data, or where TMPDIR says; there is no data on every machine."""
     return Path(tempfile.gettempdir()) if "TMPDIR" in os.environ or not directory.run.is_dir() else directory.run
-
-
-def opened_store(
-    settings: Settings, store: str | None, *, writing: bool = False
-) -> "tuple[SnapshotSettings, Store, Keys]":
-    """The store that the settings, or `--store`, name, with its keys."""
-    from kycache.snapshots.storage.keys import (
-        keys_of,  # here and above: obstore and age's library take their time to import
-    )
-    from kycache.snapshots.storage.stores import Store
-
-    wanted = snapshot_settings(settings, store)
-    opened = Store(wanted.store, part_bytes=wanted.part_bytes, writing=writing)
-    return wanted, opened, keys_of(wanted, opened, writing=writing)
 
 
 def described(entry: "ShardEntry") -> dict[str, Any]:

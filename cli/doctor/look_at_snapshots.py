@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.cli.commands.snapshot import opened_store
+from kycache.cli.settings.composition import opened_store
 from kycache.cli.settings.loading import Settings
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
@@ -24,6 +25,10 @@ from kycache.snapshots.storage.settings import MIB, SnapshotSettings
 
 from .kafka_connect import KafkaConnect, Login
 from .loading import Settings
+
+if TYPE_CHECKING:
+    from kycache.snapshots.storage.keys import Keys
+    from kycache.snapshots.storage.stores import Store
 from .sections import parts_of
 
 POSTGRES_PORT = 5432
@@ -226,3 +231,16 @@ def partitions_of(settings: Settings, directory: DataDirectory, asked: int | Non
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def opened_store(
+    settings: Settings, store: str | None, *, writing: bool = False
+) -> "tuple[SnapshotSettings, Store, Keys]":
+    """The store that the settings, or `--store`, name, with its keys."""
+    # Imported here: obstore and age's library take their time.
+    from kycache.snapshots.storage.keys import keys_of
+    from kycache.snapshots.storage.stores import Store
+
+    wanted = snapshot_settings(settings, store)
+    opened = Store(wanted.store, part_bytes=wanted.part_bytes, writing=writing)
+    return wanted, opened, keys_of(wanted, opened, writing=writing)

@@ -41,3 +41,8 @@ def invocation(context: typer.Context) -> Invocation:
     found = context.find_object(Invocation)
     assert found is not None, "the application's callback makes it"
     return found
+
+
+StoreOption = Annotated[
+    str | None, typer.Option("--store", metavar="URL", help="Another store than `[snapshots] store`.")
+]

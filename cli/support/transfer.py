@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import typer
 from rich.console import Console
@@ -19,6 +19,9 @@ from rich.progress import (
 )
 
 from kycache.model.errors import Refused
+
+if TYPE_CHECKING:
+    from kycache.snapshots.storage.manifest import Manifest
 
 
 @contextmanager
@@ -75,3 +78,9 @@ class TransferBars:
             self._bars.update(self._tasks[shard], total=task.completed)
         if not (self._shown or self._quiet):
             typer.echo(line, err=True)
+
+
+def say_lacking(manifest: "Manifest") -> None:
+    """Where all of a snapshot was asked for: which shards that leaves out."""
+    if lacking := ", ".join(map(str, manifest.lacking)):
+        typer.echo(f"snapshot {manifest.id} does not hold shard {lacking} of {manifest.shard_count}", err=True)

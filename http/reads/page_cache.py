@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kycache.actors.files.directory import Doubt
 from kycache.actors.rules.freshness import Freshness
+from kycache.actors.rules.reports import Doubt
 
 from .cursors import Cursor
 from .problems import Headers

@@ -28,12 +28,12 @@ from kafka.structs import OffsetAndMetadata
 from kycache.actors.shard import Batch
 from kycache.actors.store.turn import Turn
 from kycache.ingest.decoding.decode import RecordDecoder
-from kycache.ingest.remedies.rebuild import log_cut
 from kycache.model.errors import HaltShard, Refused
 from kycache.model.partition import KeyForm
 from kycache.model.view import View
 
 from .client import SESSION_TIMEOUT_MS, go_on, joining, open_consumer, seek
+from .refusals import log_cut
 from .settings import KafkaSettings
 from .topic import foreign_members
 

@@ -3,13 +3,14 @@
 import re
 from pathlib import Path
 
-from kycache.actors.files.directory import DataDirectory, Doubt
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.files.meta import read_state
 from kycache.actors.files.quarantine import kept_offsets
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.takeover import served_state
 from kycache.actors.integrity.vouching import vouched
+from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import ShardState
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic

@@ -5,7 +5,6 @@ shard, the command takes its lock and does the work itself.
 """
 
 import os
-import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -20,7 +19,7 @@ from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.store.store import Settled
 from kycache.ingest.consuming.settings import KafkaSettings
-from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
 
 from .bring import bring, bring_compacted
@@ -119,14 +118,14 @@ async def serve_control(holder: Holder, worker: Worker, path: Path) -> None:
     """Answer commands until cancelled. The folder, not the socket, keeps other users out."""
     listening = trio.socket.socket(trio.socket.AF_UNIX, trio.socket.SOCK_STREAM)
     with _removed(path), listening:
-        with _address(path) as address:
+        with address_of(path) as address:
             await listening.bind(address)
         listening.listen()
         await trio.serve_listeners(partial(_answer, holder, worker), [trio.SocketListener(listening)])
 
 
 @contextmanager
-def _address(path: Path) -> Iterator[str]:
+def address_of(path: Path) -> Iterator[str]:
     """A socket's path, or a shorter name of it where it is too long for the system call."""
     if len(os.fsencode(path)) <= SOCKET_PATH_MAX:
         yield os.fspath(path)
@@ -188,55 +187,3 @@ async def _carry_out(holder: Holder, worker: Worker, request: Request) -> Answer
         said = "a record left quarantine" if one.gone else "a record stays in quarantine"
         log.info(said, shard=request.shard, partition=request.shard, offset=one.offset, outcome=one.outcome)
     return Answer(settled=tuple(settled))
-
-
-def ask(path: Path, request: Request) -> Answer | None:
-    """Send a command to one process; None where nobody listens there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(ANSWER_WAIT_S)
-        try:
-            with _address(path) as address:
-                client.connect(address)
-            client.sendall(msgspec.json.encode(request) + b"\n")
-            with client.makefile("rb") as answers:
-                return msgspec.json.decode(answers.readline(LINE_BYTES_MAX), type=Answer)
-        except (OSError, msgspec.MsgspecError):
-            return None
-
-
-def command_shard(directory: DataDirectory, request: Request, worker: Callable[[], Worker]) -> tuple[Settled, ...]:
-    """Have a command carried out: by the shard's holder, or here where nobody holds it. Blocking.
-
-    Raises:
-        KycacheError: it could not be; nothing was changed.
-    """
-    directory.prepare()
-    # Where a shard's folder was destroyed under its holder, the lock went with it: what comes back is its own.
-    answer = _ask_holder(directory, request) if request.command == "bring" else None
-    if answer is not None:
-        return answer.settled
-    lock = directory.shard(request.shard).lock()
-    if lock is not None:
-        try:
-            return worker().run(request)
-        finally:
-            lock.release()
-    answer = _ask_holder(directory, request)
-    if answer is not None:
-        return answer.settled
-    raise Refused(
-        f"shard {request.shard} is held by {directory.shard(request.shard).holder()}, which does not answer",
-        "stop that process, then run this again",
-    )
-
-
-def _ask_holder(directory: DataDirectory, request: Request) -> Answer | None:
-    """What the shard's holder answers; None where no process says that it is."""
-    for path in sorted(directory.run.glob("ingest-*.sock")):
-        answer = ask(path, request)
-        if answer is None or not answer.held:
-            continue
-        if answer.problem:
-            raise (Unreachable if answer.away else Refused)(answer.problem, answer.remedy)
-        return answer
-    return None

@@ -16,10 +16,12 @@ import msgspec
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import DamagedFile, Environments
 from kycache.actors.files.shard_folder import ShardFolder
+from kycache.actors.generations.create import create_store
 from kycache.actors.generations.takeover import served_state
 from kycache.actors.integrity.vouching import Checker
 from kycache.actors.rules.state import Identity, Position
-from kycache.actors.store.store import FORMAT, create_store
+from kycache.actors.store.store import FORMAT
+from kycache.ingest.consuming.refusals import check_partitions, log_cut
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import Topic, describe_topic
 from kycache.model.errors import HaltShard, Refused
@@ -27,34 +29,6 @@ from kycache.model.view import View
 
 STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks` (stat(2)): a shard's file is sparse, so its length says nothing of the room it takes."""
-
-
-def log_cut(shard: int, offset: int) -> HaltShard:
-    """The log no longer holds what the shard must read next (FAULTS 16)."""
-    return HaltShard(
-        f"shard {shard}: the log of its partition no longer holds offset {offset}",
-        f"bring it back with `kycache snapshot restore ID --shard {shard}` where one reads on behind the cut, "
-        f"or run `kycache rebuild --shard {shard} --epoch`, which orders a whole snapshot and begins at it: "
-        "skipping would resurrect what was deleted",
-    )
-
-
-def another_topic(topic: Topic, shard: int) -> HaltShard:
-    """The topic was deleted and made anew under its name (FAULTS 17)."""
-    return HaltShard(
-        f"shard {shard}: topic {topic.name!r} is not the one that was read: it has id {topic.id} now",
-        "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
-        "or `kycache rebuild --epoch`, which orders one",
-    )
-
-
-def check_partitions(topic: Topic, node: Node) -> None:
-    """Refuse a changed partition count: users are in other partitions now (FAULTS 17)."""
-    if topic.partitions != node.shards:
-        raise Refused(
-            f"topic {topic.name!r} has {topic.partitions} partitions, the data directory is for {node.shards}",
-            "start over with an empty data directory and a topic of its own",
-        )
 
 
 def check_log(node: Node, topic: Topic, shard: int) -> int:

@@ -11,10 +11,6 @@ from random import Random
 
 import pytest
 import trio
-from support.faults import seeds
-from support.shards import MAP_BYTES, ShardUnderTest
-from support.waiting import until
-from test_actors_store import VIEW, filled
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import DamagedFile, Environments
@@ -24,6 +20,10 @@ from kycache.actors.integrity.child_walk import walk_in_child
 from kycache.actors.integrity.vouching import MARK, Checker, Unchecked, Walks, mark_of, vouch, vouched
 from kycache.actors.reader import ShardReader
 from kycache.model.change import Beat, Change, Origin, Snapshot
+from support.faults import seeds
+from support.filled import VIEW, filled
+from support.shards import MAP_BYTES, ShardUnderTest
+from support.waiting import until
 
 GARBLINGS = seeds(60, at_most=500)
 WALK_EACH = """

@@ -8,15 +8,15 @@ from random import Random
 import pytest
 import trio
 import trio.testing
-from support.pipeline.fake_source import FakeSource
-from support.shards import ShardUnderTest
-from support.waiting import until
 
 from kycache.actors import shard
 from kycache.actors.shard import Batch, Opened, ShardActor
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
+from support.pipeline.fake_source import FakeSource
+from support.shards import ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 WAIT_S = 10.0

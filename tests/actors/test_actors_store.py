@@ -9,18 +9,18 @@ from random import Random
 
 import lmdb
 import pytest
-from support.pipeline.fake_source import FakeSource
-from support.shards import MAP_BYTES, ShardUnderTest
 
 from kycache.actors.files import environment
 from kycache.actors.files.environment import DamagedFile, Environments, check_before_mapping
 from kycache.actors.reader import NoStore, ShardReader
 from kycache.actors.store import store
-from kycache.ingest.decoding.decode import RecordDecoder
-from kycache.model.change import Change, Item, Origin, Poison, Scope, Snapshot
+from kycache.model.change import Change, Origin, Poison, Scope, Snapshot
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused
 from kycache.model.profile import SUSPICIONS_MAX
+from support.filled import filled, items_of
+from support.pipeline.fake_source import FakeSource
+from support.shards import MAP_BYTES, ShardUnderTest
 
 VIEW = default_view()
 
@@ -33,22 +33,6 @@ txn = opened.environment.begin()
 print("reading", flush=True)
 time.sleep(60)
 """
-
-
-def items_of(source: FakeSource) -> list[Item]:
-    decoder = RecordDecoder(VIEW)
-    return [decoder.decode(record) for record in source.records()[0]]
-
-
-def filled(folder: Path, rounds: int = 30) -> tuple[ShardUnderTest, FakeSource]:
-    source = FakeSource(Random(5), 1)
-    source.snapshot()
-    for _ in range(rounds):
-        source.transactions(3)
-    source.beat()
-    shard = ShardUnderTest(folder, VIEW)
-    shard.apply(items_of(source))
-    return shard, source
 
 
 def test_a_killed_readers_slot_is_freed(tmp_path: Path) -> None:

@@ -11,9 +11,6 @@ from random import Random
 
 import pytest
 import trio
-from support.pipeline.fake_source import FakeSource
-from support.shards import ShardUnderTest
-from support.waiting import until
 
 from kycache.actors import supervisor
 from kycache.actors.files.shard_folder import holder_name
@@ -23,6 +20,9 @@ from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.errors import HaltShard, Refused, Unreachable
+from support.pipeline.fake_source import FakeSource
+from support.shards import ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 WAIT_S = 10.0

@@ -6,13 +6,13 @@ from threading import Event
 
 import lmdb
 import pytest
-from support.snapshot_stand import Stand
-from support.waiting import wait_until
 
 from kycache.actors.generations import hot_copy
 from kycache.actors.generations.hot_copy import CopyLimits, copied_pages
 from kycache.model.errors import Refused
 from kycache.snapshots.storage.stores import Writer
+from support.snapshot_stand import Stand
+from support.waiting import wait_until
 
 
 @pytest.fixture

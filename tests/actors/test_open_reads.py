@@ -16,11 +16,6 @@ from urllib.request import urlopen
 import lmdb
 import pytest
 import trio
-from support.http_stand import Stand, people
-from support.pipeline.fake_source import FakeSource
-from support.shards import ShardUnderTest
-from support.waiting import until
-from test_cli_process import started
 
 from kycache.actors import shard
 from kycache.actors.files import open_reads
@@ -31,6 +26,11 @@ from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
+from support.http_stand import Stand, people
+from support.pipeline.fake_source import FakeSource
+from support.services import started
+from support.shards import ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 WAIT_S = 20.0

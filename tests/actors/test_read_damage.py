@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.http_stand import Stand, User, people, problem, serving
 
 from kycache.actors.order import reader as order_reader
 from kycache.http.reads import sparing_log
 from kycache.model.errors import Refused
+from support.http_stand import Stand, User, people, problem, serving
 
 PAGE_BYTES = mmap.PAGESIZE
 FLAGS_AT = 10

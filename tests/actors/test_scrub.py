@@ -9,11 +9,11 @@ from random import Random
 
 import lmdb
 import pytest
-from support.snapshot_stand import Stand
 
 from kycache.actors.generations import scrub
 from kycache.actors.generations.hot_copy import copied_pages
 from kycache.actors.generations.scrub import PAGE_SIZE, BadPages, Scrubber
+from support.snapshot_stand import Stand
 
 MARK = b"ERASED-"
 

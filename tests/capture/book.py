@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from support.pipeline.sql_truth import SqlTruth
-from support.pipeline.stack import PARTITIONS, Pipeline
 
 from kycache.demo.servers.layout import CONNECTOR
 from kycache.model.lsn import parse_lsn, parse_sequence
 from kycache.model.view import HEARTBEAT_TABLE
+from support.pipeline.sql_truth import SqlTruth
+from support.pipeline.stack import PARTITIONS, Pipeline
 
 WITHIN_S = 120.0
 

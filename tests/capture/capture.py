@@ -17,7 +17,6 @@ import psycopg
 from book import Capture
 from rows import fill
 from scenarios import SCENARIOS
-from support.pipeline.stack import PARTITIONS, Pipeline, wait_streaming
 
 from kycache.demo.servers.layout import TOPIC, Layout, Ports
 from kycache.demo.servers.ports import free_ports
@@ -25,6 +24,7 @@ from kycache.demo.servers.postgres import new_password
 from kycache.demo.servers.stack import Kind, open_stack
 from kycache.model.definition import default_view
 from kycache.model.view import HEARTBEAT_TABLE
+from support.pipeline.stack import PARTITIONS, Pipeline, wait_streaming
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
 

@@ -4,9 +4,9 @@ import uuid
 from typing import Any
 
 import psycopg
-from support.pipeline.stack import PARTITIONS
 
 from kycache.model.partition import partition_of
+from support.pipeline.stack import PARTITIONS
 
 
 def user(partition: int, number: int) -> str:

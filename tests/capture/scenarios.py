@@ -32,6 +32,7 @@ from rows import (
     phone,
     user,
 )
+
 from support.pipeline.stack import PARTITIONS
 
 LONG_S = 1.2

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from support.command_line import RunCommand
 
 from kycache.cli.commands import status
+from support.command_line import RunCommand
 
 NO_BROKER = "[kafka]\nbootstrap = '127.0.0.1:1'\n"
 """Nobody listens on TCP port 1."""

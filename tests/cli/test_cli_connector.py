@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from support.command_line import RunCommand
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.cli.commands.connector import script
@@ -12,6 +11,7 @@ from kycache.cli.settings.loading import load_settings
 from kycache.cli.settings.sections import REDACTED
 from kycache.model.connector import ConnectorSettings, connector_config, source_sql
 from kycache.model.definition import default_view
+from support.command_line import RunCommand
 
 SETTINGS = """
 [source]

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from support.command_line import RunCommand
-from support.pipeline.stack import Pipeline
 
 from kycache.actors.files.directory import FORMAT, Node
 from kycache.cli.doctor import look_at_source as examination
@@ -27,6 +25,8 @@ from kycache.cli.doctor.topic_rules import WARNING, Finding, LogFacts, Partition
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
 from kycache.model.definition import default_view
 from kycache.model.partition import KeyForm
+from support.command_line import RunCommand
+from support.pipeline.stack import Pipeline
 
 VIEW = default_view()
 CONNECTOR = ConnectorSettings(host="db", port=5432, user="app", password="x", dbname="app", partitions=4)

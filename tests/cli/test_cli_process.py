@@ -1,32 +1,20 @@
 """Long-running commands: services start in order, end in reverse, and a signal ends a real process with 0."""
 
-import json
 import os
-import queue
 import signal
-import subprocess
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from urllib.error import HTTPError
-from urllib.request import urlopen
 
 import pytest
 import trio
-from support.command_line import RunCommand
-from support.pipeline.stack import Pipeline
-from support.shards import ShardUnderTest
 
 from kycache.cli.support.process import run_until_stopped
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused, Unreachable
-
-START_WAIT_S = 60.0
-READY_WAIT_S = 120.0
+from support.command_line import RunCommand
+from support.pipeline.stack import Pipeline
+from support.services import started, status_of, wait_ready
+from support.shards import ShardUnderTest
 
 
 class Diary:
@@ -112,74 +100,6 @@ def test_signals_are_given_back() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     run_until_stopped(partial(Diary().service, "web", then=signal.SIGTERM))
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-
-
-class Running:
-    """A command that runs, and the lines of its log as they come."""
-
-    def __init__(self, child: "subprocess.Popen[str]") -> None:
-        self.child = child
-        self.lines: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._reader = threading.Thread(target=self._read)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.child.stderr is not None
-        for line in self.child.stderr:
-            self.lines.put(line)
-
-    def logged(self, event: str) -> dict[str, object]:
-        """The next log line that says `event`."""
-        deadline = time.monotonic() + START_WAIT_S
-        while True:
-            entry: dict[str, object] = json.loads(self.lines.get(timeout=max(0.1, deadline - time.monotonic())))
-            if entry["event"] == event:
-                return entry
-
-    def stop(self, number: signal.Signals) -> int:
-        """Send a signal; returns the exit code."""
-        self.child.send_signal(number)
-        return self.child.wait(START_WAIT_S)
-
-    def close(self) -> None:
-        """Kill it where it still runs."""
-        self.child.kill()
-        self.child.wait(START_WAIT_S)
-        self._reader.join(START_WAIT_S)
-        assert self.child.stderr is not None
-        self.child.stderr.close()
-
-
-@contextmanager
-def started(folder: Path, *arguments: str, descriptors: int = 0) -> Iterator[Running]:
-    """A command in a process of its own, which may have no more descriptors than said."""
-    command = [sys.executable, "-m", "kycache.cli.main", *arguments]
-    if descriptors:
-        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$0" "$@"', *command]
-    child = subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True)
-    running = Running(child)
-    try:
-        yield running
-    finally:
-        running.close()
-
-
-def status_of(url: str) -> int:
-    """The status of a GET."""
-    try:
-        with urlopen(url, timeout=START_WAIT_S) as answer:
-            return int(answer.status)
-    except HTTPError as error:
-        with error:
-            return error.code
-
-
-def wait_ready(url: str) -> None:
-    """Wait until `/readyz` says so."""
-    deadline = time.monotonic() + READY_WAIT_S
-    while status_of(f"{url}/readyz") != 200:
-        assert time.monotonic() < deadline, "never ready"
-        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-from support.command_line import RunCommand
 
 from kycache.cli.settings.composition import connector_settings, environments, http_settings, kafka_settings
 from kycache.cli.settings.loading import Settings, find_file, load_settings, shown
@@ -11,6 +10,7 @@ from kycache.cli.settings.sections import KEY_CHARACTERS_MIN
 from kycache.http.reads.cursors import KEY_CHARS_MIN
 from kycache.model.errors import ConfigurationError
 from kycache.model.partition import KeyForm
+from support.command_line import RunCommand
 
 pytestmark = pytest.mark.usefixtures("no_settings")
 

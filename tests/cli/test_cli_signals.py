@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import ClassVar, NoReturn
 
 import pytest
-from support.command_line import RunCommand
-from support.snapshot_stand import Stand
 
 from kycache.cli.commands import status
 from kycache.snapshots.lock import one_at_a_time
+from support.command_line import RunCommand
+from support.snapshot_stand import Stand
 
 MIB_S = 0.25
 """Of a file of about a MiB: the copy takes seconds, and the signal comes in its midst."""

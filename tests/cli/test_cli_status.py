@@ -5,18 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import RunCommand
-from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
 
-from kycache.actors.files.directory import DataDirectory, Doubt
-from kycache.actors.files.shard_folder import Report
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.rules.freshness import Limits, Standing, status
+from kycache.actors.rules.reports import Doubt, Report
 from kycache.actors.rules.state import Position, ShardState
 from kycache.cli.commands.status import describe
 from kycache.model.change import Beat, Change, Origin, Poison, Scope, Snapshot
 from kycache.model.definition import default_view, load_view
 from kycache.model.values import uuid_bytes
 from kycache.model.view import View
+from support.command_line import RunCommand
+from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
 
 USER = "00000000-0000-0000-0000-00000000000b"
 AS_OF_MS = 1_700_000_000_123

@@ -17,9 +17,6 @@ import psycopg
 import pytest
 from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
-from support.pipeline.ingest_process import delete_topic
-from support.pipeline.stack import Pipeline
-from support.waiting import wait_until
 
 from kycache.cli.doctor.command import Look, diagnose
 from kycache.cli.doctor.look_at_source import exceptions_of, look_at_source
@@ -29,6 +26,9 @@ from kycache.cli.settings.kafka_connect import KafkaConnect, Login
 from kycache.cli.settings.loading import load_settings
 from kycache.model.connector import source_sql
 from kycache.model.definition import default_view
+from support.pipeline.ingest_process import delete_topic
+from support.pipeline.stack import Pipeline
+from support.waiting import wait_until
 
 WAIT_S = 90.0
 VIEW = default_view()

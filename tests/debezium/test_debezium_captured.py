@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from support.pipeline.captured import PARTITIONS, Cluster, Order, Scenario, scenarios
 
 Play = Callable[[Cluster, Scenario, random.Random], None]

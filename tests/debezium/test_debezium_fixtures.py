@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.shards import ShardUnderTest
 
 from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import load_view
 from kycache.model.partition import KeyForm
+from support.shards import ShardUnderTest
 
 HERE = Path(__file__).parents[1] / "fixtures"
 EVENTS = HERE / "debezium-3.6.3-pg18" / "events.jsonl"

@@ -6,6 +6,12 @@ The scenarios they speak of are functions in `capture/scenarios.py`.
 import json
 from collections import defaultdict
 
+from kycache.actors.rules.freshness import Limits, Standing, freshness, status
+from kycache.ingest.decoding.decode import RecordDecoder
+from kycache.model.change import Change, Poison
+from kycache.model.definition import parse_view
+from kycache.model.partition import partition_of
+from kycache.model.view import HEARTBEAT_TABLE
 from support.pipeline.captured import (
     ALTERED,
     BORN,
@@ -19,13 +25,6 @@ from support.pipeline.captured import (
     everything,
     scenarios,
 )
-
-from kycache.actors.rules.freshness import Limits, Standing, freshness, status
-from kycache.ingest.decoding.decode import RecordDecoder
-from kycache.model.change import Change, Poison
-from kycache.model.definition import parse_view
-from kycache.model.partition import partition_of
-from kycache.model.view import HEARTBEAT_TABLE
 
 
 def in_order(scenario: Scenario, *, table: str = "") -> list[Captured]:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.waiting import wait_until
 
 from kycache.demo.servers.children import EARLY_DEATHS_MAX, Child, Program, stopping
 from kycache.model.errors import Unreachable
+from support.waiting import wait_until
 
 
 def is_alive(pid: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from support.waiting import wait_until
 
 READY_WITHIN_S = 240.0

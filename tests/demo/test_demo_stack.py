@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import psycopg
-from support.pipeline.stack import Pipeline, records
 
 from kycache.model.partition import partition_of
+from support.pipeline.stack import Pipeline, records
 
 CHANGES_WITHIN_S = 60.0
 """Far above the two seconds a change takes; CI's machine has other things to do."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaProducer
+
+from kycache.demo.servers.ports import free_ports
 from support.faults import seeds
 from support.pipeline.ingest_process import Home, offset
 from support.pipeline.proxy import Proxy
+from support.pipeline.scene import PARTITIONS, Scene
 from support.pipeline.stack import Pipeline
-from test_ingest_on_kafka import PARTITIONS, Scene
-
-from kycache.demo.servers.ports import free_ports
 
 GRACE_S = 10.0
 """What a process may take to end: `[http] grace` and the like are below it."""

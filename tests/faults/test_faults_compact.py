@@ -4,8 +4,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from support.faults import in_child, kill_at, seeds
-from support.snapshot_stand import VIEW, Stand, content_position
 
 from kycache.actors.files.environment import Environments
 from kycache.actors.generations import compaction
@@ -17,6 +15,8 @@ from kycache.actors.rules.state import ShardState
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.remedies.bring import bring_compacted
 from kycache.model.errors import Refused
+from support.faults import in_child, kill_at, seeds
+from support.snapshot_stand import VIEW, Stand, content_position
 
 KILLS = len(seeds(8))
 SEED = 7

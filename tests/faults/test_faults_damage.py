@@ -8,13 +8,13 @@ from random import Random
 
 import pyrage
 import pytest
-from support.faults import seeds
-from support.snapshot_stand import Stand
 
 from kycache.actors.files.environment import used_bytes
 from kycache.model.errors import Refused
 from kycache.snapshots.storage.listing import Condition, read_manifest, survey
 from kycache.snapshots.storage.manifest import Manifest, opened_manifest
+from support.faults import seeds
+from support.snapshot_stand import Stand
 
 FLIPS = len(seeds(25))
 GARBLINGS = len(seeds(8, at_most=60))  # each is a command of its own, a second

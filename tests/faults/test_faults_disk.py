@@ -8,10 +8,6 @@ from random import Random
 
 import pytest
 import trio
-from support.faults import in_child, seeds
-from support.pipeline.fake_source import FakeSource
-from support.shards import TOPIC_ID, ShardUnderTest
-from support.waiting import until
 
 from kycache.actors import shard as shard_module
 from kycache.actors.files.directory import DataDirectory
@@ -23,6 +19,10 @@ from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.values import uuid_bytes
+from support.faults import in_child, seeds
+from support.pipeline.fake_source import FakeSource
+from support.shards import TOPIC_ID, ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 DISK_BYTES = 24 << 20

@@ -8,16 +8,15 @@ from random import Random
 from typing import Any
 
 import pytest
-from support.faults import in_child, kill_at, seeds
-from support.small_disk import MIB, Resize
-from support.snapshot_stand import VIEW, Stand, content_position
-from test_snapshots_restore import facts_of, restored
 
 from kycache.cli.support.transfer import room_wanted
 from kycache.model.errors import Refused
 from kycache.snapshots import restore
 from kycache.snapshots.home import home_facts
 from kycache.snapshots.plan import plan
+from support.faults import in_child, kill_at, seeds
+from support.small_disk import MIB, Resize
+from support.snapshot_stand import VIEW, Stand, content_position, facts_of, restored
 
 KILLS = len(seeds(8))
 SEED = 6

@@ -7,13 +7,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from kycache.model.errors import Unreachable
+from kycache.snapshots.storage.listing import Condition, survey
 from support.command_line import RunCommand
 from support.faults import seeds
 from support.small_disk import MIB, Resize
 from support.snapshot_stand import Stand
-
-from kycache.model.errors import Unreachable
-from kycache.snapshots.storage.listing import Condition, survey
 
 KILLS = len(seeds(6))
 SEED = 14

@@ -12,15 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.pipeline.ingest_process import Feed, offset
-from support.pipeline.stack import require_apache
-from test_ingest_on_kafka import PARTITIONS, Scene
 
 from kycache.cli.doctor.command import Look
 from kycache.demo.servers import apache, broker
 from kycache.demo.servers.children import Child, stopping
 from kycache.demo.servers.layout import Layout, Ports
 from kycache.demo.servers.ports import free_ports
+from support.pipeline.ingest_process import Feed, offset
+from support.pipeline.scene import PARTITIONS, Scene
+from support.pipeline.stack import require_apache
 
 HURT = 0
 """The partition whose end is lost."""

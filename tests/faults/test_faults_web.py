@@ -13,13 +13,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 import pytest
-from support.faults import seeds
-from support.http_stand import Stand, people
-from test_cli_process import started
-from test_export_memory import GROWTH_BYTES_MAX, own_bytes, wait_metric
 
 from kycache.http.serving.bounded import CONNECTIONS_SHARE
 from kycache.model.lsn import format_lsn
+from support.faults import seeds
+from support.http_stand import Stand, people
+from support.services import GROWTH_BYTES_MAX, own_bytes, started, wait_metric
 
 WAIT_S = 60.0
 USERS = 2_000

@@ -1,7 +1,8 @@
-"""Who may import whom (DESIGN section 3), read from the source."""
+"""Who may import whom, and what a folder may hold, read from the source."""
 
 import ast
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,39 @@ MAY_IMPORT = {
     "demo": {"actors", "http", "ingest", "model", "snapshots"},
     "cli": {"actors", "demo", "http", "ingest", "model", "snapshots"},
 }
+
+ROOMS = (
+    "model",
+    "actors/rules",
+    "actors/files",
+    "actors/order",
+    "actors/integrity",
+    "actors/generations",
+    "actors/store",
+    "actors",
+    "snapshots/storage",
+    "snapshots",
+    "ingest/decoding",
+    "ingest/consuming",
+    "ingest/remedies",
+    "ingest",
+    "http/reads",
+    "http/operations",
+    "http/documents",
+    "http/serving",
+    "demo/population",
+    "demo/servers",
+    "demo",
+    "cli/settings",
+    "cli/support",
+    "cli/doctor",
+    "cli/commands",
+    "cli",
+)
+"""From the lowest up: a room imports rooms that stand above it in this list, so there is no circle."""
+
+FILES_MAX = 15
+"""What one sees at a glance: more modules in a folder are two rooms."""
 
 DECIDING = [
     *sorted(
@@ -138,12 +172,29 @@ def test_what_decides_does_nothing(module: str) -> None:
     assert wrong == {}
 
 
-def test_no_cycle_between_folders() -> None:
-    """Pyright sees a folder's own files under another name than the others see them: see DECISIONS.md."""
-    order = ["model", "actors", "snapshots", "ingest", "http", "demo", "cli"]
-    assert set(order) == set(MAY_IMPORT)
-    for at, folder in enumerate(order):
-        assert MAY_IMPORT[folder] <= set(order[:at])
+def test_every_room_imports_downwards() -> None:
+    assert {"/".join(package_of(path)) for path in sources()} == set(ROOMS)
+    for path in sources():
+        room = "/".join(package_of(path))
+        for found in imports(path):
+            if found.module.startswith("kycache."):
+                target = "/".join(room_of(found.module))
+                assert ROOMS.index(target) <= ROOMS.index(room), (
+                    f"{path.relative_to(ROOT)}:{found.line}: {target}/"
+                )
+
+
+def test_no_folder_shows_too_much() -> None:
+    shown = Counter(path.parent for path in (*sources(), *(ROOT / "tests").rglob("*.py")))
+    crowded = {str(folder.relative_to(ROOT)): count for folder, count in shown.items() if count > FILES_MAX}
+    assert crowded == {}
+
+
+def test_a_command_imports_no_command() -> None:
+    commands = {f"kycache.cli.commands.{path.stem}" for path in (ROOT / "cli" / "commands").glob("*.py")}
+    for path in (ROOT / "cli" / "commands").glob("*.py"):
+        named = {m for f in imports(path) for m in (f.module, *(f"{f.module}.{name}" for name in f.names))}
+        assert named & commands == set(), path.name
 
 
 def test_the_names_of_folders_are_nobodys() -> None:

@@ -1,36 +1,24 @@
 """Exports of a real `kycache web`: constant memory of its own; a slow reader holds no page of a shard's file."""
 
-import re
 import signal
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import pytest
+
 from support.http_stand import Stand, people
-from test_cli_process import started
+from support.services import GROWTH_BYTES_MAX, own_bytes, started, wait_metric
 
 USERS = 12_000
 AT_ONCE = 4
 """As many as `[http] exports` allows: together they hold most."""
 
 CODINGS = ("identity", "gzip", "zstd")
-GROWTH_BYTES_MAX = 2 << 20
-"""What the allocator may round up. The rows of one export are 1.3 MB as they are sent, and more as
-they are read: four exports that kept them grow by twice this (tried)."""
 
 PIECE_BYTES = 64 << 10
 WRITES = 60
-
-
-def own_bytes(pid: int) -> int:
-    """Memory that is the process's own. Mapped shard files are not: they count as resident, and are page cache."""
-    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8")
-    found = re.search(r"^Anonymous: +(\d+) kB$", rollup, re.MULTILINE)
-    assert found is not None
-    return int(found[1]) << 10
 
 
 class Reader:
@@ -54,13 +42,6 @@ class Reader:
 
     def close(self) -> None:
         self._socket.close()
-
-
-def wait_metric(url: str, line: str) -> None:
-    deadline = time.monotonic() + 30
-    while f"{line}\n".encode() not in urlopen(f"{url}/metrics", timeout=30).read():
-        assert time.monotonic() < deadline, line
-        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ import httpx
 import pytest
 import trio
 import trio.testing
-from support.http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 
-from kycache.actors.files.directory import Doubt
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
+from kycache.actors.rules.reports import Doubt
 from kycache.http.reads.counts import Tally
 from kycache.http.reads.demands import Wait, format_instant
 from kycache.http.reads.problems import Kind, Problem
 from kycache.http.reads.watch import Watch
 from kycache.model.lsn import format_lsn
+from support.http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 
 
 @pytest.fixture

@@ -16,8 +16,6 @@ import pytest
 import trio
 import trio.lowlevel
 from backports import zstd
-from support.faults import seeds
-from support.http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, serving, until_metric
 
 import kycache.model.view
 from kycache.actors.rules.freshness import Freshness, freshness
@@ -28,6 +26,8 @@ from kycache.http.reads.problems import Kind, Problem
 from kycache.model.change import Scope
 from kycache.model.definition import parse_view
 from kycache.model.lsn import format_lsn, parse_lsn
+from support.faults import seeds
+from support.http_stand import ENDS_AT_ONCE, WAITS_LONG, Stand, User, people, problem, serving, until_metric
 
 ROWS = 20
 """Rows of a chunk here."""

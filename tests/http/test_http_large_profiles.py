@@ -9,13 +9,13 @@ from typing import Any
 import httpx
 import pytest
 import trio
-from support.http_stand import Stand, User, serving
-from support.waiting import until
 
 from kycache.http.reads import answers
 from kycache.http.reads.slow import GIVE_WAY_S
 from kycache.model.profile import Profile
 from kycache.model.render import Renderer
+from support.http_stand import Stand, User, serving
+from support.waiting import until
 
 LARGE = [User(1, statuses=["VERIFIED"] * 6), User(2, statuses=["PENDING"] * 6)]
 SMALL = User(3, statuses=["EXPIRED"])

@@ -14,10 +14,10 @@ import hpack
 import httpx
 import pytest
 import trio
-from support.http_stand import ENDS_AT_ONCE, Stand, people, serving, until_metric
 
 from kycache.http.serving import gate, server
 from kycache.http.serving.bounded import BoundedListener
+from support.http_stand import ENDS_AT_ONCE, Stand, people, serving, until_metric
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 HEADERS, PRIORITY, SETTINGS = 1, 2, 4

@@ -6,12 +6,11 @@ from pathlib import Path
 
 import pytest
 from quart_trio import QuartTrio
-from support.http_stand import MAP_BYTES, OTHER_VIEW, Stand, User, now_ms, problem, serving
 
 from kycache.actors.files.environment import Environments
-from kycache.actors.files.shard_folder import Report
 from kycache.actors.integrity.vouching import MARK, mark_of, vouch
 from kycache.actors.router import Router
+from kycache.actors.rules.reports import Report
 from kycache.http.documents.docs_page import docs_answer
 from kycache.http.documents.openapi import build_openapi
 from kycache.http.operations.health import Health
@@ -26,6 +25,7 @@ from kycache.http.reads.watch import Watch
 from kycache.http.serving.app import Parts, create_app
 from kycache.model.definition import parse_view
 from kycache.model.view import View
+from support.http_stand import MAP_BYTES, OTHER_VIEW, Stand, User, now_ms, problem, serving
 
 ADA = User(1, statuses=["VERIFIED"])
 

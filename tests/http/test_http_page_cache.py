@@ -11,7 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 import trio
-from support.http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people, serving, waiting
 
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
@@ -22,6 +21,7 @@ from kycache.http.reads.page_cache import Page, PageCache
 from kycache.http.serving.settings import HttpSettings
 from kycache.model.change import Scope
 from kycache.model.lsn import format_lsn, parse_lsn
+from support.http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people, serving, waiting
 
 FOR_EVER = replace(ENDS_AT_ONCE, list_ttl_s=1e6)
 ALWAYS_LOOKS = replace(ENDS_AT_ONCE, list_ttl_s=1e-9)

@@ -8,7 +8,6 @@ from urllib.parse import quote
 
 import httpx
 import pytest
-from support.http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, problem, serving
 
 from kycache.actors.files.environment import Environments
 from kycache.actors.router import Router
@@ -20,6 +19,7 @@ from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, partition_of
 from kycache.model.render import etag
 from kycache.model.values import INFINITY, MINUS_INFINITY
+from support.http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, problem, serving
 
 TEXT_IDS = """
 name = "text"

@@ -13,8 +13,6 @@ import httpx
 import pytest
 import trio
 from quart_trio import QuartTrio
-from support.http_stand import ENDS_AT_ONCE, OTHER_VIEW, WAITS_LONG, Stand, User, problem, serving, waiting
-from support.waiting import until
 
 from kycache.actors.router import Router
 from kycache.http.serving import app as app_module
@@ -24,6 +22,8 @@ from kycache.http.serving.server import serve
 from kycache.http.serving.settings import HttpSettings
 from kycache.model.definition import parse_view
 from kycache.model.errors import ConfigurationError, Refused
+from support.http_stand import ENDS_AT_ONCE, OTHER_VIEW, WAITS_LONG, Stand, User, problem, serving, waiting
+from support.waiting import until
 
 ADA = User(1, statuses=["VERIFIED"])
 

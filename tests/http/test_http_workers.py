@@ -11,6 +11,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from support.http_stand import Stand, User
 from support.waiting import wait_until
 

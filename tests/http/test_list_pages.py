@@ -11,9 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import killed_writer
-from support.http_stand import LABELS, Stand, User, now_ms, people, serving
-from support.shards import ShardUnderTest
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.integrity.vouching import mark_of, vouch
@@ -22,6 +19,9 @@ from kycache.actors.order import views as order_views
 from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
 from kycache.model.values import INFINITY, MINUS_INFINITY
+from support import killed_writer
+from support.http_stand import LABELS, Stand, User, now_ms, people, serving
+from support.shards import ShardUnderTest
 
 TESTS = Path(__file__).parents[1]
 

@@ -8,11 +8,6 @@ from pathlib import Path
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
-from support.pipeline.ingest_process import Home, offset
-from support.pipeline.proxy import Proxy
-from support.pipeline.stack import Pipeline
-from support.shards import MAP_BYTES
-from test_ingest_on_kafka import PARTITIONS, VIEW, Scene
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
@@ -21,6 +16,11 @@ from kycache.actors.rules.freshness import Limits
 from kycache.cli.doctor.command import Look
 from kycache.cli.doctor.topic_rules import WARNING
 from kycache.demo.servers.ports import free_ports
+from support.pipeline.ingest_process import Home, offset
+from support.pipeline.proxy import Proxy
+from support.pipeline.scene import PARTITIONS, VIEW, Scene
+from support.pipeline.stack import Pipeline
+from support.shards import MAP_BYTES
 
 Node = Callable[..., Home]
 GRACE_S = 10.0

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import pytest
 import trio
-from support.waiting import until
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.ingest.consuming.settings import KafkaSettings
-from kycache.ingest.remedies.control import Request, Worker, ask, command_shard, serve_control
+from kycache.ingest.remedies.command import ask, command_shard
+from kycache.ingest.remedies.control import Request, Worker, serve_control
 from kycache.model.definition import default_view
 from kycache.model.errors import KycacheError, Refused, Unreachable
+from support.waiting import until
 
 WAIT_S = 10.0
 

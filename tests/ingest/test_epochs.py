@@ -3,9 +3,6 @@
 from pathlib import Path
 
 import pytest
-from support.shards import TOPIC, TOPIC_ID
-from support.snapshot_stand import VIEW, Stand
-from test_snapshots_restore import facts_of
 
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import Topic
@@ -13,6 +10,8 @@ from kycache.ingest.remedies import rebuild
 from kycache.model.errors import Refused
 from kycache.snapshots.home import home_facts
 from kycache.snapshots.plan import plan
+from support.shards import TOPIC, TOPIC_ID
+from support.snapshot_stand import VIEW, Stand, facts_of
 
 
 def test_an_epoch_of_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from kafka.errors import CorruptRecordError, UnsupportedCodecError
 from kafka.protocol.consumer import IsolationLevel
 from kafka.record import MemoryRecords, MemoryRecordsBuilder
 from kafka.record.util import calc_crc32c
-from support.faults import seeds
 
 from kycache.actors.store.turn import Turn
 from kycache.ingest.consuming.fetched import Fetched, PartitionRecords
@@ -22,6 +21,7 @@ from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.thread import ConsumerThread, _Session
 from kycache.model.definition import default_view
 from kycache.model.errors import HaltShard
+from support.faults import seeds
 
 TP = TopicPartition("kyc.changes", 3)
 EPOCH = 7

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from kafka import KafkaConsumer
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from support.pipeline.ingest_process import WAIT_S, make_topic
-from support.pipeline.stack import Pipeline
 
 from kycache.ingest.consuming.client import joining
 from kycache.ingest.consuming.thread import POLL_WAIT_MS
+from support.pipeline.ingest_process import WAIT_S, make_topic
+from support.pipeline.stack import Pipeline
 
 TOPIC = "joining"
 PARTITIONS = 2

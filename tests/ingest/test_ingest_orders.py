@@ -6,16 +6,16 @@ from pathlib import Path
 import pytest
 import trio
 from kafka import TopicPartition
+
+from kycache.ingest import service
+from kycache.ingest.consuming.refusals import log_cut
+from kycache.ingest.consuming.topic import Topic
 from simulation.log import Log
 from simulation.member import Member
 from support.pipeline.fake_source import FakeSource
+from support.reaper import PARTITIONS, Disk
 from support.shards import TOPIC, TOPIC_ID
 from support.waiting import until
-from test_faults_kill import PARTITIONS, Disk
-
-from kycache.ingest import service
-from kycache.ingest.consuming.topic import Topic
-from kycache.ingest.remedies.rebuild import log_cut
 
 WAIT_S = 20.0
 

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import structlog
 import trio
-from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
-from support.waiting import until
 
 from kycache.actors.shard import POISONS_LOGGED_MAX, Batch, Opened, ShardActor
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.remedies.control import Request, Worker, _carry_out
 from kycache.model.change import Item, Poison, Scope
 from kycache.model.definition import default_view
+from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 WAIT_S = 20.0

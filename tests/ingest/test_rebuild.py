@@ -8,19 +8,17 @@ from random import Random
 import msgspec
 import pytest
 import trio
-from support.command_line import RunCommand
-from support.pipeline.fake_source import FakeSource
-from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
-from support.waiting import until
 
-from kycache.actors.files.directory import DataDirectory, Doubt, Node
+from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.generations.takeover import may_serve, take_over_when_due
 from kycache.actors.integrity.vouching import MARK
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Limits, Standing, concerns
+from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import Position, ShardState
 from kycache.actors.shard import Batch, Opened
-from kycache.actors.store.store import FORMAT, Fence, Store
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import FORMAT, Store
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.consuming.topic import Topic
 from kycache.ingest.decoding.decode import RecordDecoder
@@ -29,6 +27,10 @@ from kycache.ingest.remedies.rebuild import check_log, start_over
 from kycache.model.change import Item
 from kycache.model.definition import default_view, load_view
 from kycache.model.errors import HaltShard, Refused
+from support.command_line import RunCommand
+from support.pipeline.fake_source import FakeSource
+from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
+from support.waiting import until
 
 VIEW = default_view()
 WAIT_S = 20.0

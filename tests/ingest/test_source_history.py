@@ -9,11 +9,10 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
-from support.waiting import until
-from test_doctor_sources import Cluster
 
-from kycache.actors.files.directory import NO_SHARD, DataDirectory, Doubt
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.rules.freshness import SOURCE_REMEDY, Limits, Standing, status
+from kycache.actors.rules.reports import NO_SHARD, Doubt
 from kycache.actors.rules.state import Position, ShardState
 from kycache.demo.servers import postgres
 from kycache.demo.servers.children import stopping
@@ -21,6 +20,8 @@ from kycache.ingest.history import AWAY_LOOK_S, Found, Known, compare, look, mov
 from kycache.model.definition import default_view
 from kycache.model.errors import Unreachable
 from kycache.model.lsn import parse_lsn
+from support.pipeline.cluster import Cluster
+from support.waiting import until
 
 KNOWN = Known("7000", 2, 0)
 

@@ -4,7 +4,6 @@ from bisect import bisect_left
 from itertools import product
 
 import msgspec
-from support.pipeline.fake_source import REGIONS, STATUSES, FakeSource
 
 from kycache.actors.order.reader import page, total
 from kycache.actors.order.recount import IndexDiffers, check
@@ -17,6 +16,7 @@ from kycache.model.view import View
 from simulation.log import Log
 from simulation.model import ShardModel
 from simulation.seams import Violation
+from support.pipeline.fake_source import REGIONS, STATUSES, FakeSource
 
 
 def require(holds: bool, what: str) -> None:

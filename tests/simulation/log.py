@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import NamedTuple
 
 from kafka import TopicPartition
+
 from support.pipeline.fake_source import FakeSource, Sent
 from support.shards import TOPIC
 

@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 import trio
 from kafka import TopicPartition
-from support.shards import TOPIC
 
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments, check_before_mapping
@@ -20,6 +19,7 @@ from kycache.ingest.service import Ingest
 from kycache.model.view import View
 from simulation.log import Log, LogConsumer
 from simulation.seams import Died, Fate, WatchedFence
+from support.shards import TOPIC
 
 SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
 POLL_RECORDS = (1, 2, 3, 5, 20, 100)

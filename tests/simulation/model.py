@@ -8,10 +8,9 @@ order, before the latest thing known of its row, its table or the whole shard ha
 from copy import copy
 from typing import NamedTuple
 
-from support.pipeline.fake_source import Sent
-
 from kycache.model.change import Beat, Change, Item, Poison, Scope, Skip, Snapshot, Truncate
 from kycache.model.values import Absent
+from support.pipeline.fake_source import Sent
 
 Identity = tuple[int, object]
 """Of a row within a user: its table's number and its primary key."""

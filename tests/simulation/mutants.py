@@ -88,7 +88,7 @@ MUTANTS = (
         "if (before is None) != (after is None):",
     ),
     Mutant(
-        "fence-is-ignored", "actors/store/store.py", "            if self._closed:\n", "            if False:\n"
+        "fence-is-ignored", "actors/store/fence.py", "            if self._closed:\n", "            if False:\n"
     ),
     Mutant(
         "before-the-snapshot-is-applied",

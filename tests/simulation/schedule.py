@@ -13,7 +13,6 @@ from unittest.mock import patch
 import structlog
 import structlog.testing
 import trio
-from support.pipeline.fake_source import FakeSource, Sent
 
 from kycache.ingest import service
 from kycache.ingest.decoding.decode import Record
@@ -22,6 +21,7 @@ from kycache.model.values import PLACEHOLDER
 from simulation.member import Member
 from simulation.seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
 from simulation.world import DECODER, World, scratch
+from support.pipeline.fake_source import FakeSource, Sent
 
 STEPS = (4, 16)
 """Things that happen in a history. Many short ones find more than a few long ones, and are easier to read."""

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 from trio._core import _run as trio_run
 
-from kycache.actors.store.store import Fence
+from kycache.actors.store.fence import Fence
 
 THREAD_S = 0.05
 """The most that work in a thread takes, on the mock clock."""

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import trio
-from support.pipeline.fake_source import FakeSource, Sent
-from support.shards import TOPIC, TOPIC_ID
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.integrity.vouching import mark_of, vouch
@@ -26,6 +24,8 @@ from simulation.log import TIMESTAMP_MS, Log
 from simulation.member import SETTINGS, Member
 from simulation.model import ShardModel, placed
 from simulation.seams import Died, Fate, Violation
+from support.pipeline.fake_source import FakeSource, Sent
+from support.shards import TOPIC, TOPIC_ID
 
 VIEW = default_view()
 DECODER = RecordDecoder(VIEW)

@@ -10,9 +10,6 @@ import pyrage
 import pytest
 import trio
 import trio.testing
-from support.snapshot_stand import KEY, VIEW, Stand
-from support.waiting import until
-from test_snapshots_restore import content_position, facts_of, home_of
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.ingest.remedies.bring import bring
@@ -23,6 +20,8 @@ from kycache.snapshots.filling import fill
 from kycache.snapshots.home import home_facts, make_home
 from kycache.snapshots.plan import TopicFacts, passed_over, step_of
 from kycache.snapshots.storage.manifest import Manifest
+from support.snapshot_stand import KEY, VIEW, Stand, content_position, facts_of, home_of
+from support.waiting import until
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.snapshot_stand import VIEW, Stand
 
 from kycache.actors.generations.compaction import Sizes, compact, sizes
 from kycache.actors.generations.hot_copy import CopyLimits
@@ -17,6 +16,7 @@ from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import Topic
 from kycache.ingest.remedies import bring
 from kycache.model.errors import Refused
+from support.snapshot_stand import VIEW, Stand
 
 KAFKA = KafkaSettings("nowhere:1")
 

@@ -4,19 +4,19 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from support.snapshot_stand import KEY, VIEW, Stand
-from test_snapshots_restore import facts_of, home_of
 
-from kycache.actors.files.directory import DataDirectory, Doubt
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Limits, Standing, freshness
+from kycache.actors.rules.reports import Doubt
 from kycache.ingest.remedies.bring import bring
 from kycache.model.errors import Refused
 from kycache.snapshots.plan import plan
 from kycache.snapshots.restore import bring_back
 from kycache.snapshots.storage import manifest as manifests
 from kycache.snapshots.storage.manifest import Manifest, sealed, unsealed
+from support.snapshot_stand import KEY, VIEW, Stand, facts_of, home_of
 
 
 @pytest.fixture

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from support.command_line import RunCommand
-from support.snapshot_stand import Stand
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.shard_folder import ShardLock
@@ -16,6 +14,8 @@ from kycache.cli.commands.snapshot import _lacking
 from kycache.model.errors import Refused
 from kycache.snapshots import placement as placing
 from kycache.snapshots.placement import placement
+from support.command_line import RunCommand
+from support.snapshot_stand import Stand
 
 SHARDS = 4
 

@@ -6,12 +6,12 @@ from random import Random
 
 import msgspec
 import pytest
-from support.snapshot_stand import Stand
 
 from kycache.snapshots.prune import carry_out, decide, decide_surely
 from kycache.snapshots.storage.listing import Condition, Found, survey
 from kycache.snapshots.storage.manifest import FORMAT, Manifest, ReadFrom, ShardEntry, instant
 from kycache.snapshots.storage.stores import Stored
+from support.snapshot_stand import Stand
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 

@@ -6,48 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
-from support.snapshot_stand import VIEW, Stand, content_position
 
-from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.environment import Environments
 from kycache.actors.integrity.vouching import vouched
 from kycache.actors.rules.state import ShardState
-from kycache.ingest.remedies.bring import bring
 from kycache.model.errors import Refused
-from kycache.snapshots.plan import HomeFacts, TopicFacts, plan
-from kycache.snapshots.restore import bring_back
-from kycache.snapshots.storage.keys import Keys
+from kycache.snapshots.plan import plan
 from kycache.snapshots.storage.manifest import Manifest
-from kycache.snapshots.storage.stores import Store
-
-
-def facts_of(manifest: Manifest, **changes: Any) -> TopicFacts:
-    position = manifest.shards[0].position
-    ends = tuple(entry.position.offset + 7 for entry in manifest.shards)
-    topic = TopicFacts(position.topic, position.topic_id, (0,) * len(ends), ends)
-    return topic._replace(**changes)
-
-
-def home_of(manifest: Manifest, **changes: Any) -> HomeFacts:
-    keeps = tuple(range(manifest.shard_count))
-    return HomeFacts("data", manifest.view, manifest.shard_count, 0, (), keeps, 1 << 40)._replace(**changes)
-
-
-def restored(
-    stand: Stand,
-    manifest: Manifest,
-    directory: DataDirectory,
-    *,
-    replace: bool = True,
-    store: Store | None = None,
-    keys: Keys | None = None,
-) -> None:
-    """As `snapshot restore` does where nobody holds the shard."""
-
-    def use(generation: Path) -> None:
-        bring(directory, Environments(readonly=False, map_size=1 << 30), 0, generation.name, replace)
-
-    bring_back(store or stand.store(), keys or stand.keys(), manifest, manifest.entry(0), directory, VIEW, use)
+from support.snapshot_stand import Stand, content_position, facts_of, home_of, restored
 
 
 def content(stand: Stand) -> tuple[list[tuple[bytes, bytes]], list[tuple[bytes, bytes]], ShardState]:

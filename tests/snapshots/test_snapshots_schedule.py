@@ -10,12 +10,8 @@ from pathlib import Path
 import pytest
 import trio
 from structlog.testing import capture_logs
-from support.command_line import Ended, RunCommand
-from support.snapshot_stand import Stand
-from support.waiting import until
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.shard_folder import Report
 from kycache.actors.files.snapshot_report import (
     SnapshotReport,
     Taken,
@@ -24,9 +20,13 @@ from kycache.actors.files.snapshot_report import (
     succeeded,
     write_report,
 )
+from kycache.actors.rules.reports import Report
 from kycache.snapshots.lock import Busy, one_at_a_time
 from kycache.snapshots.schedule import RETRY_S, Schedule, _taken, due_at, take_snapshots, wait_s
 from kycache.snapshots.storage.listing import survey
+from support.command_line import Ended, RunCommand
+from support.snapshot_stand import Stand
+from support.waiting import until
 
 NOW = datetime(2026, 11, 25, tzinfo=UTC)
 HOUR = timedelta(hours=1)

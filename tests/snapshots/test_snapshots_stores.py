@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pyrage
 import pytest
-from support.command_line import RunCommand
-from support.snapshot_stand import KEY, Stand
 
 from kycache.model.errors import ConfigurationError, Refused, Unreachable
 from kycache.snapshots.prune import carry_out, decide, remove
 from kycache.snapshots.storage import stores
 from kycache.snapshots.storage.listing import Condition, survey
 from kycache.snapshots.storage.stores import Missing, Store
+from support.command_line import RunCommand
+from support.snapshot_stand import KEY, Stand
 
 MIB = 1 << 20
 NO_ID = "20261125T000000.000Z-00000000"

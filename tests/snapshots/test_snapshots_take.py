@@ -11,7 +11,6 @@ from pathlib import Path
 import msgspec
 import pyrage
 import pytest
-from support.snapshot_stand import CHECKER, KEY, VIEW, Stand
 
 from kycache.actors.files.directory import DataDirectory, slot
 from kycache.actors.files.environment import Environments, Lease
@@ -21,6 +20,7 @@ from kycache.snapshots.storage.listing import Condition, survey
 from kycache.snapshots.storage.manifest import Manifest
 from kycache.snapshots.take import Progress, Taker, ahead
 from kycache.snapshots.verify import verify
+from support.snapshot_stand import CHECKER, KEY, VIEW, Stand
 
 Contents = dict[str, list[tuple[bytes, bytes]]]
 

@@ -9,8 +9,6 @@ from pathlib import Path
 import lmdb
 import msgspec
 import pytest
-from support.command_line import RunCommand
-from support.snapshot_stand import VIEW, Stand
 
 from kycache.ingest.consuming.topic import Topic
 from kycache.model.errors import Unreachable
@@ -19,6 +17,8 @@ from kycache.snapshots.scratch import scratch_folder, sweep
 from kycache.snapshots.storage.listing import survey
 from kycache.snapshots.storage.manifest import Manifest
 from kycache.snapshots.verify import verify
+from support.command_line import RunCommand
+from support.snapshot_stand import VIEW, Stand
 
 
 def problems(stand: Stand, manifest: Manifest, *, full: bool = True) -> list[str]:

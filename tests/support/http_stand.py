@@ -16,10 +16,12 @@ import trio
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.generations.create import create_store
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Limits
 from kycache.actors.rules.state import Identity, Position
-from kycache.actors.store.store import FORMAT, Fence, Store, create_store
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import FORMAT, Store
 from kycache.http.serving.server import serve
 from kycache.http.serving.settings import HttpSettings
 from kycache.model.change import Beat, Change, Item, Origin, Poison, Scope, Snapshot

@@ -6,13 +6,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from kycache.actors.files.directory import DataDirectory, Doubt
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.generations.create import create_store
 from kycache.actors.order.reader import page, total
 from kycache.actors.order.recount import check
 from kycache.actors.reader import ShardReader, ShardSnapshot
+from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import Identity, Position, ShardState
-from kycache.actors.store.store import FORMAT, Applied, Fence, Store, create_store
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import FORMAT, Applied, Store
 from kycache.model.change import Item
 from kycache.model.render import Renderer
 from kycache.model.view import View

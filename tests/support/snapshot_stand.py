@@ -3,12 +3,17 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
+from typing import Any
 
+from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.integrity.vouching import Checker
 from kycache.ingest.decoding.decode import RecordDecoder
+from kycache.ingest.remedies.bring import bring
 from kycache.model.change import Item
 from kycache.model.definition import default_view
+from kycache.snapshots.plan import HomeFacts, TopicFacts
+from kycache.snapshots.restore import bring_back
 from kycache.snapshots.storage.fetch import fetch
 from kycache.snapshots.storage.keys import Keys, keys_of
 from kycache.snapshots.storage.manifest import Manifest
@@ -103,3 +108,32 @@ def content_position(stand: Stand) -> int:
     offset = shard.store.opened_at.position.offset
     shard.close()
     return offset
+
+
+def facts_of(manifest: Manifest, **changes: Any) -> TopicFacts:
+    position = manifest.shards[0].position
+    ends = tuple(entry.position.offset + 7 for entry in manifest.shards)
+    topic = TopicFacts(position.topic, position.topic_id, (0,) * len(ends), ends)
+    return topic._replace(**changes)
+
+
+def home_of(manifest: Manifest, **changes: Any) -> HomeFacts:
+    keeps = tuple(range(manifest.shard_count))
+    return HomeFacts("data", manifest.view, manifest.shard_count, 0, (), keeps, 1 << 40)._replace(**changes)
+
+
+def restored(
+    stand: Stand,
+    manifest: Manifest,
+    directory: DataDirectory,
+    *,
+    replace: bool = True,
+    store: Store | None = None,
+    keys: Keys | None = None,
+) -> None:
+    """As `snapshot restore` does where nobody holds the shard."""
+
+    def use(generation: Path) -> None:
+        bring(directory, Environments(readonly=False, map_size=1 << 30), 0, generation.name, replace)
+
+    bring_back(store or stand.store(), keys or stand.keys(), manifest, manifest.entry(0), directory, VIEW, use)

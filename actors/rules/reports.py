@@ -1,0 +1,29 @@
+"""What processes say of shards in files: of one in `state.json`, of all in `suspect.json`."""
+
+import msgspec
+
+NO_SHARD = -1
+"""In a doubt: the source itself said it."""
+
+
+class Doubt(msgspec.Struct, frozen=True):
+    """An entry of `suspect.json`: `kind` is `suspect` or `stale`."""
+
+    kind: str
+    shard: int
+    """Which shard's partition said so, and at which offset; `NO_SHARD` where none did."""
+    offset: int
+    reason: str
+    lsn: int = 0
+    """A later whole snapshot puts right what came before it."""
+    epoch: int = 0
+    """The one that it happened in: what starts over from a later one has read nothing of it."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    """A shard's `state.json`: what its writer last said."""
+
+    state: str
+    reason: str = ""
+    remedy: str = ""
+    holder: str = ""
