@@ -24,7 +24,7 @@ from kycache.actors.files.quarantine import Quarantined, read_quarantine
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.integrity.vouching import Unchecked, vouched
 from kycache.actors.order.layout import IndexDiffers
-from kycache.actors.order.views import OrderSnapshot
+from kycache.actors.order.views import OrderSnapshot, Reads
 from kycache.actors.rules.state import Identity, ShardState
 from kycache.actors.store.store import FORMAT
 from kycache.model.errors import Refused
@@ -63,10 +63,21 @@ class ShardSnapshot:
         view: View,
     ) -> None:
         self.shard = shard
+        self.state: ShardState = read_state(txn, databases)
+        self.reads = Reads()
+        """What was read of the order index. Kept here, since the index may fail while it is opened."""
         self._txn = txn
         self._databases = databases
-        self.state: ShardState = read_state(txn, databases)
-        self.order = OrderSnapshot(len(view.filters), txn, databases.rows, databases.order)
+        self._filters = len(view.filters)
+        self._order: OrderSnapshot | None = None
+
+    @property
+    def order(self) -> OrderSnapshot:
+        """The list. Opened by whoever asks first: a detail needs none of it, and its root grows with the shard."""
+        if self._order is None:
+            databases = self._databases
+            self._order = OrderSnapshot(self._filters, self._txn, databases.rows, databases.order, self.reads)
+        return self._order
 
     def profile(self, user: bytes) -> Profile | None:
         """What is known about a user; None where nothing is."""
@@ -207,5 +218,5 @@ def snapshots(readers: list[ShardReader]) -> Iterator[list[ShardSnapshot]]:
         try:
             yield taken
         except (lmdb.Error, IndexDiffers) as error:
-            failed = max(range(len(taken)), key=lambda at: taken[at].order.reads.turn)
+            failed = max(range(len(taken)), key=lambda at: taken[at].reads.turn)
             raise readers[failed].unreadable(error) from error

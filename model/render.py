@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from .profile import NO_ROW, Packed, Profile, Row, unpack_row
-from .values import Value, key_order_bytes, order_bytes, printer
+from .values import Value, key_order_bytes, printer
 from .view import Table, View
 
 _ENCODER = msgspec.json.Encoder()
@@ -19,9 +19,9 @@ _ETAG_BYTES = 16
 
 
 class Listed(msgspec.Struct, frozen=True):
-    """A user's entry in the list: where it sorts, what filters see, and its ready JSON object."""
+    """A user's entry in the list: the value it sorts by, what filters see, and its ready JSON object."""
 
-    key: bytes
+    order: Value
     filters: tuple[bytes | None, ...]
     row: bytes
 
@@ -109,11 +109,11 @@ class Renderer:
             tuple(status if at < 0 else values[at] for _, at, _ in self._list_printers),
         )
 
-    def listed(self, user: bytes, listing: "Listing") -> Listed:
+    def listed(self, listing: "Listing") -> Listed:
         """The list entry of a user whose values are `listing`."""
         order, filters, fields = listing
         row = {name: show(v) for (name, _, show), v in zip(self._list_printers, fields, strict=True)}
-        return Listed(order_bytes(order) + user, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row))
+        return Listed(order, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row))
 
 
 def _same(value: Value) -> object:

@@ -329,33 +329,6 @@ def _print_time(value: Value, zone: str) -> str | None:
     return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{digits}{zone}{era}"
 
 
-_ORDERED_NULL = b"\xff" * 8
-_ORDERED_GREATEST = b"\xff" * 7 + b"\xfe"
-_CROWDED = 2**63 - 3
-_ORDERED_CROWDED = (_CROWDED + 2**63).to_bytes(8, "big")
-
-
-def order_bytes(value: Value) -> bytes:
-    """Bytes that sort as Postgres sorts the value ascending: NULL last, infinities at the ends.
-
-    Eight of them, and no two of different values begin alike, so anything may follow.
-    """
-    if value is None:
-        return _ORDERED_NULL
-    assert isinstance(value, int)
-    if value == INFINITY:
-        return _ORDERED_GREATEST
-    if value < _CROWDED:
-        return (value + 2**63).to_bytes(8, "big")
-    # NULL took one of 2**64 places, and times beyond 2**63 us need more: these share one, with 8 bytes behind it.
-    return _ORDERED_CROWDED + (value - _CROWDED).to_bytes(8, "big")
-
-
-def behind_order_bytes(data: bytes) -> bytes:
-    """What stands behind the bytes of an ordered value."""
-    return data[16:] if data.startswith(_ORDERED_CROWDED) else data[8:]
-
-
 def key_order_bytes(value: Value) -> bytes:
     """A key's bytes, sorted as Postgres sorts the key: uuid bytewise, text `COLLATE "C"`, int by value."""
     if isinstance(value, bytes):

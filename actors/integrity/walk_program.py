@@ -27,6 +27,7 @@ from kycache.actors.files.environment import (
 from kycache.actors.files.meta import check_identity, read_identity, read_state
 from kycache.actors.files.quarantine import read_quarantine
 from kycache.actors.order import layout as order
+from kycache.actors.order.list_key import list_key
 from kycache.actors.order.reader import OrderSnapshot
 from kycache.actors.order.recount import check
 from kycache.actors.rules.state import Identity, ShardState
@@ -158,8 +159,8 @@ class _Recheck:
         if listing is None:
             return
         self._users += 1
-        listed = self._renderer.listed(user, listing)
-        value = self._txn.get(listed.key, db=self._databases.rows)
+        listed = self._renderer.listed(listing)
+        value = self._txn.get(list_key(listed.order, user), db=self._databases.rows)
         _require(value is not None, "a user stands in no list")
         _require(order.row_of(value or b"") == listed.row, "a list row is not what its profile says")
         _require(self._values(value or b"") == listed.filters, "filter values are not what their profile says")

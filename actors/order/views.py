@@ -14,6 +14,8 @@ from itertools import islice, repeat
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from . import layout as order
 from .layout import ALL, BUCKET_ROWS_MAX, OVERFLOW, TAG_BYTES, IndexDiffers, Where
 from .nodes import column_counts, dense, parse_u32
@@ -53,13 +55,17 @@ class ShardRecords:
         txn: lmdb.Transaction[bytes],
         rows: lmdb._Database,
         directory: lmdb._Database,
+        reads: Reads,
     ) -> None:
-        self.reads = Reads()
+        self.reads = reads
         self._txn = txn
         self._directory = directory
         self._cursor = txn.cursor(rows)
         raw = self.get(order.ROOT_KEY)
-        self.root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
+        try:
+            self.root = order.decode_root(raw) if raw is not None else order.empty_root(filter_count)
+        except msgspec.MsgspecError as error:
+            raise IndexDiffers("its root cannot be decoded") from error
         order.require_format(self.root, filter_count)
         self.nodes = memoryview(self.root.nodes).cast("I")
         self._parsed: dict[int, order.NodeRecord] = {}
@@ -126,11 +132,12 @@ class OrderSnapshot:
         txn: lmdb.Transaction[bytes],
         rows: lmdb._Database,
         directory: lmdb._Database,
+        reads: Reads | None = None,
     ) -> None:
+        self.reads = reads or Reads()
         # Apart, so that views do not point back at what remembers them: a cycle per request would be left
         # to the garbage collector.
-        self.shard = ShardRecords(filter_count, txn, rows, directory)
-        self.reads = self.shard.reads
+        self.shard = ShardRecords(filter_count, txn, rows, directory, self.reads)
         self._filter_count = filter_count
         self._views: dict[Where, View] = {}
 

@@ -8,6 +8,7 @@ from kycache.actors.files import quarantine
 from kycache.actors.files.environment import Databases
 from kycache.actors.files.quarantine import Quarantined
 from kycache.actors.order.layout import Entry
+from kycache.actors.order.list_key import list_key
 from kycache.actors.order.writer import OrderWriter
 from kycache.actors.rules.state import ShardState
 from kycache.model.change import Change, Poison
@@ -131,8 +132,8 @@ class Work:
     def _entry(self, user: bytes, listing: Listing | None) -> Entry | None:
         if listing is None:
             return None
-        listed: Listed = self._renderer.listed(user, listing)
-        return Entry(listed.key, listed.filters, listed.row)
+        listed: Listed = self._renderer.listed(listing)
+        return Entry(list_key(listed.order, user), listed.filters, listed.row)
 
     def quarantine(self, poison: Poison) -> None:
         """Keep a record that could not be applied."""

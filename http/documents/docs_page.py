@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kycache.http.reads.problems import Answer
+from kycache.http.exchange.problems import Answer
 
 _STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;

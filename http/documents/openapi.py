@@ -3,8 +3,8 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kycache.http.reads.demands import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN
-from kycache.http.reads.problems import PROBLEM_JSON, Kind
+from kycache.http.exchange.demands import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN
+from kycache.http.exchange.problems import PROBLEM_JSON, Kind
 from kycache.http.reads.query import FILTER_BYTES_MAX, INTEGER, SIZE_DEFAULT, SIZE_MAX
 from kycache.model.view import Filter, View
 

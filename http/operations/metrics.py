@@ -14,8 +14,8 @@ from kycache.actors.files.snapshot_report import read_report
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import ShardStatus, Standing
 from kycache.actors.rules.state import Counters
-from kycache.http.reads.counts import Tally
-from kycache.http.reads.problems import Answer
+from kycache.http.exchange.counts import Tally
+from kycache.http.exchange.problems import Answer
 
 from .health import read_statuses
 

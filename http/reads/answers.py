@@ -1,45 +1,55 @@
 """Answers to the two reads: request facts in; status, headers and bytes out.
 
 Synchronous and free of any framework, so that every way a request may come in gets the same bytes. Where the
-view is not yet as fresh as the request demands, the result is a `Wait`: `watch.settle` waits, bounded, and asks
-again. What others may not wait for is left as `Slow`, to be finished in a thread. No read transaction outlives
-a call.
+view is not yet as fresh as the request demands, the result is a `Wait`; where the answer takes longer to make than
+others may wait for, it is `Slow`. The driver (http/exchange/driver.py) does the waiting and asks again. No read
+transaction outlives a call.
 """
 
 import logging
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple, TypeVar
+from urllib.parse import unquote_to_bytes
 
 import lmdb
 
 from kycache.actors.integrity.vouching import Unchecked
 from kycache.actors.order import reader as order_reader
+from kycache.actors.order.list_key import user_of
 from kycache.actors.reader import NoStore, ShardSnapshot
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Freshness, freshness
+from kycache.http.exchange.counts import Counts
+from kycache.http.exchange.demands import (
+    NOTHING_KNOWN,
+    VARY,
+    Demand,
+    Wait,
+    met,
+    parse_demand,
+    truth_headers,
+    unmet,
+)
+from kycache.http.exchange.driver import Outcome, Request
+from kycache.http.exchange.problems import Answer, Headers, Kind, Problem
+from kycache.http.exchange.slow import Slow
+from kycache.http.exchange.sparing_log import SparingLog
 from kycache.model.errors import Refused
 from kycache.model.profile import Profile
 from kycache.model.render import Renderer, etag
-from kycache.model.values import behind_order_bytes
 
 from .codings import CODINGS, choose
-from .counts import Counts
 from .cursors import Cursor, CursorCodec
-from .demands import NOTHING_KNOWN, VARY, Demand, Header, Wait, met, parse_demand, truth_headers, unmet
-from .exports import CHUNK_ROWS, Chunk, Export, Walk
+from .exports import CHUNK_ROWS, Chunk, Export, Exports, Walk
 from .list_page import Row, link_header, list_body, read_window
 from .page_cache import Key, Page, PageCache
-from .problems import Answer, Headers, Kind, Problem
 from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
-from .slow import Slow
-from .sparing_log import SparingLog
 
-Outcome = Answer | Wait
-Found = TypeVar("Found")
+PREFIX = b"/users/"
+"""An id follows, in which a slash is written `%2F`."""
 
 JSON = ("Content-Type", "application/json")
 NDJSON = ("Content-Type", "application/x-ndjson")
@@ -55,43 +65,27 @@ EXPORT_CACHING = ("Cache-Control", "no-store")
 EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
 
-class Request(NamedTuple):
-    """The facts of a request: its raw query string, its headers and their names, and the user id of the path."""
-
-    query: bytes
-    header: Header
-    header_names: Iterable[str]
-    user: str = ""
-
-
 class Answers:
     """The answer functions of one view."""
 
-    def __init__(self, router: Router, cursors: CursorCodec, pages: PageCache, counts: Counts) -> None:
+    def __init__(
+        self, router: Router, cursors: CursorCodec, pages: PageCache, exports: Exports, counts: Counts
+    ) -> None:
         self._router = router
         self._cursors = cursors
         self._pages = pages
+        self._exports = exports
         self._counts = counts
         self._renderer = Renderer(router.view)
         self._log = SparingLog(logging.getLogger("kycache.http"))
         self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
 
-    def user(self, request: Request) -> Outcome | Slow:
+    def user(self, request: Request) -> Outcome:
         """`GET /users/{userId}`."""
-        return _outcome(self._user, request)
-
-    def users(self, request: Request) -> Outcome:
-        """`GET /users`."""
-        return _outcome(self._users, request)
-
-    def export(self, request: Request) -> Outcome | Export:
-        """`GET /users/export`."""
-        return _outcome(self._export, request)
-
-    def _user(self, request: Request) -> Outcome | Slow:
         parse_parameters(request.query, ())
         demand = parse_demand(request.header, request.header_names)
-        user = self._router.user_id(request.user)
+        text = _id_of(request.path)
+        user = None if text is None else self._router.user_id(text)
         if user is None:
             raise Problem(Kind.INVALID_ID, f"{self._id_name} is not an id of this service.", self._id_name)
         with self._reading():
@@ -120,7 +114,8 @@ class Answers:
             return Answer(304, headers, b"")
         return Answer(200, (JSON, *headers), body)
 
-    def _users(self, request: Request) -> Outcome:
+    def users(self, request: Request) -> Outcome:
+        """`GET /users`."""
         query = parse_list(request.query, self._router.view)
         demand = parse_demand(request.header, request.header_names)
         key = (self._place(query), query.page)
@@ -180,7 +175,8 @@ class Answers:
         body = list_body(window, place.size, number, links, fresh.as_of_ms)
         return Page(body, link_header(links), fresh, commits, doubts, asked)
 
-    def _export(self, request: Request) -> Outcome | Export:
+    def export(self, request: Request) -> Outcome:
+        """`GET /users/export`."""
         query = parse_export(request.query, self._router.view)
         demand = parse_demand(request.header, request.header_names)
         place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
@@ -195,7 +191,8 @@ class Answers:
         if coding != "identity":
             headers.append(("Content-Encoding", coding))
         walk = Walk(self._read_on, self._cursors.encode)
-        return Export(walk, place, first, tuple(headers), CODINGS[coding]())
+        export = Export(walk, place, first, CODINGS[coding]())
+        return Answer(200, tuple(headers), b"", self._exports.stream(export))
 
     def _read_on(self, place: Cursor) -> Chunk:
         """The chunk behind a place, whatever was demanded at the start."""
@@ -261,16 +258,17 @@ class Answers:
         return unmet(demand, fresh, shards, time.time(), self._router.limits) if demand.any else None
 
 
-def _outcome(answer: Callable[[Request], Found], request: Request) -> Found | Answer:
+def _id_of(path: bytes) -> str | None:
+    """The id at the end of a path. None where it is not UTF-8: replaced characters could make it another's id."""
     try:
-        return answer(request)
-    except Problem as problem:
-        return problem.answer()
+        return unquote_to_bytes(path[len(PREFIX) :]).decode()
+    except UnicodeDecodeError:
+        return None
 
 
 def _one_is_suspect(snapshots: Sequence[ShardSnapshot], rows: Sequence[Row]) -> bool:
     """Whether a row of the list is about a user of whom something could not be applied."""
-    return any(snapshot.suspects_one_of(behind_order_bytes(key) for key, _ in rows) for snapshot in snapshots)
+    return any(snapshot.suspects_one_of(user_of(key) for key, _ in rows) for snapshot in snapshots)
 
 
 def _not_ready() -> Problem:

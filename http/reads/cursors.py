@@ -19,9 +19,8 @@ from itsdangerous.encoding import base64_decode, base64_encode
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.shard_folder import write_whole
+from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.errors import ConfigurationError
-
-from .problems import Kind, Problem
 
 KEY_CHARS_MIN = 32
 """A key is a secret of at least 128 bits, written in hex."""

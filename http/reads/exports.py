@@ -11,20 +11,20 @@ last line, and in HTTP/1.1 also its last chunk: nobody can take it for whole.
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import NamedTuple
 
 import msgspec
 
 from kycache.actors.rules.freshness import Freshness
+from kycache.http.exchange.counts import Counts
+from kycache.http.exchange.demands import NOTHING_KNOWN, truth_headers
+from kycache.http.exchange.problems import Kind, Problem, Stream
 from kycache.model.lsn import format_lsn
 
 from .codings import Coding
-from .counts import Counts
 from .cursors import Cursor
-from .demands import NOTHING_KNOWN, truth_headers
 from .list_page import Row
-from .problems import Headers, Kind, Problem
 
 CHUNK_ROWS = 500
 """Rows of one set of read transactions: 2 ms of work, compressed 3, on the thread that all clients share."""
@@ -55,8 +55,7 @@ class Walk(NamedTuple):
 class Export:
     """One export, its first chunk already read."""
 
-    def __init__(self, walk: Walk, place: Cursor, first: Chunk, headers: Headers, coding: Coding) -> None:
-        self.headers = headers
+    def __init__(self, walk: Walk, place: Cursor, first: Chunk, coding: Coding) -> None:
         self.fresh = first.fresh
         self.outcome = "left"
         """What became of it: `whole`, `cut_off` by us, `left` by the client."""
@@ -137,6 +136,10 @@ class Exports:
             self._counts.gauge("exports_running", -1)
             self._counts.count("exports", export.outcome)
 
+    def stream(self, export: Export) -> Stream:
+        """An export as the body of an answer."""
+        return _Placed(self, export)
+
     def counted(self, export: Export) -> Iterator[bytes]:
         """The pieces of an export, counted as they are taken."""
         rows = 0
@@ -145,6 +148,20 @@ class Exports:
             self._counts.count("export_rows", "", export.rows - rows)
             rows = export.rows
             yield piece
+
+
+class _Placed:
+    """An export that takes its place among the others when it is sent."""
+
+    def __init__(self, places: Exports, export: Export) -> None:
+        self._places = places
+        self._export = export
+
+    def pieces(self) -> Iterator[bytes]:
+        return self._places.counted(self._export)
+
+    def running(self) -> AbstractContextManager[None]:
+        return self._places.running(self._export)
 
 
 def _lines(rows: list[Row]) -> bytes:

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import msgspec
 
 from kycache.actors.order import reader as order_reader
+from kycache.http.exchange.demands import format_instant
+from kycache.http.exchange.problems import Headers
 
 from .cursors import Cursor
-from .demands import format_instant
-from .problems import Headers
 
 Row = tuple[bytes, bytes]
 """(key in the order, JSON object)."""

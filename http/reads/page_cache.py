@@ -18,9 +18,9 @@ from typing import NamedTuple
 
 from kycache.actors.rules.freshness import Freshness
 from kycache.actors.rules.reports import Doubt
+from kycache.http.exchange.problems import Headers
 
 from .cursors import Cursor
-from .problems import Headers
 
 PAGES_MAX = 4096
 """The first pages of every filter and order of a view, many times over; what walks leave behind does not push them

@@ -8,11 +8,10 @@ import re
 from collections.abc import Collection
 from typing import NamedTuple
 
+from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.definition import LIST_PARAMETERS
 from kycache.model.values import INT_MAX, INT_MIN
 from kycache.model.view import Filter, View
-
-from .problems import Kind, Problem
 
 SIZE_MAX = 500
 """Rows of a page: 75 KB of JSON, a few milliseconds of work on the thread all clients share."""

@@ -1,38 +1,23 @@
-"""The Quart application: routes to the answer functions, and every other outcome as a problem.
+"""The Quart application: routes handed to the driver, and every other outcome as a problem.
 
 Nothing is decided here. What a framework would do by itself (HTML errors, redirects for slashes, an OPTIONS
 answer, a traceback in the log with the request's values) is switched off.
 """
 
-import logging
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
-from functools import partial
-from typing import Any, NamedTuple, cast
-from urllib.parse import unquote_to_bytes
+from typing import cast
+from urllib.parse import urlsplit
 
-import msgspec
 import trio
-from quart import Response, g, request
+from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from kycache.http.documents.docs_page import docs_answer
-from kycache.http.documents.openapi import build_openapi
-from kycache.http.operations.health import Health
-from kycache.http.operations.metrics import Exposition
-from kycache.http.reads.answers import Answers, Outcome, Request
-from kycache.http.reads.counts import Counts
-from kycache.http.reads.demands import Wait
-from kycache.http.reads.exports import Export, Exports
-from kycache.http.reads.problems import Answer, Kind, Problem
-from kycache.http.reads.query import parse_parameters
-from kycache.http.reads.slow import Slow, SlowLane
-from kycache.http.reads.watch import Watch, settle
-from kycache.model.errors import whereabouts
+from kycache.http.exchange.driver import Driver, Request, Route
+from kycache.http.exchange.problems import Answer, Kind, Problem
 from kycache.model.view import Kind as TypeKind
 from kycache.model.view import View
 
@@ -41,22 +26,8 @@ from .gate import AT_END, Gate
 BODY_BYTES_MAX = 16 * 1024
 """No route takes a body. What a client sends beside its request is held no further than this."""
 
-log = logging.getLogger("kycache.http")
 
-
-class Parts(NamedTuple):
-    """What the application is put together from."""
-
-    answers: Answers
-    exports: Exports
-    watch: Watch
-    health: Health
-    exposition: Exposition
-    counts: Counts
-    freshness_wait_s: float
-
-
-def create_app(view: View, parts: Parts) -> QuartTrio:
+def create_app(view: View, routes: Iterable[Route], driver: Driver) -> QuartTrio:
     """The application over one data directory."""
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = BODY_BYTES_MAX
@@ -66,58 +37,27 @@ def create_app(view: View, parts: Parts) -> QuartTrio:
     app.url_map.merge_slashes = False
     if view.root.key_type.kind is TypeKind.TEXT:
         app.url_map.converters["default"] = _TextId
-    _add_reads(app, parts)
-    _add_operations(app, parts)
-    _add_documents(app, build_openapi(view))
-    _add_errors(app)
-    _count_requests(app, parts.counts)
-    app.asgi_app = Gate(app.asgi_app, parts.counts)  # type: ignore[method-assign]
+    for route in routes:
+        _add_route(app, route, driver)
+    _add_errors(app, driver)
+    app.asgi_app = Gate(app.asgi_app, driver)  # type: ignore[method-assign]
     return app
 
 
-def _add_reads(app: QuartTrio, parts: Parts) -> None:
-    slow = SlowLane()
-
-    async def settled(answer: Callable[[Request], Outcome | Slow], user: str = "") -> Response:
-        ask = partial(answer, _asked(user))
-        return _respond(await slow.finished(lambda: settle(ask, parts.watch, parts.freshness_wait_s)))
-
-    @app.get("/users")
-    async def users() -> Response:
-        return await settled(parts.answers.users)
-
-    @app.get("/users/export")
-    async def export() -> Response:
-        asked = _asked()
-        ask: Callable[[], Answer | Wait | Export] = partial(parts.answers.export, asked)
-        found: Answer | Export = await settle(ask, parts.watch, parts.freshness_wait_s)
-        if isinstance(found, Answer):
-            return _respond(found)
-        headers = Headers(list(found.headers))
-        if request.method == "HEAD":
-            return Response(_Pieces(iter(())), 200, headers)
+def _add_route(app: QuartTrio, route: Route, driver: Driver) -> None:
+    async def view(**_parts: str) -> Response:  # of the path: the driver takes it as it was sent
         at_end = cast("ExitStack", request.scope["extensions"][AT_END])
-        at_end.enter_context(parts.exports.running(found))
-        response = Response(_Pieces(parts.exports.counted(found)), 200, headers)
-        response.timeout = None  # it may take as long as the client reads
-        return response
+        return _response(await driver.answer(route, _facts(), at_end))
 
-    @app.get("/users/<user_id>")
-    async def user(user_id: str) -> Response:
-        return await settled(parts.answers.user, user_id if _is_text(request.scope["raw_path"]) else "")
+    app.add_url_rule(route.name, endpoint=route.name, view_func=view, methods=["GET"])
 
 
-def _asked(user: str = "") -> Request:
-    return Request(request.query_string, request.headers.getlist, request.headers.keys(), user)
-
-
-def _is_text(path: bytes) -> bool:
-    """Whether a path is UTF-8. Where it is not, what was made of it is the id of somebody else, or of nobody."""
-    try:
-        unquote_to_bytes(path).decode()
-    except UnicodeDecodeError:
-        return False
-    return True
+def _facts() -> Request:
+    path: bytes = request.scope["raw_path"]
+    if not path.startswith(b"/"):  # an address with its scheme, as proxies are sent
+        path = urlsplit(path).path
+    head = request.method == "HEAD"
+    return Request(path, request.query_string, request.headers.getlist, request.headers.keys(), head)
 
 
 class _TextId(BaseConverter):
@@ -144,48 +84,20 @@ class _Pieces:
         return piece
 
 
-def _add_operations(app: QuartTrio, parts: Parts) -> None:
-    @app.get("/livez")
-    async def livez() -> Response:
-        return _plain(parts.health.live())
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        return _respond(parts.health.readiness(request.query_string))
-
-    @app.get("/metrics")
-    async def metrics() -> Response:
-        return _plain(parts.exposition.answer())
-
-
-def _add_documents(app: QuartTrio, openapi: dict[str, Any]) -> None:
-    document = Answer(
-        200, (("Content-Type", "application/json"), ("Cache-Control", "no-cache")), msgspec.json.encode(openapi)
-    )
-    page = docs_answer(openapi)
-
-    @app.get("/openapi.json")
-    async def openapi_json() -> Response:
-        return _plain(document)
-
-    @app.get("/docs")
-    async def docs() -> Response:
-        return _plain(page)
-
-
-def _add_errors(app: QuartTrio) -> None:
-    @app.errorhandler(Problem)
-    async def problem(error: Problem) -> Response:
-        return _respond(error.answer())
-
+def _add_errors(app: QuartTrio, driver: Driver) -> None:
     @app.errorhandler(HTTPException)
     async def http_error(error: HTTPException) -> Response:
-        return _respond(_of_framework(error).answer())
+        if error.code is not None and error.code < 500:
+            return _response(driver.refuse(_of_framework(error), route=_route(), head=request.method == "HEAD"))
+        return await internal(error)
 
     @app.errorhandler(Exception)
     async def internal(error: Exception) -> Response:
-        _log_unexpected(error)
-        return _respond(Problem(Kind.INTERNAL, "Something went wrong here; it is not your request.").answer())
+        return _response(driver.unexpected(error, route=_route(), head=request.method == "HEAD"))
+
+
+def _route() -> str:
+    return request.url_rule.rule if request.url_rule else "other"
 
 
 def _of_framework(error: HTTPException) -> Problem:
@@ -196,39 +108,14 @@ def _of_framework(error: HTTPException) -> Problem:
         return Problem(
             Kind.METHOD_NOT_ALLOWED, "This route is for GET and HEAD.", headers=(("Allow", "GET, HEAD"),)
         )
-    if error.code is not None and error.code < 500:
-        return Problem(Kind.MALFORMED_REQUEST, "The request cannot be understood.")
-    _log_unexpected(error)
-    return Problem(Kind.INTERNAL, "Something went wrong here; it is not your request.")
+    return Problem(Kind.MALFORMED_REQUEST, "The request cannot be understood.")
 
 
-def _log_unexpected(error: Exception) -> None:
-    """Without the path, which may hold personal data."""
-    route = request.url_rule.rule if request.url_rule else "other"
-    log.error("failed while answering %s: %s", route, whereabouts(error))
-
-
-def _count_requests(app: QuartTrio, counts: Counts) -> None:
-    @app.before_request
-    async def start() -> None:
-        g.started = time.perf_counter()
-
-    @app.after_request
-    async def count(response: Response) -> Response:
-        route = request.url_rule.rule if request.url_rule else "other"
-        counts.request(route, response.status_code, time.perf_counter() - g.started)
-        return response
-
-
-def _plain(answer: Answer) -> Response:
-    """An answer of a route that takes no parameters."""
-    parse_parameters(request.query_string, ())
-    return _respond(answer)
-
-
-def _respond(answer: Answer) -> Response:
-    response = Response(answer.body, answer.status, Headers(list(answer.headers)))
-    if answer.status == 304:  # it has no body to describe, and 0 is not the length of the 200
-        for name in ("Content-Type", "Content-Length"):
-            response.headers.pop(name, None)
+def _response(answer: Answer) -> Response:
+    """The answer as the framework sends it, with its own headers and no others."""
+    body = answer.body if answer.stream is None else _Pieces(answer.stream.pieces())
+    response = Response(body, answer.status)
+    response.headers = Headers(list(answer.headers))
+    if answer.stream is not None:
+        response.timeout = None  # it may take as long as the client reads
     return response

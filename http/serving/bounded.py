@@ -9,7 +9,7 @@ import resource
 
 import trio
 
-from kycache.http.reads.sparing_log import SparingLog
+from kycache.http.exchange.sparing_log import SparingLog
 
 DESCRIPTORS_WANTED = 16_384
 """Asked of the kernel at start, where the hard limit allows it: 10,000 connections are planned for."""

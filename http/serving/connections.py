@@ -21,7 +21,7 @@ from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import ASGIFramework, ConnectionState
 
-from kycache.http.reads.sparing_log import SparingLog
+from kycache.http.exchange.sparing_log import SparingLog
 from kycache.model.errors import whereabouts
 
 from . import http2

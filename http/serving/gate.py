@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 
 import trio
 
-from kycache.http.reads.counts import Counts
+from kycache.http.exchange.driver import Driver
+from kycache.http.exchange.problems import Answer, Kind, Problem
 from kycache.http.reads.exports import CutOff
-from kycache.http.reads.problems import Answer, Kind, Problem
 
 BODY_S_MAX = 1.0
 """How long the body of a refused request is waited for."""
@@ -39,9 +39,9 @@ class _NotTaken(Exception):
 class Gate:
     """ASGI middleware."""
 
-    def __init__(self, application: Application, counts: Counts) -> None:
+    def __init__(self, application: Application, driver: Driver) -> None:
         self._application = application
-        self._counts = counts
+        self._driver = driver
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Hand the request on, or refuse it."""
@@ -56,9 +56,9 @@ class Gate:
             else:
                 await self._application(scope, exchange.receive, exchange.send)
         else:
-            self._counts.request("other", problem.kind.status, 0.0)
+            answer = self._driver.refuse(problem, head=scope["method"] == "HEAD")
             await _read_whole(receive)
-            await _send(problem.answer(), send)
+            await _send(answer, send)
 
     async def _answer(self, scope: Any, exchange: "_Exchange") -> None:
         """Let the application answer; what it left to be done at the end is done, however it ends."""
@@ -150,6 +150,5 @@ async def _read_whole(receive: Any) -> None:
 
 async def _send(answer: Answer, send: Any) -> None:
     headers = [(name.lower().encode(), value.encode("latin1")) for name, value in answer.headers]
-    headers.append((b"content-length", str(len(answer.body)).encode()))
     await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": answer.body, "more_body": False})

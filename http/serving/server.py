@@ -14,18 +14,20 @@ from hypercorn.typing import ASGIFramework
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.router import Router
+from kycache.http.exchange.counts import Counts, Tally
+from kycache.http.exchange.driver import Driver
+from kycache.http.exchange.watch import Watch
 from kycache.http.operations.health import Health
 from kycache.http.operations.metrics import Exposition
 from kycache.http.reads.answers import Answers
-from kycache.http.reads.counts import Counts, Tally
 from kycache.http.reads.cursors import CursorCodec, cursor_keys
 from kycache.http.reads.exports import Exports
 from kycache.http.reads.page_cache import PageCache
-from kycache.http.reads.watch import Watch
 
-from .app import Parts, create_app
+from .app import create_app
 from .connections import Connections
 from .listen import bind, check_listener, url_of
+from .routes import make_routes
 from .settings import HttpSettings
 
 __all__ = ["HttpSettings", "serve"]
@@ -82,16 +84,9 @@ async def serve(
         health = Health(router)
         codec = CursorCodec(cursor_keys(directory, settings.cursor_keys), router.view.hash)
         pages = PageCache(settings.list_ttl_s, partial(counts.gauge, "list_cache_bytes"))
-        parts = Parts(
-            Answers(router, codec, pages, counts),
-            Exports(settings.exports, counts),
-            watch,
-            health,
-            Exposition(router, counts.tally),
-            counts,
-            settings.freshness_wait_s,
-        )
-        app = create_app(router.view, parts)
+        answers = Answers(router, codec, pages, Exports(settings.exports, counts), counts)
+        routes = make_routes(router.view, answers, health, Exposition(router, counts.tally))
+        app = create_app(router.view, routes, Driver(watch, counts, settings.freshness_wait_s))
         async with trio.open_nursery() as nursery:
             server = _Server(settings, health, watch)
             url = url_of(bound)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kycache.http.reads.counts import Counts, Tally
+from kycache.http.exchange.counts import Counts, Tally
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
 
 from .listen import bind

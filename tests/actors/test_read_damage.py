@@ -5,10 +5,12 @@ import mmap
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from kycache.actors.order import reader as order_reader
-from kycache.http.reads import sparing_log
+from kycache.actors.order.layout import ROOT_KEY, decode_root, encode
+from kycache.http.exchange import sparing_log
 from kycache.model.errors import Refused
 from support.http_stand import Stand, User, people, problem, serving
 
@@ -52,7 +54,25 @@ def lose_rows(stand: Stand, shard: int) -> None:
     stand.environments.release(stand.stores[shard].generation)
 
 
-@pytest.mark.parametrize("damage", [garble_pages, lose_rows])
+def spoil_root(stand: Stand, shard: int) -> None:
+    """The root of the index is another version's: what is refused as soon as the index is opened."""
+    environment, databases = stand.environments.lease(stand.stores[shard].generation, shard)
+    with environment.begin(write=True) as txn:
+        raw = txn.get(ROOT_KEY, db=databases.order)
+        assert raw is not None
+        root = decode_root(raw)
+        txn.put(ROOT_KEY, encode(msgspec.structs.replace(root, format=root.format + 1)), db=databases.order)
+    stand.environments.release(stand.stores[shard].generation)
+
+
+def garble_root(stand: Stand, shard: int) -> None:
+    environment, databases = stand.environments.lease(stand.stores[shard].generation, shard)
+    with environment.begin(write=True) as txn:
+        txn.put(ROOT_KEY, b"\xc1" * 20, db=databases.order)
+    stand.environments.release(stand.stores[shard].generation)
+
+
+@pytest.mark.parametrize("damage", [garble_pages, lose_rows, spoil_root, garble_root])
 @pytest.mark.parametrize("shard", [0, 1, 2])
 def test_the_shard_that_cannot_be_read_is_named(
     stand: Stand, damage: Callable[[Stand, int], None], shard: int
@@ -63,6 +83,15 @@ def test_the_shard_that_cannot_be_read_is_named(
     with pytest.raises(Refused, match=rf"^shard {shard}: .* --shard {shard}`"), router.all_snapshots() as taken:
         order_reader.page([s.order for s in taken], (None, None), newest=True, skip=0, size=500)
     router.close()
+
+
+async def test_a_detail_needs_no_list(stand: Stand, users: list[User]) -> None:
+    """The index is opened by whoever asks for it: its root grows with the shard, and a detail reads none of it."""
+    async with serving(stand) as client:
+        spoil_root(stand, 1)
+        for user in users:
+            assert (await client.get(f"/users/{user.id}")).status_code == 200
+        problem(await client.get("/users"), 503, "unreadable")
 
 
 async def test_the_log_tells_once(

@@ -36,6 +36,7 @@ ROOMS = (
     "ingest/consuming",
     "ingest/remedies",
     "ingest",
+    "http/exchange",
     "http/reads",
     "http/operations",
     "http/documents",

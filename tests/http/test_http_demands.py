@@ -13,10 +13,10 @@ import trio.testing
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
 from kycache.actors.rules.reports import Doubt
-from kycache.http.reads.counts import Tally
-from kycache.http.reads.demands import Wait, format_instant
-from kycache.http.reads.problems import Kind, Problem
-from kycache.http.reads.watch import Watch
+from kycache.http.exchange.counts import Tally
+from kycache.http.exchange.demands import Wait, format_instant
+from kycache.http.exchange.problems import Kind, Problem
+from kycache.http.exchange.watch import Watch
 from kycache.model.lsn import format_lsn
 from support.http_stand import WAITS_LONG, Stand, User, now_ms, people, problem, serving, waiting
 

@@ -19,10 +19,10 @@ from backports import zstd
 
 import kycache.model.view
 from kycache.actors.rules.freshness import Freshness, freshness
+from kycache.http.exchange.problems import Kind, Problem
 from kycache.http.reads import exports as exports_module
 from kycache.http.reads.codings import CODINGS, choose
 from kycache.http.reads.cursors import Cursor
-from kycache.http.reads.problems import Kind, Problem
 from kycache.model.change import Scope
 from kycache.model.definition import parse_view
 from kycache.model.lsn import format_lsn, parse_lsn
@@ -370,7 +370,7 @@ def test_all_that_was_sent_can_be_decoded(coding: str) -> None:
 
     walk = exports_module.Walk(gone, lambda place: repr(place.edge))
     place = Cursor(True, ROWS, (), None)
-    pieces = exports_module.Export(walk, place, exports_module.Chunk(rows, fresh), (), CODINGS[coding]()).pieces()
+    pieces = exports_module.Export(walk, place, exports_module.Chunk(rows, fresh), CODINGS[coding]()).pieces()
     sent = next(pieces)
     with pytest.raises(exports_module.CutOff):
         next(pieces)

@@ -10,8 +10,8 @@ import httpx
 import pytest
 import trio
 
+from kycache.http.exchange.slow import GIVE_WAY_S
 from kycache.http.reads import answers
-from kycache.http.reads.slow import GIVE_WAY_S
 from kycache.model.profile import Profile
 from kycache.model.render import Renderer
 from support.http_stand import Stand, User, serving

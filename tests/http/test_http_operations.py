@@ -13,16 +13,18 @@ from kycache.actors.router import Router
 from kycache.actors.rules.reports import Report
 from kycache.http.documents.docs_page import docs_answer
 from kycache.http.documents.openapi import build_openapi
+from kycache.http.exchange.counts import ROUTES, Tally
+from kycache.http.exchange.driver import Driver
+from kycache.http.exchange.problems import Kind
+from kycache.http.exchange.watch import Watch
 from kycache.http.operations.health import Health
 from kycache.http.operations.metrics import Exposition
 from kycache.http.reads.answers import Answers
-from kycache.http.reads.counts import ROUTES, Tally
 from kycache.http.reads.cursors import CursorCodec
 from kycache.http.reads.exports import Exports
 from kycache.http.reads.page_cache import PageCache
-from kycache.http.reads.problems import Kind
-from kycache.http.reads.watch import Watch
-from kycache.http.serving.app import Parts, create_app
+from kycache.http.serving.app import create_app
+from kycache.http.serving.routes import make_routes
 from kycache.model.definition import parse_view
 from kycache.model.view import View
 from support.http_stand import MAP_BYTES, OTHER_VIEW, Stand, User, now_ms, problem, serving
@@ -170,16 +172,9 @@ class TestOperations:
 def application(stand: Stand, view: View) -> QuartTrio:
     router = Router(stand.directory, stand.environments, view, stand.limits)
     counts = Tally().row(0)
-    parts = Parts(
-        Answers(router, CursorCodec(["k" * 32], view.hash), PageCache(0.0), counts),
-        Exports(1, counts),
-        Watch(router, counts),
-        Health(router),
-        Exposition(router, counts.tally),
-        counts,
-        0.1,
-    )
-    return create_app(view, parts)
+    answers = Answers(router, CursorCodec(["k" * 32], view.hash), PageCache(0.0), Exports(1, counts), counts)
+    routes = make_routes(view, answers, Health(router), Exposition(router, counts.tally))
+    return create_app(view, routes, Driver(Watch(router, counts), counts, 0.1))
 
 
 class TestDocuments:

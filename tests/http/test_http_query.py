@@ -10,10 +10,10 @@ import pytest
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.rules.freshness import Freshness, Limits
+from kycache.http.exchange.demands import Demand, format_instant, parse_demand, truth_headers, unmet
+from kycache.http.exchange.problems import Kind, Problem
 from kycache.http.reads.answers import matches
 from kycache.http.reads.cursors import Cursor, CursorCodec, cursor_keys
-from kycache.http.reads.demands import Demand, format_instant, parse_demand, truth_headers, unmet
-from kycache.http.reads.problems import Kind, Problem
 from kycache.http.reads.query import ListQuery, parse_list, parse_parameters
 from kycache.model.definition import default_view
 from kycache.model.errors import ConfigurationError

@@ -11,7 +11,7 @@ import pytest
 
 from kycache.actors.files.environment import Environments
 from kycache.actors.router import Router
-from kycache.http.reads.demands import format_instant
+from kycache.http.exchange.demands import format_instant
 from kycache.model.change import Change, Origin, Scope, Snapshot
 from kycache.model.definition import parse_view
 from kycache.model.errors import Refused

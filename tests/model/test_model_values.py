@@ -10,18 +10,14 @@ from kafka.partitioner.default import murmur2 as kafka_murmur2
 from kycache.model.lsn import format_lsn, parse_lsn, parse_sequence
 from kycache.model.partition import KeyForm, key_bytes, murmur2, partition_of
 from kycache.model.values import (
-    INFINITY,
     INT_MAX,
     INT_MIN,
-    MINUS_INFINITY,
     ValueRefused,
-    behind_order_bytes,
     date_of,
     days_of,
     decoder,
     key_of_order_bytes,
     key_order_bytes,
-    order_bytes,
     printer,
 )
 from kycache.model.view import ColumnType, Kind
@@ -135,28 +131,6 @@ def test_times_agree_with_python(at: datetime) -> None:
     shown = printer(TIMESTAMPTZ)(decoder(TIMESTAMPTZ)(text))
     trimmed = text[:-1].rstrip("0").rstrip(".") if at.microsecond else text[:-8]
     assert shown == trimmed + "Z"
-
-
-EXTREMES = [2**63 - 4, 2**63 - 3, 2**63 - 2]
-"""Integers just below the greatest, which is what an infinity is kept as."""
-
-
-def test_order_bytes_sort_as_postgres() -> None:
-    """With whatever id stands behind them. A timestamptz of 294276 lies beyond 64 bits of microseconds."""
-    late = decoder(TIMESTAMPTZ)("+294276-12-31T23:59:59.999999Z")
-    values = [MINUS_INFINITY, -(10**18), -1, 0, 1, 10**18, *EXTREMES, late, INFINITY, None]  # ASC: NULLS LAST
-    keys = [order_bytes(v) + key for v in values for key in (b"\0" * 16, b"\xff" * 16)]
-    assert [behind_order_bytes(key) for key in keys] == [b"\0" * 16, b"\xff" * 16] * len(values)
-    assert sorted(keys) == keys
-    assert len(set(keys)) == 2 * len(values)
-
-
-BIGINTS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)
-
-
-@given(BIGINTS, BIGINTS, st.binary(), st.binary())
-def test_order_bytes_come_before_what_stands_behind_them(a: int, b: int, left: bytes, right: bytes) -> None:
-    assert ((order_bytes(a) + left) < (order_bytes(b) + right)) == ((a, left) < (b, right))
 
 
 @given(st.binary(max_size=64))

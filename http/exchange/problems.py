@@ -4,8 +4,10 @@
 answers may be logged by whoever receives them.
 """
 
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from enum import Enum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import msgspec
 
@@ -19,12 +21,29 @@ RETRY_AFTER_S = 1
 _TYPE_PREFIX = "urn:kycache:problem:"
 
 
+class Stream(Protocol):
+    """A body that is made while it is sent."""
+
+    def pieces(self) -> Iterator[bytes]:
+        """The bytes, each piece made when the one before it was taken."""
+        ...
+
+    def running(self) -> AbstractContextManager[None]:
+        """Entered before the first piece is sent, left when the answer has ended in whatever way.
+
+        Raises:
+            Problem: there is no place for it.
+        """
+        ...
+
+
 class Answer(NamedTuple):
-    """A whole answer."""
+    """What a request gets: whole, or as a stream whose `body` is empty."""
 
     status: int
     headers: Headers
     body: bytes
+    stream: Stream | None = None
 
 
 class Kind(Enum):

@@ -6,8 +6,6 @@ not met before. While nobody waits nothing is looked at.
 """
 
 import time
-from collections.abc import Callable
-from typing import TypeVar
 
 import lmdb
 import trio
@@ -19,9 +17,6 @@ from kycache.model.errors import Refused
 
 from .counts import Counts
 from .demands import Wait
-from .problems import Answer
-
-Found = TypeVar("Found")
 
 WAITERS_MAX = 10_000
 """Requests that wait at once: as many as connections are planned for. One more is refused without a wait."""
@@ -126,19 +121,3 @@ class Watch:
             bound = waiter.wait.max_staleness_s
             if unread or (watermark >= waiter.wait.min_lsn and (bound is None or stale <= bound)):
                 waiter.met.set()
-
-
-async def settle(ask: Callable[[], Wait | Found], watch: Watch, wait_s: float) -> Found | Answer:
-    """Ask until there is an answer; after `wait_s` seconds of waiting, what the last asking left."""
-    outcome = ask()
-    if not isinstance(outcome, Wait):
-        return outcome
-    deadline = trio.current_time() + wait_s
-    while isinstance(outcome, Wait):
-        in_time = await watch.reached(outcome, deadline)
-        outcome = ask()
-        if not in_time and isinstance(outcome, Wait):
-            watch.counts.count("freshness_waits", "refused")
-            return outcome.otherwise
-    watch.counts.count("freshness_waits", "reached")
-    return outcome

@@ -1,0 +1,31 @@
+"""The key of a list row, against PostgreSQL's order."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kycache.actors.order.list_key import list_key, user_of
+from kycache.model.values import INFINITY, MINUS_INFINITY, decoder
+from kycache.model.view import ColumnType, Kind
+
+TIMESTAMPTZ = ColumnType(Kind.TIMESTAMPTZ)
+
+EXTREMES = [2**63 - 4, 2**63 - 3, 2**63 - 2]
+"""Integers just below the greatest, which is what an infinity is kept as."""
+
+
+def test_list_keys_sort_as_postgres() -> None:
+    """With whatever id stands behind them. A timestamptz of 294276 lies beyond 64 bits of microseconds."""
+    late = decoder(TIMESTAMPTZ)("+294276-12-31T23:59:59.999999Z")
+    values = [MINUS_INFINITY, -(10**18), -1, 0, 1, 10**18, *EXTREMES, late, INFINITY, None]  # ASC: NULLS LAST
+    keys = [list_key(v, key) for v in values for key in (b"\0" * 16, b"\xff" * 16)]
+    assert [user_of(key) for key in keys] == [b"\0" * 16, b"\xff" * 16] * len(values)
+    assert sorted(keys) == keys
+    assert len(set(keys)) == 2 * len(values)
+
+
+BIGINTS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)
+
+
+@given(BIGINTS, BIGINTS, st.binary(), st.binary())
+def test_the_ordered_value_decides_before_the_user(a: int, b: int, left: bytes, right: bytes) -> None:
+    assert (list_key(a, left) < list_key(b, right)) == ((a, left) < (b, right))
