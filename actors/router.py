@@ -10,8 +10,9 @@ from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments
 from kycache.actors.generations.takeover import state_of
 from kycache.actors.integrity.vouching import Unchecked
-from kycache.actors.rules.freshness import Limits, ShardStatus, Standing, status
-from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.freshness import Limits
+from kycache.actors.rules.reports import Doubt, WriterState
+from kycache.actors.rules.standing import Facts, ShardStatus, status
 from kycache.actors.rules.state import ShardState
 from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
@@ -203,23 +204,25 @@ class Router:
             state = self.state(shard)
         except Unchecked as error:
             # Its holder walks it, or has, and halted the shard; what a former holder said is not known to hold.
-            if report is None or report.state != Standing.HALTED or folder.holder() is None:
+            if report is None or report.state is not WriterState.HALTED or folder.holder() is None:
                 why = error.problem
         except Refused as error:
             report = folder.damaged(error)
         building = folder.building()
         built = None if building is None else state_of(self._environments, folder, building)
         return status(
-            shard,
-            state,
-            report,
-            self.doubts(),
-            time.time(),
-            self.limits,
-            held=folder.holder() is not None,
-            rebuilding=building is not None,
-            built=built,
-            why_no_state=why,
+            Facts(
+                shard,
+                state,
+                time.time(),
+                self.limits,
+                report,
+                self.doubts(),
+                held=folder.holder() is not None,
+                building=building is not None,
+                built=built,
+                unchecked=why,
+            )
         )
 
     def statuses(self) -> list[ShardStatus]:

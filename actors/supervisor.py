@@ -12,7 +12,7 @@ import structlog
 import trio
 
 from kycache.actors.files.shard_folder import ShardFolder, ShardLock, holder_name
-from kycache.actors.rules.reports import Report
+from kycache.actors.rules.reports import Report, WriterState
 from kycache.actors.store.fence import Fence
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable, whereabouts
 
@@ -97,7 +97,7 @@ class ShardHolder:
                 finally:
                     self._let_go()
                     if self.halted is None:
-                        self._report(Report("closed"))
+                        self._report(Report(WriterState.CLOSED))
         finally:
             gone = f"shard {self.folder.number} is not held by this process any more"
             while self._remedies:
@@ -149,7 +149,7 @@ class ShardHolder:
                 # Which of the two is right, nobody can tell from here; who waits does not write (FAULTS 20).
                 log.warning("shard is held by another process", shard=self.folder.number, holder=holder)
                 reason = f"shard {self.folder.number} is held by {holder}, and {holder_name()} waits for it"
-                self._report(Report("halted", reason, "end the one that should not be there", holder))
+                self._report(Report(WriterState.HALTED, reason, "end the one that should not be there", holder))
                 reported = True
             await trio.sleep(waits[0])
             if len(waits) > 1:
@@ -172,7 +172,7 @@ class ShardHolder:
             if self._lock is None or not self._lock.stands():
                 self._let_go()
                 self._lock = await self._acquire()
-                self._report(Report("closed"))  # what a former holder said is not known to hold
+                self._report(Report(WriterState.CLOSED))  # what a former holder said is not known to hold
             with trio.CancelScope() as self._attempt:
                 if not self._remedies:
                     await self._try(failures)
@@ -215,7 +215,7 @@ class ShardHolder:
         opened = await trio.to_thread.run_sync(self._open_store)
         try:
             self.actor = ShardActor(opened, self.fence, self._resume, self._report_blocked)
-            self._report(Report("open", holder=holder_name()))
+            self._report(Report(WriterState.OPEN, holder=holder_name()))
             self._read_from(opened.offset, opened.store.opened_at.position.leader_epoch)
             await self.actor.run()
         finally:
@@ -225,12 +225,12 @@ class ShardHolder:
 
     def _report_blocked(self, problem: str, remedy: str) -> None:
         """An open shard that cannot commit says why; with nothing to say it can again."""
-        self._report(Report("open", problem, remedy, holder_name()))
+        self._report(Report(WriterState.OPEN, problem, remedy, holder_name()))
 
     async def _stay_halted(self, error: HaltShard) -> None:
         """Report, and wait for a remedy or the end of the assignment."""
         log.error("shard halted", shard=self.folder.number, problem=error.problem, remedy=error.remedy)
-        self._report(Report("halted", error.problem, error.remedy, holder_name()))
+        self._report(Report(WriterState.HALTED, error.problem, error.remedy, holder_name()))
         await trio.sleep_forever()
 
     async def _carry_out(self, remedy: _Remedy) -> None:

@@ -13,7 +13,7 @@ from kycache.actors.files.environment import DamagedFile, Environments
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.takeover import take_over_when_due
 from kycache.actors.integrity.vouching import Checker
-from kycache.actors.rules.freshness import SOURCE_REMEDY
+from kycache.actors.rules.standing import SOURCE_REMEDY
 from kycache.actors.rules.state import Identity
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.store.store import FORMAT, Store

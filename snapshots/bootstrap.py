@@ -23,7 +23,7 @@ import trio
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.shard_folder import holder_name
-from kycache.actors.rules.reports import Report
+from kycache.actors.rules.reports import Report, WriterState
 from kycache.model.errors import Refused
 from kycache.model.view import View
 from kycache.snapshots.storage.settings import SnapshotSettings
@@ -192,7 +192,7 @@ class Bootstrap:
     def _say(self, shard: int, reason: str) -> None:
         """Let `status` and `/readyz` tell; that it cannot be said, for want of room, stops nothing."""
         with suppress(OSError):
-            self._directory.shard(shard).write_report(Report("restoring", reason, holder=holder_name()))
+            self._directory.shard(shard).write_report(Report(WriterState.RESTORING, reason, holder=holder_name()))
 
 
 async def _last_word(job: bytes, heard: Callable[[Word], None]) -> Word:

@@ -21,7 +21,7 @@ from typing import BinaryIO, TypeVar
 
 import msgspec
 
-from kycache.actors.rules.reports import Report
+from kycache.actors.rules.reports import Report, WriterState
 from kycache.model.errors import KycacheError, Refused
 
 FIRST_GENERATIONS = 900_000
@@ -166,7 +166,7 @@ class ShardFolder:
 
     def damaged(self, error: KycacheError) -> Report:
         """The report of a shard whose file cannot be read, whatever its writer last said."""
-        return Report("halted", error.problem, error.remedy)
+        return Report(WriterState.HALTED, error.problem, error.remedy)
 
     def write_report(self, report: Report) -> None:
         """Say how the shard is, for other processes."""

@@ -26,7 +26,7 @@ import trio
 
 from kycache.actors.files.environment import DamagedFile, check_before_mapping, used_bytes
 from kycache.actors.files.shard_folder import ShardFolder
-from kycache.actors.rules.freshness import Standing
+from kycache.actors.rules.reports import WriterState
 from kycache.model.errors import KycacheError, Refused
 from kycache.model.view import View
 
@@ -182,7 +182,7 @@ class Checker:
         folder = ShardFolder(generation.parent, shard)
         if folder.holder() is not None and not vouched(generation):
             report = folder.report()
-            if report is not None and report.state == Standing.HALTED:
+            if report is not None and report.state is WriterState.HALTED:
                 raise Refused(report.reason, report.remedy)
             raise Unchecked(shard)
         self.ensure(generation, shard)

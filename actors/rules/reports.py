@@ -1,5 +1,7 @@
 """What processes say of shards in files: of one in `state.json`, of all in `suspect.json`."""
 
+from enum import StrEnum
+
 import msgspec
 
 NO_SHARD = -1
@@ -20,10 +22,26 @@ class Doubt(msgspec.Struct, frozen=True):
     """The one that it happened in: what starts over from a later one has read nothing of it."""
 
 
+class WriterState(StrEnum):
+    """What a shard's writer said of it last."""
+
+    OPEN = "open"
+    """It is written; there may be a reason why nothing is committed just now."""
+    CLOSED = "closed"
+    HALTED = "halted"
+    RESTORING = "restoring"
+    UNKNOWN = "unknown"
+    """A word that another version of kycache knows. It is read so, and never written."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> "WriterState":  # noqa: ARG003
+        return cls.UNKNOWN
+
+
 class Report(msgspec.Struct, frozen=True):
     """A shard's `state.json`: what its writer last said."""
 
-    state: str
+    state: WriterState
     reason: str = ""
     remedy: str = ""
     holder: str = ""

@@ -13,7 +13,7 @@ from rich.table import Table
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.snapshot_report import read_report
 from kycache.actors.router import Router
-from kycache.actors.rules.freshness import ShardStatus, Standing
+from kycache.actors.rules.standing import ShardStatus, Standing
 from kycache.cli.settings.composition import data_directory, environments, kafka_settings, router
 from kycache.cli.settings.invocation import Invocation, JsonOption, invocation
 from kycache.cli.settings.loading import shown

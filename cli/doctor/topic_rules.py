@@ -7,9 +7,10 @@ Each rule stands for something that would make the view wrong or stale in silenc
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from kycache.actors.files.directory import Node
+if TYPE_CHECKING:
+    from kycache.actors.files.directory import Node
 
 RUN_SQL = "run what `kycache connector --sql` prints"
 RUN_CONNECTOR = "give the connector what `kycache connector --connector` prints"
@@ -92,7 +93,7 @@ class LogFacts:
     sample: int
 
 
-def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: bool) -> Iterator[Finding]:
+def judge_topic(topic: TopicFacts, name: str, node: "Node | None", *, snapshots: bool) -> Iterator[Finding]:
     """The topic itself, and against what the data directory was made for.
 
     Args:
@@ -152,7 +153,7 @@ def judge_topic(topic: TopicFacts, name: str, node: Node | None, *, snapshots: b
         yield from _judge_home(topic, name, node)
 
 
-def _judge_home(topic: TopicFacts, name: str, node: Node) -> Iterator[Finding]:
+def _judge_home(topic: TopicFacts, name: str, node: "Node") -> Iterator[Finding]:
     if node.shards != topic.partitions:
         yield Finding(
             "partitions",

@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.generations.takeover import state_of
+from kycache.actors.rules.reports import WriterState
 from kycache.model.errors import Refused
 
 LOOK_S = 0.2
@@ -67,13 +68,13 @@ def wait_caught_up(
 def _is_read_on(directory: DataDirectory, shard: int) -> bool:
     folder = directory.shard(shard)
     report = folder.report()
-    return folder.holder() is not None and report is not None and report.state == "open"
+    return folder.holder() is not None and report is not None and report.state is WriterState.OPEN
 
 
 def _refuse_halted(directory: DataDirectory, shard: int) -> None:
     folder = directory.shard(shard)
     report = folder.report()
-    if folder.holder() is not None and report is not None and report.state == "halted":
+    if folder.holder() is not None and report is not None and report.state is WriterState.HALTED:
         raise Refused(report.reason, report.remedy)
 
 

@@ -3,7 +3,7 @@
 import msgspec
 
 from kycache.actors.router import Router
-from kycache.actors.rules.freshness import ShardStatus, Standing
+from kycache.actors.rules.standing import ShardStatus, Standing
 from kycache.http.exchange.problems import Answer, Kind, Problem
 from kycache.http.reads.query import parse_parameters
 from kycache.model.errors import Refused

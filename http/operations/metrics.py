@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.snapshot_report import read_report
 from kycache.actors.router import Router
-from kycache.actors.rules.freshness import ShardStatus, Standing
+from kycache.actors.rules.standing import ShardStatus, Standing
 from kycache.actors.rules.state import Counters
 from kycache.http.exchange.counts import Tally
 from kycache.http.exchange.problems import Answer

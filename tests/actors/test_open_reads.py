@@ -20,7 +20,8 @@ import trio
 from kycache.actors import shard
 from kycache.actors.files import open_reads
 from kycache.actors.files.open_reads import OpenReads, Reader, readers_in
-from kycache.actors.rules.freshness import Limits, status
+from kycache.actors.rules.freshness import Limits
+from kycache.actors.rules.standing import Facts, status
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
@@ -220,7 +221,7 @@ async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
 
     def reason() -> str:
         report = folder.report()
-        return status(0, written.shard.state, report, (), 0.0, Limits()).reason
+        return status(Facts(0, written.shard.state, 0.0, Limits(), report)).reason
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.rules.freshness import Limits, Standing, status
-from kycache.actors.rules.reports import Doubt, Report
+from kycache.actors.rules.freshness import Limits
+from kycache.actors.rules.reports import Doubt, Report, WriterState
+from kycache.actors.rules.standing import Facts, Standing, status
 from kycache.actors.rules.state import Position, ShardState
 from kycache.cli.commands.status import describe
 from kycache.model.change import Beat, Change, Origin, Poison, Scope, Snapshot
@@ -126,7 +127,7 @@ def test_status_tells_what_halted_a_shard(kycache_process: RunCommand, tmp_path:
     shard = ShardUnderTest(tmp_path / "data", view)
     fill(shard)
     shard.close()
-    shard.folder.write_report(Report("halted", "the log is cut", "run `kycache rebuild`"))
+    shard.folder.write_report(Report(WriterState.HALTED, "the log is cut", "run `kycache rebuild`"))
     (entry,) = entries(kycache_process)
     assert (entry["state"], entry["reason"]) == ("halted", "the log is cut; run `kycache rebuild`")
     assert entry["users"] == 1
@@ -142,7 +143,9 @@ def test_what_a_process_said_that_was_killed_is_not_so_any_more(
     directory.found(view.hash, TOPIC, TOPIC_ID, 2)
     for number in (0, 1):
         directory.shard(number).prepare()
-        directory.shard(number).write_report(Report("restoring", "comes back from snapshot X", holder="there:1"))
+        directory.shard(number).write_report(
+            Report(WriterState.RESTORING, "comes back from snapshot X", holder="there:1")
+        )
     lock = directory.shard(0).lock()
     assert lock is not None
     try:
@@ -157,7 +160,7 @@ def test_what_a_process_said_that_was_killed_is_not_so_any_more(
     shard = ShardUnderTest(tmp_path / "data", view, shard=1, shards=2)
     shard.apply(BEATS)
     shard.close()
-    shard.folder.write_report(Report("open", "the disk is full", "free some space", "there:1"))
+    shard.folder.write_report(Report(WriterState.OPEN, "the disk is full", "free some space", "there:1"))
     assert "disk" not in entries(kycache_process)[1]["reason"]
 
 
@@ -246,12 +249,12 @@ def test_damaged_node_file_is_refused(kycache: RunCommand, tmp_path: Path, view:
 def test_a_source_whose_clock_runs_ahead(as_of_s: float, ahead_s: float, standing: Standing, reason: str) -> None:
     state = ShardState(Position("t", "id", 0, 10), bootstrapped=True, heartbeat=True)
     state.as_of_ms, state.ahead_ms, state.disbelieved = int(as_of_s * 1000), int(ahead_s * 1000), ahead_s > 0
-    found = status(0, state, None, (), 1000.0, Limits())
+    found = status(Facts(0, state, 1000.0, Limits()))
     assert found.standing is standing
     assert reason in found.reason
     assert bool(reason) is bool(found.reason)
     state.disbelieved = False  # one came that is dated right
-    assert "ahead" not in status(0, state, None, (), 1000.0, Limits()).reason
+    assert "ahead" not in status(Facts(0, state, 1000.0, Limits())).reason
 
 
 @pytest.mark.parametrize(
@@ -260,7 +263,7 @@ def test_a_source_whose_clock_runs_ahead(as_of_s: float, ahead_s: float, standin
 )
 def test_lag_takes_the_greater_end(tmp_path: Path, high_water: int, ends: dict[int, int] | None, lag: int) -> None:
     state = ShardState(Position("t", "id", 3, 10), bootstrapped=True, high_water=high_water)
-    standing = status(3, state, None, (), 0.0, Limits())
+    standing = status(Facts(3, state, 0.0, Limits()))
     assert standing.standing is Standing.READY
     entry = describe(DataDirectory(tmp_path), standing, ends)
     assert entry["lag"] == lag

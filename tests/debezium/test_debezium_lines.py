@@ -6,7 +6,8 @@ The scenarios they speak of are functions in `capture/scenarios.py`.
 import json
 from collections import defaultdict
 
-from kycache.actors.rules.freshness import Limits, Standing, freshness, status
+from kycache.actors.rules.freshness import Limits, freshness
+from kycache.actors.rules.standing import Facts, Standing, status
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Change, Poison
 from kycache.model.definition import parse_view
@@ -360,7 +361,7 @@ def without_beats(scenario: Scenario, partition: int) -> list[Captured]:
 
 def standing(cluster: Cluster, partition: int) -> Standing:
     state = cluster.shards[partition].state
-    return status(partition, state, None, cluster.shards[partition].doubts, 0.0, Limits()).standing
+    return status(Facts(partition, state, 0.0, Limits(), doubts=cluster.shards[partition].doubts)).standing
 
 
 def test_without_heartbeat_rows_freshness_is_known_to_kafka_only(cluster: Cluster) -> None:

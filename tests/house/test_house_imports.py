@@ -63,9 +63,9 @@ DECIDING = [
     ),
     "cli/doctor/source_facts.py",
 ]
-"""Modules that decide and do nothing: they, and all they import, go without a loop, a store or a broker."""
+"""Modules that decide and do nothing: they, and all they import, use no loop, store, broker or lock."""
 
-DOING = {"trio", "lmdb", "kafka", "quart", "hypercorn", "psycopg"}
+DOING = {"trio", "lmdb", "kafka", "quart", "hypercorn", "psycopg", "fcntl", "socket", "subprocess"}
 
 
 class Import(NamedTuple):

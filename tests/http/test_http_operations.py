@@ -10,7 +10,7 @@ from quart_trio import QuartTrio
 from kycache.actors.files.environment import Environments
 from kycache.actors.integrity.vouching import MARK, mark_of, vouch
 from kycache.actors.router import Router
-from kycache.actors.rules.reports import Report
+from kycache.actors.rules.reports import Report, WriterState
 from kycache.http.documents.docs_page import docs_answer
 from kycache.http.documents.openapi import build_openapi
 from kycache.http.exchange.counts import ROUTES, Tally
@@ -56,7 +56,7 @@ class TestOperations:
             assert (await client.get("/readyz?strict=1")).status_code == 200
             problem(await client.get("/readyz?strict=yes"), 400, "invalid-parameter", "strict")
 
-            stand.directory.shard(1).write_report(Report("halted", "a key of another partition"))
+            stand.directory.shard(1).write_report(Report(WriterState.HALTED, "a key of another partition"))
             loose, strict = await client.get("/readyz"), await client.get("/readyz?strict=1")
             assert (loose.status_code, strict.status_code) == (200, 503)
             assert strict.json()["ready"] is False
@@ -85,7 +85,7 @@ class TestOperations:
     async def test_not_ready_until_each_file_is_walked(self, stand: Stand) -> None:
         """After an unclean stop: the list would be 503, so a load balancer must not send requests yet."""
         folder = stand.directory.shard(1)
-        folder.write_report(Report("halted", "what the killed process last said"))
+        folder.write_report(Report(WriterState.HALTED, "what the killed process last said"))
         generation = folder.current()
         assert generation is not None
         stand.close()

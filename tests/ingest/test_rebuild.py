@@ -13,8 +13,9 @@ from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.generations.takeover import may_serve, take_over_when_due
 from kycache.actors.integrity.vouching import MARK
 from kycache.actors.router import Router
-from kycache.actors.rules.freshness import Limits, Standing, concerns
+from kycache.actors.rules.freshness import Limits, concerns
 from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.standing import Standing
 from kycache.actors.rules.state import Position, ShardState
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.store.fence import Fence

@@ -11,8 +11,9 @@ import pytest
 import trio
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.rules.freshness import SOURCE_REMEDY, Limits, Standing, status
+from kycache.actors.rules.freshness import Limits
 from kycache.actors.rules.reports import NO_SHARD, Doubt
+from kycache.actors.rules.standing import SOURCE_REMEDY, Facts, Standing, status
 from kycache.actors.rules.state import Position, ShardState
 from kycache.demo.servers import postgres
 from kycache.demo.servers.children import stopping
@@ -51,10 +52,10 @@ def test_what_counts_as_moved(found: Found, read: int, reason: str) -> None:
 def test_a_source_that_moved_puts_every_shard_in_doubt() -> None:
     doubt = Doubt("stale", NO_SHARD, 0, "the source is another", epoch=2)
     state = ShardState(Position("t", "id", 3, 10), bootstrapped=True, streamed=True, generation=10**9, epoch=2)
-    held = status(3, state, None, (doubt,), 0.0, Limits())
+    held = status(Facts(3, state, 0.0, Limits(), doubts=(doubt,)))
     assert (held.standing, held.reason) == (Standing.STALE, f"the source is another; {SOURCE_REMEDY}")
     state.epoch = 3
-    assert status(3, state, None, (doubt,), 0.0, Limits()).standing is Standing.READY
+    assert status(Facts(3, state, 0.0, Limits(), doubts=(doubt,))).standing is Standing.READY
 
 
 @pytest.fixture

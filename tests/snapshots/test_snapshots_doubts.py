@@ -8,8 +8,9 @@ import pytest
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.router import Router
-from kycache.actors.rules.freshness import Limits, Standing, freshness
+from kycache.actors.rules.freshness import Limits, freshness
 from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.standing import Standing
 from kycache.ingest.remedies.bring import bring
 from kycache.model.errors import Refused
 from kycache.snapshots.plan import plan

@@ -20,7 +20,7 @@ from kycache.actors.files.snapshot_report import (
     succeeded,
     write_report,
 )
-from kycache.actors.rules.reports import Report
+from kycache.actors.rules.reports import Report, WriterState
 from kycache.snapshots.lock import Busy, one_at_a_time
 from kycache.snapshots.schedule import RETRY_S, Schedule, _taken, due_at, take_snapshots, wait_s
 from kycache.snapshots.storage.listing import survey
@@ -127,7 +127,7 @@ def test_a_damaged_shard_costs_the_others_nothing(tmp_path: Path, kycache_proces
     assert (ended.code, ended.out) == (5, "")
     # An ingest has found it damaged, and says so: there is nothing to wait for.
     locks = [lock for shard in range(3) if (lock := directory.shard(shard).lock()) is not None]
-    directory.shard(1).write_report(Report("halted", "shard 1: it is damaged", "bring it back"))
+    directory.shard(1).write_report(Report(WriterState.HALTED, "shard 1: it is damaged", "bring it back"))
     ended = kycache_process("--config", file, "snapshot", "create")
     for lock in locks:
         lock.release()
