@@ -2,17 +2,20 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 
 import structlog
 import trio
 
 from kycache.actors.files.directory import DataDirectory, Node, slot
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.integrity.vouching import Checker
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic
-from kycache.ingest.remedies.control import Worker, serve_control
+from kycache.ingest.remedies.control import serve_control
+from kycache.ingest.remedies.work import carry_out
 from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
 
@@ -114,7 +117,7 @@ async def run_ingest(
                 if source is not None:
                     nursery.start_soon(ingest.watch_source, source)
                 nursery.start_soon(ingest.free_readers)
-                worker = Worker(settings, directory, environments, view)
-                nursery.start_soon(serve_control, ingest, worker, directory.run / f"ingest-{number}.sock")
+                work = partial(carry_out, settings=settings, home=Home(directory, environments, view))
+                nursery.start_soon(serve_control, ingest, work, directory.run / f"ingest-{number}.sock")
                 task_status.started(ingest)
                 await trio.sleep_forever()

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.home import Home
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.compaction import Sizes, check_room, sizes
 from kycache.actors.generations.compaction import compact as compact_shard
@@ -65,7 +66,7 @@ def _one(
 ) -> Sizes:
     """Compact one shard, or say what it would bring."""
     from kycache.ingest.remedies.command import command_shard
-    from kycache.ingest.remedies.control import Request, Worker
+    from kycache.ingest.remedies.protocol import Compact
 
     folder = directory.shard(number)
     generation = _compactable(folder, view)
@@ -76,11 +77,8 @@ def _one(
     check_room(folder, expected)
 
     def use(made: Path) -> None:
-        command_shard(
-            directory,
-            Request("compact", number, generation=made.name, of=generation.name),
-            lambda: Worker(kafka_settings(settings), directory, environments(settings, readonly=False), view),
-        )
+        home = Home(directory, environments(settings, readonly=False), view)
+        command_shard(Compact(number, made.name, of=generation.name), kafka_settings(settings), home)
 
     bars.begin(number, expected.after)
     about = (reading, folder, generation, view, copy_limits(settings), directory.run)

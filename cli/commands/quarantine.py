@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.home import Home
 from kycache.actors.files.quarantine import QUARANTINE_PAGE, Quarantined
 from kycache.actors.reader import NoStore
 from kycache.actors.router import Router
@@ -106,7 +107,7 @@ def _settle(
 ) -> None:
     # Here, as Kafka's client takes its time to import.
     from kycache.ingest.remedies.command import command_shard
-    from kycache.ingest.remedies.control import OFFSETS_MAX, Request, Worker
+    from kycache.ingest.remedies.protocol import OFFSETS_MAX, Drop, Replay
 
     settings, reads, directory = _opened(context)
     by_shard: dict[int, list[int]] = {}
@@ -115,18 +116,16 @@ def _settle(
             by_shard.setdefault(number, []).append(record.offset)
     reads.close()
     results: list[dict[str, Any]] = []
-    view, kafka = settings.load_view(), kafka_settings(settings)
+    kafka = kafka_settings(settings)
+    home = Home(directory, environments(settings, readonly=False), settings.load_view())
     for number, found in by_shard.items():
         for first in range(0, len(found), OFFSETS_MAX):
             part = tuple(found[first : first + OFFSETS_MAX])
             if dry_run:
                 results += [{"shard": number, "offset": o, "outcome": f"would {command}"} for o in part]
                 continue
-            settled = command_shard(
-                directory,
-                Request(command, number, part),
-                lambda: Worker(kafka, directory, environments(settings, readonly=False), view),
-            )
+            ordered = Drop(number, part) if command == "drop" else Replay(number, part)
+            settled = command_shard(ordered, kafka, home)
             results += [{"shard": number, "offset": s.offset, "outcome": s.outcome} for s in settled]
     if as_json:
         typer.echo(json.dumps(results))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.home import Home
 from kycache.actors.generations.takeover import served_state
 from kycache.cli.settings.composition import data_directory, environments, kafka_connect, kafka_settings
 from kycache.cli.settings.invocation import ShardsOption, invocation
@@ -169,23 +170,20 @@ def _start_over(
     replace: bool,
 ) -> None:
     from kycache.ingest.remedies.command import command_shard
-    from kycache.ingest.remedies.control import Request, Worker
+    from kycache.ingest.remedies.protocol import Rebuild
     from kycache.ingest.remedies.rebuild import rebuild_for
 
-    home = directory.node()
-    assert home is not None
-    if home.view != view.hash:
+    node = directory.node()
+    assert node is not None
+    if node.view != view.hash:
         rebuild_for(kafka, directory, environments(settings, readonly=False), view, replace=replace)
         typer.echo(f"view definition is {view.hash} now")
         for number in shards:
             typer.echo(_began(settings, directory, number))
         return
+    home = Home(directory, environments(settings, readonly=False), view)
     for number in shards:
-        command_shard(
-            directory,
-            Request("rebuild", number, replace=replace),
-            lambda: Worker(kafka, directory, environments(settings, readonly=False), view),
-        )
+        command_shard(Rebuild(number, replace), kafka, home)
         typer.echo(_began(settings, directory, number))
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.home import Home
 from kycache.cli.settings.composition import data_directory, environments, kafka_settings, opened_store
 from kycache.cli.settings.invocation import JsonOption, NoWaitOption, ShardsOption, StoreOption, invocation
 from kycache.cli.settings.loading import Settings
@@ -38,7 +39,7 @@ def restore(
     # Here, as Kafka's client and obstore take their time to import.
     from kycache.ingest.consuming.topic import describe_topic
     from kycache.ingest.remedies.command import command_shard
-    from kycache.ingest.remedies.control import Request, Worker
+    from kycache.ingest.remedies.protocol import Bring
     from kycache.snapshots.home import home_facts
     from kycache.snapshots.plan import TopicFacts, plan
     from kycache.snapshots.restore import bring_back
@@ -59,17 +60,13 @@ def restore(
         _print(made, "would be restored", as_json)
         return
     directory.found(manifest.view, topic.name, topic.id, topic.partitions)
-    writing = environments(settings, readonly=False)
+    home = Home(directory, environments(settings, readonly=False), view)
     with TransferBars("restored", as_json) as bars:
         for entry, behind in made.steps:
             number = entry.shard
 
             def use(generation: Path, number: int = number) -> None:
-                command_shard(
-                    directory,
-                    Request("bring", number, replace=replace, generation=generation.name),
-                    lambda: Worker(kafka, directory, writing, view),
-                )
+                command_shard(Bring(number, generation.name, replace), kafka, home)
 
             bars.begin(number, entry.raw_bytes)
             with room_wanted(number, directory.root):

@@ -1,14 +1,18 @@
 """What goes into quarantine is in ingest's log, and what leaves it: where it stood and why, and no value of it."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import structlog
 import trio
 
+from kycache.actors.files.home import Home
 from kycache.actors.shard import POISONS_LOGGED_MAX, Batch, Opened, ShardActor
 from kycache.ingest.consuming.settings import KafkaSettings
-from kycache.ingest.remedies.control import Request, Worker, _carry_out
+from kycache.ingest.remedies.control import answer
+from kycache.ingest.remedies.protocol import Drop, Replay
+from kycache.ingest.remedies.work import carry_out
 from kycache.model.change import Item, Poison, Scope
 from kycache.model.definition import default_view
 from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
@@ -51,10 +55,11 @@ async def test_quarantined_and_released(tmp_path: Path) -> None:
     ]
     assert (more["event"], more["count"]) == ("more records were quarantined", 5)
     shard.store.close()
-    worker = Worker(KafkaSettings("nowhere:1"), shard.directory, shard.environments, VIEW)
+    home = Home(shard.directory, shard.environments, VIEW)
+    work = partial(carry_out, settings=KafkaSettings("nowhere:1"), home=home)
     with structlog.testing.capture_logs() as lines:
-        await _carry_out(Holding(), worker, Request("replay", 0, (3,)))
-        await _carry_out(Holding(), worker, Request("drop", 0, (3,)))
+        await answer(Holding(), work, Replay(0, (3,)))
+        await answer(Holding(), work, Drop(0, (3,)))
     assert [(line["event"], line["offset"], line["outcome"].partition(":")[0]) for line in lines] == [
         ("a record stays in quarantine", 3, "kept"),
         ("a record left quarantine", 3, "dropped"),

@@ -1,0 +1,37 @@
+"""Which work each command means."""
+
+from typing import assert_never
+
+from kycache.actors.files.home import Home
+from kycache.actors.store.store import Settled
+from kycache.ingest.consuming.settings import KafkaSettings
+
+from .bring import bring, bring_compacted
+from .protocol import OFFSETS_MAX, Bring, Command, Compact, Drop, Rebuild, Replay
+from .quarantine import settle
+from .rebuild import rebuild
+
+
+def carry_out(command: Command, settings: KafkaSettings, home: Home) -> tuple[Settled, ...]:
+    """Do it, on a shard whose lock the caller holds and whose actor is stopped. Blocking.
+
+    Returns:
+        What became of each record of the quarantine that it is about.
+
+    Raises:
+        KycacheError: it cannot be done; nothing was changed.
+    """
+    directory, environments, view, shard = home.directory, home.environments, home.view, command.shard
+    match command:
+        case Rebuild():
+            rebuild(settings, directory, environments, view, shard, replace=command.replace)
+        case Replay() | Drop():
+            offsets, drop = command.offsets[:OFFSETS_MAX], isinstance(command, Drop)
+            return tuple(settle(settings, directory, environments, view, shard, offsets, drop=drop))
+        case Bring():
+            bring(directory, environments, shard, command.generation, command.replace)
+        case Compact():
+            bring_compacted(settings, directory, environments, shard, command.generation, command.of)
+        case _:
+            assert_never(command)
+    return ()
