@@ -8,6 +8,7 @@ data/
 """
 
 import fcntl
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -56,6 +57,7 @@ class DataDirectory:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._suspect = os.fspath(root / "suspect.json")
 
     @property
     def run(self) -> Path:
@@ -147,7 +149,7 @@ class DataDirectory:
     def doubts_stamp(self) -> tuple[int, int]:
         """Changes whenever `suspect.json` does. Its time alone may not: the kernel's clock ticks every few ms."""
         try:
-            found = (self.root / "suspect.json").stat()
+            found = os.stat(self._suspect)  # noqa: PTH116 (asked at every read: a third of the time)
         except FileNotFoundError:
             return 0, 0
         return found.st_mtime_ns, found.st_ino

@@ -10,6 +10,7 @@ import pytest
 import trio
 
 from kycache.actors.files.directory import DataDirectory, Node
+from kycache.actors.files.environment import Environments
 from kycache.actors.generations.takeover import may_serve, take_over_when_due
 from kycache.actors.integrity.vouching import MARK
 from kycache.actors.router import Router
@@ -144,6 +145,20 @@ def test_two_doubts_within_a_tick_of_the_clock_are_two(tmp_path: Path) -> None:
         os.utime(tmp_path / "suspect.json", ns=(1, 1))
         stamps.add(directory.doubts_stamp())
     assert len(stamps) == 2
+
+
+def test_a_doubt_is_seen_by_the_next_look_of_a_reader(tmp_path: Path) -> None:
+    directory = DataDirectory(tmp_path)
+    directory.found(VIEW.hash, TOPIC, TOPIC_ID, 2)
+    reads = Router(DataDirectory(tmp_path), Environments(readonly=True, map_size=1 << 20), VIEW, Limits())
+    assert reads.doubts() == ()
+    for shard in range(2):
+        directory.add_doubts((Doubt("suspect", shard, 5, "a delete that names no user"),))
+        assert [doubt.shard for doubt in reads.doubts()] == list(range(shard + 1))
+    directory.clear_doubt("suspect", 0)
+    assert [doubt.shard for doubt in reads.doubts()] == [1]
+    (tmp_path / "suspect.json").unlink()
+    assert reads.doubts() == ()
 
 
 class Site:
