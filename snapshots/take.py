@@ -25,7 +25,7 @@ from backports.zstd import ZstdCompressor
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments, begin_read, damage_remedy
 from kycache.actors.files.meta import read_identity, read_state
-from kycache.actors.generations.hot_copy import CopyLimits, copied_pages
+from kycache.actors.generations.hot_copy import copied_pages
 from kycache.actors.integrity.vouching import vouched
 from kycache.model.errors import Refused
 from kycache.snapshots.storage import manifest as manifests
@@ -182,11 +182,7 @@ class Taker:
                     )
                 self._progress.begin(shard, (environment.info()["last_pgno"] + 1) * environment.stat()["psize"])
                 copied_at = manifests.instant(datetime.now(UTC))
-                limits = CopyLimits(
-                    growth=self._settings.growth,
-                    pinned_s=self._settings.time_limit_s,
-                    rate_bytes_s=self._settings.rate_bytes_s,
-                )
+                limits = self._settings.copying
                 with closing(copied_pages(shard, environment, txn, limits, self._directory.run)) as pages:
                     copied = self._store_pages(snapshot, shard, pages)
         finally:

@@ -41,7 +41,7 @@ class CopyLimits:
 
     growth: float = 0.4
     """How much the file may grow meanwhile, as a part of its size at the start."""
-    pinned_s: float = 3600.0
+    time_limit_s: float = 3600.0
     rate_bytes_s: float = 0.0
     """How much is read per second at most; 0: as fast as it goes."""
 
@@ -202,9 +202,9 @@ class _Watch(_Unwound):
                 "what is pinned cannot be used again",
                 "see that the store is not slow; raise `[snapshots] rate`, or `growth` where the disk has room",
             )
-        if time.monotonic() - self._began > self._limits.pinned_s:
+        if time.monotonic() - self._began > self._limits.time_limit_s:
             return Refused(
-                f"shard {self._shard}: its copy took longer than {self._limits.pinned_s:g} s",
+                f"shard {self._shard}: its copy took longer than {self._limits.time_limit_s:g} s",
                 "see that the store is not slow; raise `[snapshots] rate` or `time_limit`",
             )
         return None

@@ -1,8 +1,9 @@
 """What the settings mean for the other folders: each one's own settings object, made in one place."""
 
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -17,19 +18,23 @@ from kycache.http.serving.settings import HttpSettings
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import View
+from kycache.model.view import HEARTBEAT_TABLE, View
 from kycache.snapshots.bootstrap import Bootstrap
 from kycache.snapshots.plan import TopicFacts
 from kycache.snapshots.schedule import Schedule
 from kycache.snapshots.storage.settings import MIB, SnapshotSettings
 
 from .kafka_connect import KafkaConnect, Login
-from .loading import Settings
+from .loading import Settings, keys
+from .sections import Section, parts_of
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from kycache.snapshots.storage.keys import Keys
     from kycache.snapshots.storage.stores import Store
-from .sections import parts_of
+
+    Made = TypeVar("Made", bound=DataclassInstance)
 
 POSTGRES_PORT = 5432
 
@@ -73,10 +78,10 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         "ssl_keyfile": kafka.ssl_keyfile and str(kafka.ssl_keyfile),
         "ssl_password": _revealed(kafka.ssl_password),
     }
-    return KafkaSettings(
+    return _filled(
+        KafkaSettings,
+        kafka,
         bootstrap=kafka.bootstrap.replace(" ", ""),
-        topic=kafka.topic,
-        group=kafka.group,
         key_form=kafka.key,
         halt_on_poison=settings.ingest.poison == "halt",
         security={name: value for name, value in security.items() if value is not None},
@@ -85,19 +90,7 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
 
 def http_settings(settings: Settings) -> HttpSettings:
     """How the server answers."""
-    http = settings.http
-    return HttpSettings(
-        host=http.host,
-        port=http.port,
-        workers=http.workers,
-        freshness_wait_s=http.freshness_wait,
-        list_ttl_s=http.list_ttl,
-        exports=http.exports,
-        drain_s=http.drain,
-        grace_s=http.grace,
-        cursor_keys=tuple(key.get_secret_value() for key in http.cursor_keys),
-        allow_unauthenticated=http.allow_unauthenticated,
-    )
+    return _filled(HttpSettings, settings.http)
 
 
 def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotSettings:
@@ -113,24 +106,13 @@ def snapshot_settings(settings: Settings, store: str | None = None) -> SnapshotS
     url = snapshots.store if store is None else store
     if url is None:
         raise ConfigurationError("there is no snapshot store", "set `[snapshots] store`, or give --store")
-    return SnapshotSettings(
-        store=url,
-        key=_revealed(snapshots.key),
-        recipients=snapshots.recipients,
-        identity=snapshots.identity,
-        allow_unencrypted=snapshots.allow_unencrypted,
-        level=snapshots.level,
-        rate_bytes_s=snapshots.rate * MIB,
-        growth=snapshots.growth,
-        time_limit_s=snapshots.time_limit,
-        part_bytes=snapshots.part_mib * MIB,
-    )
+    part_bytes = snapshots.part_mib * MIB
+    return _filled(SnapshotSettings, snapshots, store=url, copying=copy_limits(settings), part_bytes=part_bytes)
 
 
 def copy_limits(settings: Settings) -> CopyLimits:
     """What copying a shard's file while it is written may cost, for whichever purpose."""
-    snapshots = settings.snapshots
-    return CopyLimits(snapshots.growth, snapshots.time_limit, snapshots.rate * MIB)
+    return _filled(CopyLimits, settings.snapshots, rate_bytes_s=settings.snapshots.rate * MIB)
 
 
 def snapshot_schedule(settings: Settings, file: Path | None) -> Schedule | None:
@@ -194,20 +176,17 @@ def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings
             "Debezium reads from one server, and the dsn does not name one host and port",
             "set `[connector] dsn` to that server",
         )
-    connector = settings.connector
-    return ConnectorSettings(
+    return _filled(
+        ConnectorSettings,
+        settings.connector,
         host=str(database.get("host") or ""),
         port=int(port),
         user=str(database.get("user") or ""),
         password=str(database.get("password") or ""),
         dbname=str(database.get("dbname") or database.get("user") or ""),
-        name=connector.name,
-        topic_prefix=connector.topic_prefix,
         topic=settings.kafka.topic,
         partitions=partitions,
-        schema=connector.schema_,
-        slot=connector.slot,
-        publication=connector.publication,
+        heartbeat_table=HEARTBEAT_TABLE,
         key_form=settings.kafka.key,
     )
 
@@ -231,6 +210,28 @@ def partitions_of(settings: Settings, directory: DataDirectory, asked: int | Non
 
 def _revealed(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
+
+
+def _filled(room: "type[Made]", section: Section, **given: Any) -> "Made":
+    """A room's own settings object: each field from the setting of its name, without the unit of seconds.
+
+    Args:
+        given: fields that no setting fills as it is written.
+    """
+    written = {name: getattr(section, attribute) for name, attribute in keys(type(section)).items()}
+    values = {
+        name: _plain(written[name] if name in written else written[name.removesuffix("_s")])
+        for name in (field.name for field in fields(room))
+        if name not in given
+    }
+    return room(**values, **given)
+
+
+def _plain(value: Any) -> Any:
+    """A setting's value without the wrapping that keeps secrets out of what is printed."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
 def opened_store(

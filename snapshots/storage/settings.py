@@ -1,8 +1,10 @@
 """What snapshots are told: where they are kept, who may read them, and what taking one may cost."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
+
+from kycache.actors.generations.hot_copy import CopyLimits
 
 MIB = 1 << 20
 
@@ -27,9 +29,7 @@ class SnapshotSettings:
 
     level: int = 1
     """zstd's. The copy must keep up with the disk: 1 costs a third of 3, for a tenth more bytes."""
-    rate_bytes_s: float = 0.0
-    growth: float = 0.4
-    time_limit_s: float = 3600.0
+    copying: CopyLimits = field(default_factory=CopyLimits)
     part_bytes: int = 16 * MIB
     """Of a multipart upload; 10,000 of them are the most that S3 takes: 160 GB a shard."""
 

@@ -1,15 +1,29 @@
 """Settings: file and variables, what goes before what, and that every mistake names its place."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from kycache.cli.settings.composition import connector_settings, environments, http_settings, kafka_settings
-from kycache.cli.settings.loading import Settings, find_file, load_settings, shown
+from kycache.actors.generations.hot_copy import CopyLimits
+from kycache.cli.settings.composition import (
+    POSTGRES_PORT,
+    connector_settings,
+    copy_limits,
+    environments,
+    http_settings,
+    kafka_settings,
+    snapshot_settings,
+)
+from kycache.cli.settings.loading import Settings, find_file, keys, load_settings, sections, shown
 from kycache.cli.settings.sections import KEY_CHARACTERS_MIN
 from kycache.http.reads.cursors import KEY_CHARS_MIN
+from kycache.http.serving.settings import HttpSettings
+from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.partition import KeyForm
+from kycache.snapshots.storage.settings import MIB, SnapshotSettings
 from support.command_line import RunCommand
 
 pytestmark = pytest.mark.usefixtures("no_settings")
@@ -73,6 +87,40 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KYCACHE_HTTP_CURSOR_KEYS", f"{first}, {second}")
     assert http_settings(load_settings(None)).cursor_keys == (first, second)
     assert KEY_CHARACTERS_MIN == KEY_CHARS_MIN
+
+
+def test_every_setting_reaches_its_room_with_one_default(tmp_path: Path) -> None:
+    settings = load_settings(None)
+    assert http_settings(settings) == HttpSettings()
+    assert kafka_settings(settings) == KafkaSettings(
+        settings.kafka.bootstrap, security={"security_protocol": "PLAINTEXT"}
+    )
+    store = tmp_path.as_uri()
+    assert snapshot_settings(settings, store) == SnapshotSettings(store)
+    assert copy_limits(settings) == CopyLimits()
+    made = connector_settings(settings, 4)
+    assert made == ConnectorSettings(host="", port=POSTGRES_PORT, user="", password="", dbname="")
+    elsewhere = {
+        "http": {"stale_after"},
+        "snapshots": {"every", "keep", "bootstrap"},
+        "connector": {"slot_wal_max_mib", "dsn"},
+    }
+    units = {"rate": "rate_bytes_s", "part_mib": "part_bytes"}
+    rooms = {"http": [HttpSettings], "snapshots": [SnapshotSettings, CopyLimits], "connector": [ConnectorSettings]}
+    for name, objects in rooms.items():
+        there = {field.name for room in objects for field in fields(room)}
+        for key in set(keys(sections()[name])) - elsewhere[name]:
+            assert {key, f"{key}_s", units.get(key)} & there, f"[{name}] {key} reaches no settings object"
+
+
+@pytest.mark.parametrize("seconds", [0.0, 7.5])
+def test_a_setting_reaches_its_room_in_the_rooms_unit(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    for variable in ("HTTP_DRAIN", "HTTP_GRACE", "SNAPSHOTS_RATE"):
+        monkeypatch.setenv(f"KYCACHE_{variable}", str(seconds))
+    settings = load_settings(None)
+    http = http_settings(settings)
+    assert (http.drain_s, http.grace_s) == (seconds, seconds)
+    assert snapshot_settings(settings, "file:///s").copying.rate_bytes_s == seconds * MIB
 
 
 def test_relative_paths_count_from_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
