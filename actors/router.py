@@ -1,6 +1,5 @@
 """Which shard answers, and all shards of a data directory as a reader sees them."""
 
-import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from kycache.model.values import (
     USER_KEY_BYTES_MAX,
     ValueRefused,
     decoder,
+    integer,
     key_of_order_bytes,
     key_order_bytes,
     printer,
@@ -30,10 +30,6 @@ from .reader import Miss, NoStore, ShardReader, ShardSnapshot, refuse_unchecked,
 
 LOOK_INTERVAL_S = 0.004
 """How often waiters look for commits: a look costs a microsecond, a batch takes longer than this."""
-
-
-_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
-"""An integer id as Postgres prints it: one way to write each, or one user would have two."""
 
 
 class UserId:
@@ -110,10 +106,8 @@ class Router:
 
     def user_id(self, text: str) -> UserId | None:
         """The id that `text` writes, None where it writes none. A uuid may come in any case."""
-        if self._numeric and not _INTEGER.fullmatch(text):
-            return None
         try:
-            stored = self._decode_id(int(text) if self._numeric else text)
+            stored = self._decode_id(integer(text) if self._numeric else text)
         except ValueRefused:
             return None
         shown = str(self._print_id(stored))

@@ -19,8 +19,7 @@ import trio
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.shard_folder import write_whole
-from kycache.actors.rules.freshness import CUT_OFF
-from kycache.actors.rules.reports import NO_SHARD, Doubt
+from kycache.actors.rules.reports import CUT_OFF, NO_SHARD, Doubt
 from kycache.model.errors import ConfigurationError, KycacheError, Unreachable
 from kycache.model.lsn import format_lsn, parse_lsn
 

@@ -15,6 +15,7 @@ from kycache.actors.integrity.vouching import Checker
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic
 from kycache.ingest.remedies.control import serve_control
+from kycache.ingest.remedies.protocol import socket_of
 from kycache.ingest.remedies.work import carry_out
 from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
@@ -118,6 +119,6 @@ async def run_ingest(
                     nursery.start_soon(ingest.watch_source, source)
                 nursery.start_soon(ingest.free_readers)
                 work = partial(carry_out, settings=settings, home=Home(directory, environments, view))
-                nursery.start_soon(serve_control, ingest, work, directory.run / f"ingest-{number}.sock")
+                nursery.start_soon(serve_control, ingest, work, socket_of(directory.run, number))
                 task_status.started(ingest)
                 await trio.sleep_forever()

@@ -14,10 +14,7 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from .errors import ConfigurationError
-from .view import Column, ColumnType, Filter, Kind, Privacy, Status, Table, View
-
-FILTERS_MAX = 4
-"""Filter columns of a list. The order index counts a row once for every subset of them: 2^4 times at most."""
+from .view import FILTERS_MAX, Column, ColumnType, Filter, Kind, Privacy, Status, Table, View
 
 ENUM_LABELS_MAX = 256
 

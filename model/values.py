@@ -63,6 +63,9 @@ USER_KEY_BYTES_MAX = 400
 
 INT_MIN = -(2**63)
 INT_MAX = 2**63 - 1
+INTEGER = r"(0|-?[1-9][0-9]{0,18})"
+"""An integer as Postgres prints it: one way to write each, or one user would have two, and a filter two values."""
+_INTEGER = re.compile(INTEGER)
 DAY_US = 86_400_000_000
 
 
@@ -147,6 +150,13 @@ def _int(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or not INT_MIN <= value <= INT_MAX:
         raise ValueRefused("not a 64-bit integer")
     return value
+
+
+def integer(text: str) -> int:
+    """The 64-bit integer that `text` writes as Postgres prints it. Raises `ValueRefused`."""
+    if not _INTEGER.fullmatch(text):
+        raise ValueRefused("not an integer as Postgres prints it")
+    return _int(int(text))
 
 
 def _label(labels: frozenset[str], value: object) -> str:

@@ -8,6 +8,10 @@ from enum import StrEnum
 
 HEARTBEAT_TABLE = "kycache_heartbeat"
 
+FILTERS_MAX = 4
+"""Filters that a view may declare: the order index counts each row in 2^4 = 16 columns, and each more doubles the
+upkeep."""
+
 
 class Kind(StrEnum):
     """The Postgres types a column may have."""

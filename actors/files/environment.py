@@ -23,7 +23,9 @@ READERS_MAX = 1024
 DATABASES_MAX = 16
 """Named databases of a shard: six are used."""
 
-_PAGE_SIZE = 4096
+PAGE_SIZE = 4096
+"""LMDB takes the machine's: x86-64 and arm64 Linux as they are shipped. Another size is refused, not guessed."""
+
 _META = Struct("<II Q Q 48s 48s Q Q")
 """magic, version, address, map size, free db, main db, last page, transaction; behind a 16 B page header."""
 _PAGE_HEADER = 16
@@ -36,6 +38,11 @@ _GROW_AHEAD = 16 << 20
 
 class DamagedFile(Refused):
     """A shard file that must not be mapped."""
+
+
+def data_file(generation: Path) -> Path:
+    """Where LMDB keeps a generation."""
+    return generation / "data.mdb"
 
 
 def damage_remedy(shard: int) -> str:
@@ -52,18 +59,18 @@ def check_before_mapping(generation: Path, shard: int) -> None:
     Raises:
         DamagedFile: names the file and the remedy.
     """
-    path = generation / "data.mdb"
+    path = data_file(generation)
     remedy = damage_remedy(shard)
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            head = file.read(2 * _PAGE_SIZE)
+            head = file.read(2 * PAGE_SIZE)
     except OSError as error:
         raise DamagedFile(f"shard {shard}: {path} cannot be read: {error.strerror}", remedy) from None
-    if len(head) < 2 * _PAGE_SIZE:
+    if len(head) < 2 * PAGE_SIZE:
         raise DamagedFile(f"shard {shard}: {path} is shorter than its two meta pages", remedy)
     for page in range(2):
-        if _META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER)[0] != _MAGIC:
+        if _META.unpack_from(head, page * PAGE_SIZE + _PAGE_HEADER)[0] != _MAGIC:
             raise DamagedFile(f"shard {shard}: meta page {page} of {path} is garbled", remedy)
     used = _used_bytes(head)
     if used > size:
@@ -72,14 +79,14 @@ def check_before_mapping(generation: Path, shard: int) -> None:
 
 def used_bytes(generation: Path) -> int:
     """How long the file must be, by its own meta pages: behind that it is sparse."""
-    with (generation / "data.mdb").open("rb") as file:
-        return _used_bytes(file.read(2 * _PAGE_SIZE))
+    with data_file(generation).open("rb") as file:
+        return _used_bytes(file.read(2 * PAGE_SIZE))
 
 
 def _used_bytes(head: bytes) -> int:
-    metas = [_META.unpack_from(head, page * _PAGE_SIZE + _PAGE_HEADER) for page in range(2)]
+    metas = [_META.unpack_from(head, page * PAGE_SIZE + _PAGE_HEADER) for page in range(2)]
     newest = max(metas, key=lambda meta: int(meta[7]))
-    return (int(newest[6]) + 1) * _PAGE_SIZE
+    return (int(newest[6]) + 1) * PAGE_SIZE
 
 
 def grow_ahead(environment: lmdb.Environment) -> None:
@@ -88,8 +95,8 @@ def grow_ahead(environment: lmdb.Environment) -> None:
     LMDB counts pages that it took and gave back in one transaction as used, but does not write them: at
     the end of the file they would make it shorter than its meta page says, as if truncated.
     """
-    path = Path(environment.path()) / "data.mdb"
-    needed = (environment.info()["last_pgno"] + 1) * _PAGE_SIZE + _GROW_AHEAD // 2
+    path = data_file(Path(environment.path()))
+    needed = (environment.info()["last_pgno"] + 1) * PAGE_SIZE + _GROW_AHEAD // 2
     if path.stat().st_size < needed:
         os.truncate(path, needed + _GROW_AHEAD // 2)
 

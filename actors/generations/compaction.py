@@ -12,7 +12,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
 
-from kycache.actors.files.environment import Environments, used_bytes
+from kycache.actors.files.environment import Environments, data_file, used_bytes
 from kycache.actors.files.meta import read_state
 from kycache.actors.files.shard_folder import ShardFolder, sync_folder
 from kycache.actors.integrity.child_walk import walk_in_child
@@ -103,7 +103,7 @@ def compact(
 def _write(made: Path, pages: Iterable[bytes | bytearray], advance: Callable[[int], None]) -> int:
     """Write a generation's file durably, for its owner only; its size."""
     size = 0
-    descriptor = os.open(made / "data.mdb", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    descriptor = os.open(data_file(made), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         for piece in pages:
             file.write(piece)

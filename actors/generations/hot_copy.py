@@ -18,11 +18,11 @@ from threading import Event, Lock, Thread
 
 import lmdb
 
-from kycache.actors.files.environment import Databases, damage_remedy
+from kycache.actors.files.environment import PAGE_SIZE, Databases, damage_remedy
 from kycache.actors.files.open_reads import GROWTH_MIN_BYTES
 from kycache.model.errors import Refused
 
-from .scrub import PAGE_SIZE, Scrubber
+from .scrub import Scrubber
 
 PIPE_BYTES = 1 << 20
 """What Linux gives an ordinary user (pipe(7)); fewer turns between the two threads."""

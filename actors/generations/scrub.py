@@ -14,10 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from struct import Struct
 
+from kycache.actors.files.environment import PAGE_SIZE
 from kycache.model.errors import Refused
-
-PAGE_SIZE = 4096
-"""LMDB takes the machine's: x86-64 and arm64 Linux as they are shipped. Another size is refused, not guessed."""
 
 HELD_BYTES_MAX = 16 << 20
 """Overflow pages held in memory until the leaf that knows their lengths has come; more goes to disk. A leaf has

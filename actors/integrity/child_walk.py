@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from kycache.actors.files.environment import DamagedFile, check_before_mapping, damage_remedy
+from kycache.actors.files.environment import DamagedFile, check_before_mapping, damage_remedy, data_file
 from kycache.actors.rules.state import Identity, ShardState
 from kycache.model.view import View
 
@@ -67,7 +67,7 @@ def walk_in_child(
     Raises:
         DamagedFile: what is wrong with which file, or what it did to the process that read it.
     """
-    path = generation / "data.mdb"
+    path = data_file(generation)
     check_before_mapping(generation, shard)
     if timeout_s is None:
         timeout_s = WALK_START_S + path.stat().st_size / WALK_BYTES_PER_S_MIN

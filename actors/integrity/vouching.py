@@ -24,7 +24,7 @@ import msgspec
 import structlog
 import trio
 
-from kycache.actors.files.environment import DamagedFile, check_before_mapping, used_bytes
+from kycache.actors.files.environment import DamagedFile, check_before_mapping, data_file, used_bytes
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.rules.reports import WriterState
 from kycache.model.errors import KycacheError, Refused
@@ -75,7 +75,7 @@ class Mark(msgspec.Struct, frozen=True):
 
 def mark_of(generation: Path) -> Mark:
     """The file as it lies there now."""
-    found = (generation / "data.mdb").stat()
+    found = data_file(generation).stat()
     return Mark(found.st_size, found.st_mtime_ns)
 
 

@@ -23,6 +23,7 @@ from kycache.actors.files.environment import (
     Environments,
     check_before_mapping,
     damage_remedy,
+    data_file,
 )
 from kycache.actors.files.meta import check_identity, read_identity, read_state
 from kycache.actors.files.quarantine import read_quarantine
@@ -57,7 +58,7 @@ def walk(generation: Path, shard: int, view: View | None) -> Facts:
     Raises:
         Refused: what is wrong, and with which file.
     """
-    path = generation / "data.mdb"
+    path = data_file(generation)
     check_before_mapping(generation, shard)
     try:
         if view is not None:

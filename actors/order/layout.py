@@ -59,11 +59,9 @@ from hashlib import blake2b
 import msgspec
 
 from kycache.model.errors import Refused
+from kycache.model.view import FILTERS_MAX
 
 FORMAT = 1
-
-FILTERS_MAX = 4
-"""Filters a view may declare: each row is counted in 2**4 = 16 columns, and each more doubles the upkeep."""
 
 KEY_BYTES_MAX = 480
 """LMDB refuses keys above 511 bytes; the rest is the prefix of a directory key."""

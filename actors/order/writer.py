@@ -14,6 +14,8 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING
 
+from kycache.model.view import FILTERS_MAX
+
 from . import layout as order
 from .layout import BUCKET_ROWS_MAX, BUCKET_ROWS_MERGE, NODE_BUCKETS_MAX, Entry, IndexDiffers
 from .mirror import Mirror, Step
@@ -34,8 +36,8 @@ class OrderWriter:
     """Writes one shard's order index. One at a time per shard."""
 
     def __init__(self, filter_count: int, rows: lmdb._Database, directory: lmdb._Database) -> None:
-        if not 0 <= filter_count <= order.FILTERS_MAX:
-            raise ValueError(f"{filter_count} filters: at most {order.FILTERS_MAX} can be indexed")
+        if not 0 <= filter_count <= FILTERS_MAX:
+            raise ValueError(f"{filter_count} filters: at most {FILTERS_MAX} can be indexed")
         self._filter_count = filter_count
         self._rows = rows
         self._database = directory

@@ -8,12 +8,8 @@ and staleness are None.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .reports import Doubt
+from .reports import CUT_OFF, Doubt
 from .state import ShardState
-
-CUT_OFF = "stale"
-"""The kind of doubt that a truncate leaves whose rows no shard was told of, and a source that moved back.
-The other kind, `suspect`, is lifted where its record is."""
 
 CLOCK_SKEW_S = 0.1
 """Allowed between the source's clock and this machine's: staleness is said with that much added, and a change that

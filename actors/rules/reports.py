@@ -7,9 +7,15 @@ import msgspec
 NO_SHARD = -1
 """In a doubt: the source itself said it."""
 
+SUSPECT = "suspect"
+"""The kind of doubt that a record leaves which may concern any profile; it is lifted where its record is."""
+
+CUT_OFF = "stale"
+"""The kind of doubt that a truncate leaves whose rows no shard was told of, and a source that moved back."""
+
 
 class Doubt(msgspec.Struct, frozen=True):
-    """An entry of `suspect.json`: `kind` is `suspect` or `stale`."""
+    """An entry of `suspect.json`: `kind` is `SUSPECT` or `CUT_OFF`."""
 
     kind: str
     shard: int

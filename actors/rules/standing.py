@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
-from .freshness import CUT_OFF, Limits, concerns, staleness_s
-from .reports import NO_SHARD, Doubt, Report, WriterState
+from .freshness import Limits, concerns, staleness_s
+from .reports import CUT_OFF, NO_SHARD, Doubt, Report, WriterState
 from .state import ShardState
 
 SOURCE_REMEDY = "make sure the source is the right one, then run `kycache rebuild --epoch`"

@@ -14,6 +14,8 @@ from kycache.model.errors import HaltShard
 from kycache.model.lsn import Version, format_lsn
 from kycache.model.profile import Profile
 
+from . import reports
+from .standing import SOURCE_REMEDY
 from .state import ShardState
 
 NO_CLOCK = 1 << 63
@@ -43,8 +45,8 @@ class Profiles(Protocol):
 class Mark(Enum):
     """What an item says about the whole data directory, written down before the batch commits."""
 
-    SUSPECT = "suspect"  # a delete that names no user: any profile may be concerned
-    STALE = "stale"  # a truncate without the trigger's rows: no shard can know
+    SUSPECT = reports.SUSPECT  # a delete that names no user: any profile may be concerned
+    STALE = reports.CUT_OFF  # a truncate without the trigger's rows: no shard can know
 
 
 class Notice(NamedTuple):
@@ -126,7 +128,7 @@ class Timeline:
     def _moved_back(self, what: str, highest: int) -> HaltShard:
         return HaltShard(
             f"shard {self._shard}: the source moved back: {what} after {format_lsn(highest)}",
-            "make sure the source is the right one, then run `kycache rebuild --epoch`",
+            SOURCE_REMEDY,
         )
 
     def _settle_truncates(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from kycache.actors.rules.freshness import CLOCK_SKEW_S
+from kycache.actors.rules.standing import SOURCE_REMEDY
 from kycache.model.connector import ConnectorSettings, truncate_body
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
@@ -68,7 +69,7 @@ def judge_history(source: SourceFacts, watermark: int) -> Iterator[Finding]:
             "source",
             f"the source is at LSN {format_lsn(source.lsn)}, before {format_lsn(watermark)}, which was read from "
             "it already: a restored backup, or another database; Debezium passes over its changes",
-            "make sure the source is the right one, then run `kycache rebuild --epoch`",
+            SOURCE_REMEDY,
         )
 
 

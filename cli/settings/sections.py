@@ -19,6 +19,7 @@ from pydantic import (
 
 from kycache.actors.files.open_reads import GROWTH_SHARE
 from kycache.model.partition import KeyForm
+from kycache.model.signing import KEY_CHARACTERS_MIN
 
 from .durations import LONGEST_S, seconds
 
@@ -44,10 +45,6 @@ EXPORTS_MAX = 100
 
 GRACE_S_MAX = 600.0
 """Process managers kill long before."""
-
-KEY_CHARACTERS_MIN = 32
-"""Cursors and manifests are signed with keys, and who has one of those can try out shorter keys at leisure. 32 hex
-digits are 128 bits."""
 
 SNAPSHOTS_EVERY_S_MIN = 60.0
 """Snapshots that follow one another without a pause are a load, not a safety."""

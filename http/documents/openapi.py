@@ -3,9 +3,21 @@
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from kycache.http.exchange.demands import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN
+from kycache.actors.rules.standing import Standing
+from kycache.http.exchange.demands import (
+    AS_OF,
+    CONSISTENCY,
+    DEMANDS,
+    FRESHNESS,
+    MAX_STALENESS,
+    MIN_LSN,
+    SERVED_BY,
+    SUSPECT,
+    WATERMARK,
+)
 from kycache.http.exchange.problems import PROBLEM_JSON, Kind
-from kycache.http.reads.query import FILTER_BYTES_MAX, INTEGER, SIZE_DEFAULT, SIZE_MAX
+from kycache.http.reads.query import FILTER_BYTES_MAX, NEWEST, ORDERS, SIZE_DEFAULT, SIZE_MAX
+from kycache.model.values import INTEGER
 from kycache.model.view import Filter, View
 
 from .schemas import Schema, id_name, key_column, profile_schema, row_schema, value_schema
@@ -63,7 +75,7 @@ def _version() -> str:
 
 def _list(view: View) -> dict[str, Any]:
     size = {"type": "integer", "minimum": 1, "maximum": SIZE_MAX, "default": SIZE_DEFAULT}
-    order = {"enum": ["newest", "oldest"], "default": "newest"}
+    order = {"enum": list(ORDERS), "default": NEWEST}
     parameters = [
         _query("size", size, "Rows of a page."),
         _query("page", {"type": "integer", "minimum": 1, "default": 1}, "Page number. Not beside `cursor`."),
@@ -87,7 +99,7 @@ def _list(view: View) -> dict[str, Any]:
 
 def _export(view: View) -> dict[str, Any]:
     """NDJSON has no schema of its own in OpenAPI 3.1: the schema is that of each line."""
-    order = {"enum": ["newest", "oldest"], "default": "newest"}
+    order = {"enum": list(ORDERS), "default": NEWEST}
     row = ", ".join(f'"{name}": "…"' for name in view.list_fields)
     lines = (
         f"{{{row}}}",
@@ -264,7 +276,7 @@ def _problem_schema() -> Schema:
 def _readiness_schema() -> Schema:
     shard = {
         "shard": {"type": "integer"},
-        "state": {"enum": ["bootstrapping", "ready", "stale", "halted", "restoring"]},
+        "state": {"enum": [standing.value for standing in Standing]},
         "stalenessSeconds": {"type": ["number", "null"]},
     }
     return {
@@ -277,7 +289,7 @@ def _readiness_schema() -> Schema:
     }
 
 
-_TRUTH = ("Kycache-As-Of", "Kycache-Watermark", "Kycache-Served-By", "Kycache-Suspect", "Kycache-Freshness")
+_TRUTH = (AS_OF, WATERMARK, SERVED_BY, SUSPECT, FRESHNESS)
 
 _HEADERS: dict[str, tuple[str, Schema]] = {
     "Cache-Control": ("How long a private cache may keep it.", _TEXT),
@@ -286,11 +298,11 @@ _HEADERS: dict[str, tuple[str, Schema]] = {
     "ETag": ("A strong tag of the body's bytes.", _TEXT),
     "Link": ("The pages beside this one (RFC 8288).", _TEXT),
     "Retry-After": ("Seconds.", {"type": "integer"}),
-    "Kycache-As-Of": ("The source's clock at the last commit applied.", {"type": "string", "format": "date-time"}),
-    "Kycache-Watermark": ("Every source transaction at or below this LSN is in the answer.", _TEXT),
-    "Kycache-Served-By": ("Who answered.", {"enum": ["view", "source", "standby"]}),
-    "Kycache-Suspect": ("Present where a change could not be applied.", {"const": "true"}),
-    "Kycache-Freshness": ("Present where freshness is known only up to Kafka.", {"const": "kafka"}),
+    AS_OF: ("The source's clock at the last commit applied.", {"type": "string", "format": "date-time"}),
+    WATERMARK: ("Every source transaction at or below this LSN is in the answer.", _TEXT),
+    SERVED_BY: ("Who answered.", {"enum": ["view", "source", "standby"]}),
+    SUSPECT: ("Present where a change could not be applied.", {"const": "true"}),
+    FRESHNESS: ("Present where freshness is known only up to Kafka.", {"const": "kafka"}),
 }
 
 

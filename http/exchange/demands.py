@@ -21,6 +21,12 @@ MIN_LSN = "Kycache-Min-LSN"
 MAX_STALENESS = "Kycache-Max-Staleness"
 CONSISTENCY = "Kycache-Consistency"
 
+AS_OF = "Kycache-As-Of"
+WATERMARK = "Kycache-Watermark"
+SERVED_BY = "Kycache-Served-By"
+SUSPECT = "Kycache-Suspect"
+FRESHNESS = "Kycache-Freshness"
+
 DEMANDS = (MIN_LSN, MAX_STALENESS, CONSISTENCY)
 
 VARY = ("Vary", ", ".join(DEMANDS))
@@ -28,7 +34,7 @@ VARY = ("Vary", ", ".join(DEMANDS))
 
 NOTHING_KNOWN = Freshness(None, 0, False, True)
 
-NOT_CLAIMED: Headers = (("Kycache-Watermark", "0/0"), ("Kycache-Served-By", "view"), ("Kycache-Suspect", "true"))
+NOT_CLAIMED: Headers = ((WATERMARK, "0/0"), (SERVED_BY, "view"), (SUSPECT, "true"))
 """No 503 says a watermark that covers what was asked."""
 
 _OURS = "kycache"
@@ -101,13 +107,13 @@ def _invalid(name: str, what: str) -> Problem:
 
 def truth_headers(fresh: Freshness) -> Headers:
     """What an answer with data of this freshness says about itself."""
-    headers = [("Kycache-Watermark", format_lsn(fresh.watermark)), ("Kycache-Served-By", "view")]
+    headers = [(WATERMARK, format_lsn(fresh.watermark)), (SERVED_BY, "view")]
     if fresh.as_of_ms is not None:
-        headers.append(("Kycache-As-Of", format_instant(fresh.as_of_ms)))
+        headers.append((AS_OF, format_instant(fresh.as_of_ms)))
     if not fresh.heartbeat:
-        headers.append(("Kycache-Freshness", "kafka"))
+        headers.append((FRESHNESS, "kafka"))
     if fresh.suspect:
-        headers.append(("Kycache-Suspect", "true"))
+        headers.append((SUSPECT, "true"))
     return tuple(headers)
 
 

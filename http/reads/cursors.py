@@ -21,9 +21,7 @@ from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.shard_folder import write_whole
 from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.errors import ConfigurationError
-
-KEY_CHARS_MIN = 32
-"""A key is a secret of at least 128 bits, written in hex."""
+from kycache.model.signing import KEY_CHARACTERS_MIN
 
 _KEY_BYTES = 32
 
@@ -110,9 +108,9 @@ def cursor_keys(directory: DataDirectory, configured: Sequence[str]) -> tuple[st
 
 
 def _checked(keys: Sequence[str], where: str) -> tuple[str, ...]:
-    if not keys or any(len(key) < KEY_CHARS_MIN for key in keys):
+    if not keys or any(len(key) < KEY_CHARACTERS_MIN for key in keys):
         raise ConfigurationError(
-            f"{where} must hold keys of at least {KEY_CHARS_MIN} characters, newest first",
+            f"{where} must hold keys of at least {KEY_CHARACTERS_MIN} characters, newest first",
             "make one with `openssl rand -hex 32`",
         )
     return tuple(keys)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.definition import LIST_PARAMETERS
-from kycache.model.values import INT_MAX, INT_MIN
+from kycache.model.values import ValueRefused, integer
 from kycache.model.view import Filter, View
 
 SIZE_MAX = 500
@@ -27,12 +27,11 @@ FILTER_BYTES_MAX = 1024
 CURSOR_CHARS_MAX = 8192
 """Four filters at their limit make 5.6 KB. More is refused before it is decoded."""
 
+NEWEST, OLDEST = ORDERS = ("newest", "oldest")
+"""First in the list; the first of both is the default."""
+
 _DIGITS = re.compile(r"[0-9]+")
 
-INTEGER = r"(0|-?[1-9][0-9]{0,18})"
-"""An integer filter's value, in the one form it is shown in: another would be looked for in vain."""
-
-_INTEGER = re.compile(INTEGER)
 _ESCAPE = re.compile(rb"%(?:([0-9A-Fa-f]{2})|)")
 
 
@@ -125,13 +124,21 @@ def _cursor(given: dict[str, str]) -> str | None:
 
 def _newest(given: dict[str, str]) -> bool | None:
     order = given.get("order")
-    if order not in (None, "newest", "oldest"):
-        raise Problem(Kind.INVALID_PARAMETER, "order is newest or oldest.", "order")
-    return None if order is None else order == "newest"
+    if order not in (None, *ORDERS):
+        raise Problem(Kind.INVALID_PARAMETER, f"order is {' or '.join(ORDERS)}.", "order")
+    return None if order is None else order == NEWEST
 
 
 def _filters(given: dict[str, str], view: View) -> tuple[str | None, ...]:
-    return tuple(_filter(f, given.get(f.name), integer=view.is_integer(f)) for f in view.filters)
+    return tuple(_filter(f, given.get(f.name), whole=view.is_integer(f)) for f in view.filters)
+
+
+def _is_integer(value: str) -> bool:
+    try:
+        integer(value)
+    except ValueRefused:
+        return False
+    return True
 
 
 def _number(given: dict[str, str], name: str, most: int) -> int | None:
@@ -144,14 +151,14 @@ def _number(given: dict[str, str], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _filter(declared: Filter, value: str | None, *, integer: bool) -> str | None:
+def _filter(declared: Filter, value: str | None, *, whole: bool) -> str | None:
     if value is None:
         return None
     if declared.labels and value not in declared.labels:
         raise Problem(
             Kind.INVALID_PARAMETER, f"{declared.name} is one of {', '.join(declared.labels)}.", declared.name
         )
-    if integer and (not _INTEGER.fullmatch(value) or not INT_MIN <= int(value) <= INT_MAX):
+    if whole and not _is_integer(value):
         raise Problem(
             Kind.INVALID_PARAMETER,
             f"{declared.name} is a whole number of at most 64 bits, without leading zeros.",

@@ -11,7 +11,16 @@ import msgspec
 
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Skip, Truncate
 from kycache.model.partition import KeyForm, key_bytes
-from kycache.model.values import USER_KEY_BYTES_MAX, Absent, Value, ValueRefused, decoder, key_order_bytes, printer
+from kycache.model.values import (
+    USER_KEY_BYTES_MAX,
+    Absent,
+    Value,
+    ValueRefused,
+    decoder,
+    integer,
+    key_order_bytes,
+    printer,
+)
 from kycache.model.view import HEARTBEAT_TABLE, Kind, Table, View
 
 from .envelope import NULL, Envelope, Poisoned, origin_of
@@ -320,7 +329,7 @@ class RecordDecoder:
             if self._form is KeyForm.JSON and isinstance(text, dict):
                 text = text.get(self._key_column)
             if self._numeric and isinstance(text, str):
-                text = int(text)
+                text = integer(text)
             user = key_order_bytes(self._user(text))
         except (ValueError, msgspec.MsgspecError, RecursionError):
             return None

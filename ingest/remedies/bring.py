@@ -10,7 +10,7 @@ from kycache.actors.files.quarantine import kept_offsets
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.takeover import served_state
 from kycache.actors.integrity.vouching import vouched
-from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.reports import SUSPECT, Doubt
 from kycache.actors.rules.state import ShardState
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic
@@ -33,7 +33,7 @@ def bring(directory: DataDirectory, environments: Environments, shard: int, name
     state, _ = _look(environments, folder, generation)
     if state.doubts:
         reason = "it was restored with records in quarantine that name no user"
-        directory.add_doubts((Doubt("suspect", shard, state.position.offset, reason),))
+        directory.add_doubts((Doubt(SUSPECT, shard, state.position.offset, reason),))
     if not replace and served_state(environments, folder) is not None:
         folder.build(generation)
     else:

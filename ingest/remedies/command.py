@@ -11,7 +11,7 @@ from kycache.actors.store.store import Settled
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
 
-from .protocol import LINE_BYTES_MAX, Answer, Bring, Command, address_of
+from .protocol import LINE_BYTES_MAX, Answer, Bring, Command, address_of, sockets
 from .work import carry_out
 
 ANSWER_WAIT_S = 120.0
@@ -61,7 +61,7 @@ def command_shard(command: Command, settings: KafkaSettings, home: Home) -> tupl
 
 def _ask_holder(directory: DataDirectory, command: Command) -> Answer | None:
     """What the shard's holder answers; None where no process says that it is."""
-    for path in sorted(directory.run.glob("ingest-*.sock")):
+    for path in sockets(directory.run):
         answer = ask(path, command)
         if answer is None or not answer.held:
             continue

@@ -78,6 +78,16 @@ class Answer(msgspec.Struct, frozen=True):
     settled: tuple[Settled, ...] = ()
 
 
+def socket_of(run: Path, number: int) -> Path:
+    """Where the ingest process with this slot listens."""
+    return run / f"ingest-{number}.sock"
+
+
+def sockets(run: Path) -> list[Path]:
+    """Where any process may listen; some may be left over from one that was killed."""
+    return sorted(run.glob("ingest-*.sock"))
+
+
 @contextmanager
 def address_of(path: Path) -> Iterator[str]:
     """A socket's path, or a shorter name of it where it is too long for the system call."""

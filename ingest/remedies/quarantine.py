@@ -9,6 +9,7 @@ from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.files.quarantine import Quarantined
 from kycache.actors.integrity.vouching import Checker
+from kycache.actors.rules.reports import SUSPECT
 from kycache.actors.rules.state import Identity
 from kycache.actors.store.store import FORMAT, Settled, Store
 from kycache.ingest.consuming.settings import KafkaSettings
@@ -57,7 +58,7 @@ def settle(
             except lmdb.MapFullError:
                 _grow_map(store)
         if not store.state().doubts:
-            directory.clear_doubt("suspect", shard)
+            directory.clear_doubt(SUSPECT, shard)
     finally:
         store.close()
     return settled

@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from kycache.actors.files.directory import DataDirectory, Node
-from kycache.actors.files.environment import DamagedFile, Environments
+from kycache.actors.files.environment import DamagedFile, Environments, data_file
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.create import create_store
 from kycache.actors.generations.takeover import served_state
@@ -85,7 +85,7 @@ def check_room(folder: ShardFolder) -> None:
     current = folder.current()
     if current is None:
         return
-    taken = (current / "data.mdb").stat().st_blocks * STAT_BLOCK_BYTES
+    taken = data_file(current).stat().st_blocks * STAT_BLOCK_BYTES
     free = shutil.disk_usage(folder.path).free
     if free < taken:
         raise Refused(

@@ -12,6 +12,7 @@ from typing import Protocol
 import pyrage
 from backports.zstd import ZstdDecompressor, ZstdError
 
+from kycache.actors.files.environment import data_file
 from kycache.actors.files.shard_folder import sync_folder
 from kycache.model.errors import KycacheError, Refused
 
@@ -28,11 +29,6 @@ class Sink(Protocol):
     """Takes what comes out."""
 
     def write(self, data: bytes, /) -> int: ...
-
-
-def data_file(generation: Path) -> Path:
-    """Where LMDB looks for its file."""
-    return generation / "data.mdb"
 
 
 def fetch(

@@ -11,15 +11,13 @@ import pyrage
 
 from kycache.actors.files.shard_folder import sync_folder, write_whole
 from kycache.model.errors import ConfigurationError, Refused
+from kycache.model.signing import KEY_CHARACTERS_MIN
 
 from .settings import SnapshotSettings
 from .stores import Store
 
 KEY_FILE = "store.key"
 """In a store that is a folder, where no key is set."""
-
-KEY_CHARACTERS_MIN = 32
-"""Of a store's own key: a shorter one was cut off. (One that is set is measured by the settings.)"""
 
 IDENTITY_BYTES_MAX = 1 << 20
 """An age identity is 74 characters."""

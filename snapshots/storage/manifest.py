@@ -16,8 +16,8 @@ from typing import NamedTuple, TypeVar
 
 import msgspec
 
-from kycache.actors.rules.freshness import CUT_OFF, concerns
-from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.freshness import concerns
+from kycache.actors.rules.reports import CUT_OFF, Doubt
 from kycache.actors.rules.state import Position, ShardState
 from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn, parse_lsn

@@ -209,7 +209,7 @@ def test_the_file_is_never_shorter_than_its_last_page(tmp_path: Path) -> None:
         with shard.snapshot():
             last = shard.environments.lease(generation, 0).environment.info()["last_pgno"]
             shard.environments.release(generation)
-        assert (generation / "data.mdb").stat().st_size >= (last + 1) * environment._PAGE_SIZE
+        assert (generation / "data.mdb").stat().st_size >= (last + 1) * environment.PAGE_SIZE
     shard.close()
 
 

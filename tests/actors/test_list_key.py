@@ -1,10 +1,14 @@
 """The key of a list row, against PostgreSQL's order."""
 
+from pathlib import Path
+
+import lmdb
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kycache.actors.order.layout import KEY_BYTES_MAX
 from kycache.actors.order.list_key import list_key, user_of
-from kycache.model.values import INFINITY, MINUS_INFINITY, decoder
+from kycache.model.values import INFINITY, MINUS_INFINITY, USER_KEY_BYTES_MAX, decoder
 from kycache.model.view import ColumnType, Kind
 
 TIMESTAMPTZ = ColumnType(Kind.TIMESTAMPTZ)
@@ -21,6 +25,12 @@ def test_list_keys_sort_as_postgres() -> None:
     assert [user_of(key) for key in keys] == [b"\0" * 16, b"\xff" * 16] * len(values)
     assert sorted(keys) == keys
     assert len(set(keys)) == 2 * len(values)
+
+
+def test_the_longest_list_key_is_one_that_the_index_and_lmdb_take(tmp_path: Path) -> None:
+    longest = list_key(2**63 - 2, b"\xff" * USER_KEY_BYTES_MAX)
+    with lmdb.open(str(tmp_path)) as environment:
+        assert len(longest) <= KEY_BYTES_MAX < environment.max_key_size()
 
 
 BIGINTS = st.integers(-(2**63), 2**63 - 1) | st.sampled_from(EXTREMES)

@@ -14,6 +14,7 @@ from kycache.actors.order import layout as order
 from kycache.actors.order import nodes as order_nodes
 from kycache.actors.order import reader as order_reader
 from kycache.actors.order import search as order_search
+from kycache.model.view import FILTERS_MAX
 
 repeatable = settings(derandomize=True, deadline=None, max_examples=150)
 counts_lists = st.lists(st.integers(0, 3), min_size=1, max_size=order.NODE_BUCKETS_MAX)
@@ -75,9 +76,9 @@ def test_room_for_a_bucket_is_made_in_both_forms(counts: list[int], number: int)
 
 
 def test_every_column_has_a_number_of_its_own() -> None:
-    subsets = range(1, 2**order.FILTERS_MAX)
+    subsets = range(1, 2**FILTERS_MAX)
     own = {order.own_column(subset, i) for subset in subsets for i in range(order.COMBINATIONS_MAX)}
-    values = [tuple(b"%d-%d" % (i, filter_) for filter_ in range(order.FILTERS_MAX)) for i in range(3_000)]
+    values = [tuple(b"%d-%d" % (i, filter_) for filter_ in range(FILTERS_MAX)) for i in range(3_000)]
     shared = {order.shared_column(subset, value) for subset in subsets for value in values}
     assert len(own) == len(subsets) * order.COMBINATIONS_MAX
     assert len(shared) == len(subsets) * order.SHARED_COLUMNS

@@ -19,6 +19,7 @@ from kycache.actors.order import recount as order_check
 from kycache.actors.order.layout import Entry, IndexDiffers, Where
 from kycache.actors.order.reader import OrderSnapshot
 from kycache.actors.order.writer import OrderWriter
+from kycache.model.view import FILTERS_MAX
 
 STATUSES = (b"PENDING", b"VERIFIED", b"REJECTED", b"NONE")
 REGIONS = (b"EMEA", b"APAC", b"", None, "Süd".encode() * 200)  # the last is longer than an LMDB key
@@ -315,7 +316,7 @@ def test_any_number_of_filters(tmp_path: Path, filters: int) -> None:
 
 def test_a_writer_takes_no_more_filters_than_the_limit(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="5 filters"):
-        Index(tmp_path, shards=1, filters=order.FILTERS_MAX + 1)
+        Index(tmp_path, shards=1, filters=FILTERS_MAX + 1)
 
 
 @pytest.mark.parametrize(

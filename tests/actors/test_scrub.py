@@ -10,9 +10,10 @@ from random import Random
 import lmdb
 import pytest
 
+from kycache.actors.files.environment import PAGE_SIZE
 from kycache.actors.generations import scrub
 from kycache.actors.generations.hot_copy import copied_pages
-from kycache.actors.generations.scrub import PAGE_SIZE, BadPages, Scrubber
+from kycache.actors.generations.scrub import BadPages, Scrubber
 from support.snapshot_stand import Stand
 
 MARK = b"ERASED-"

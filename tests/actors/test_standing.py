@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.rules.freshness import CUT_OFF, Limits
-from kycache.actors.rules.reports import NO_SHARD, Doubt, Report, WriterState
+from kycache.actors.rules.freshness import Limits
+from kycache.actors.rules.reports import CUT_OFF, NO_SHARD, Doubt, Report, WriterState
 from kycache.actors.rules.standing import RULES, Facts, Rule, Standing, status
 from kycache.actors.rules.state import Position, ShardState
 

@@ -16,13 +16,12 @@ from kycache.cli.settings.composition import (
     snapshot_settings,
 )
 from kycache.cli.settings.loading import Settings, find_file, keys, load_settings, sections, shown
-from kycache.cli.settings.sections import KEY_CHARACTERS_MIN
-from kycache.http.reads.cursors import KEY_CHARS_MIN
 from kycache.http.serving.settings import HttpSettings
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
 from kycache.model.partition import KeyForm
+from kycache.model.signing import KEY_CHARACTERS_MIN
 from kycache.snapshots.storage.settings import MIB, SnapshotSettings
 from support.command_line import RunCommand
 
@@ -86,7 +85,6 @@ def test_lists_are_written_with_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = "a" * KEY_CHARACTERS_MIN, "b" * KEY_CHARACTERS_MIN
     monkeypatch.setenv("KYCACHE_HTTP_CURSOR_KEYS", f"{first}, {second}")
     assert http_settings(load_settings(None)).cursor_keys == (first, second)
-    assert KEY_CHARACTERS_MIN == KEY_CHARS_MIN
 
 
 def test_every_setting_reaches_its_room_with_one_default(tmp_path: Path) -> None:

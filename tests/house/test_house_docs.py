@@ -18,6 +18,7 @@ from pydantic_core import PydanticUndefined
 from kycache.cli.main import app
 from kycache.cli.settings.loading import PREFIX, keys, sections
 from kycache.cli.settings.sections import Section
+from kycache.http.reads.query import PAGE_DIGITS_MAX, SIZE_DEFAULT, SIZE_MAX
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "settings.md"
@@ -138,6 +139,12 @@ def test_every_dependency_has_its_reason() -> None:
     for requirement in [*project["dependencies"], *(r for extra in extras for r in extra)]:
         name = re.split(r"[<>=~!; ]", requirement)[0]
         assert f"`{name}`" in decided, f"{name} has no line in DECISIONS.md"
+
+
+def test_clients_know_the_size_of_a_page() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text(encoding="utf-8")
+    assert f"| `size` | 1 to {SIZE_MAX} | {SIZE_DEFAULT} |" in page
+    assert f"at most {PAGE_DIGITS_MAX} digits" in page
 
 
 def test_every_page_is_in_the_readme() -> None:

@@ -191,6 +191,18 @@ def test_fabricated_images_of_other_key_types_put_the_directory_in_doubt() -> No
     assert no_image.scope is Scope.DIRECTORY
 
 
+@pytest.mark.parametrize(
+    ("key", "named"), [("7", True), ("-7", True), ("07", False), ("1_0", False), (" 7", False)]
+)
+def test_a_number_is_a_user_only_as_postgres_prints_it(key: str, named: bool) -> None:
+    """`1_0` is 10 to Python: the record would put another user in doubt."""
+    text = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
+    view = parse_view(text.replace('{ name = "userId", type = "uuid"', '{ name = "userId", type = "int"'), "x")
+    item = RecordDecoder(view).decode(Record(0, 0, key.encode(), b"not json"))
+    assert isinstance(item, Poison)
+    assert item.scope is (Scope.PROFILE if named else Scope.SHARD)
+
+
 def test_a_deep_or_long_key_is_no_user() -> None:
     for key in (b'{"user_id":' + b"[" * 5000, b'"' + b"x" * 5000 + b'"'):
         item = RecordDecoder(VIEW, KeyForm.JSON).decode(Record(0, 0, key, b"not json"))
