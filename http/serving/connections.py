@@ -24,10 +24,7 @@ from hypercorn.typing import ASGIFramework, ConnectionState
 from kycache.http.exchange.sparing_log import SparingLog
 from kycache.model.errors import whereabouts
 
-from . import http2
 from .bounded import BoundedListener, connections_max
-
-http2.install()
 
 
 class _Moving:

@@ -40,7 +40,10 @@ class Http2(H2Protocol):
                 await super()._handle_events([event])
 
 
-def install() -> None:
-    """Have Hypercorn use them. It takes the classes by their names in its own modules."""
+def correct_hypercorn() -> None:
+    """Have this process's Hypercorn use them from now on; `serve` does so, and a second time changes nothing.
+
+    Hypercorn has no setting for it: it takes both classes by their names in its own modules.
+    """
     protocol.H2Protocol = Http2  # type: ignore[attr-defined]
     h2.StreamBuffer = Buffer  # type: ignore[misc]

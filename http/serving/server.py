@@ -26,6 +26,7 @@ from kycache.http.reads.page_cache import PageCache
 
 from .app import create_app
 from .connections import Connections
+from .http2 import correct_hypercorn
 from .listen import bind, check_listener, url_of
 from .routes import make_routes
 from .settings import HttpSettings
@@ -76,6 +77,7 @@ async def serve(
         Refused: the data directory was made with another view definition.
     """
     settings.check()
+    correct_hypercorn()
     _ = router.shard_count  # looks at the directory, and refuses another view's
     with listener or bind(settings) as bound:
         check_listener(bound, settings)

@@ -173,6 +173,29 @@ def test_what_decides_does_nothing(module: str) -> None:
     assert wrong == {}
 
 
+REGISTERS = {"cli/main.py"}
+"""Puts our own commands into our own application where it is imported."""
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda p: str(p.relative_to(ROOT)))
+def test_an_import_changes_no_library(path: Path) -> None:
+    """A module only imports, defines, and gives values to names of its own; the rest is called by who composes."""
+    if str(path.relative_to(ROOT)) in REGISTERS:
+        return
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        where = f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)[:80]}"
+        if isinstance(node, ast.If):
+            assert ast.unparse(node.test) in {"TYPE_CHECKING", "__name__ == '__main__'"}, where
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            assert all(isinstance(target, ast.Name | ast.Tuple) for target in targets), where
+        elif isinstance(node, ast.Expr):
+            assert isinstance(node.value, ast.Constant), where
+        else:
+            defines = ast.Import | ast.ImportFrom | ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+            assert isinstance(node, defines), where
+
+
 def test_every_room_imports_downwards() -> None:
     assert {"/".join(package_of(path)) for path in sources()} == set(ROOMS)
     for path in sources():
