@@ -2,6 +2,7 @@
 
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,7 +105,11 @@ def test_every_setting_reaches_its_room_with_one_default(tmp_path: Path) -> None
         "connector": {"slot_wal_max_mib", "dsn"},
     }
     units = {"rate": "rate_bytes_s", "part_mib": "part_bytes"}
-    rooms = {"http": [HttpSettings], "snapshots": [SnapshotSettings, CopyLimits], "connector": [ConnectorSettings]}
+    rooms: dict[str, list[Any]] = {
+        "http": [HttpSettings],
+        "snapshots": [SnapshotSettings, CopyLimits],
+        "connector": [ConnectorSettings],
+    }
     for name, objects in rooms.items():
         there = {field.name for room in objects for field in fields(room)}
         for key in set(keys(sections()[name])) - elsewhere[name]:
