@@ -66,7 +66,7 @@ class Taker:
         store: Store,
         keys: Keys,
         settings: SnapshotSettings,
-        check: Callable[[Path, int], None],
+        check: Callable[[Path, int], object],
         progress: Progress = Progress(),
     ) -> None:
         """Args:

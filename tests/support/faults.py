@@ -15,7 +15,7 @@ def seeds(usual: int, at_most: int = 1_000_000) -> range:
     return range(min(at_most, int(os.environ.get(SEEDS) or usual)))
 
 
-def in_child(work: Callable[[], None]) -> bool:
+def in_child(work: Callable[[], object]) -> bool:
     """Run in a forked process, its output thrown away; False where it was killed.
 
     A fork, not a new interpreter: a start costs milliseconds instead of most of a second. The caller has no
@@ -50,7 +50,7 @@ KILL_POINTS = ("fsync", "mkdir", "open", "replace", "rename", "symlink", "unlink
 """Calls by which files appear, change and go."""
 
 
-def kill_at(step: int, work: Callable[[], None]) -> Callable[[], None]:
+def kill_at(step: int, work: Callable[[], object]) -> Callable[[], None]:
     """Before or behind the n-th step on the file system."""
 
     def run() -> None:

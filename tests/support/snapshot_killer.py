@@ -16,11 +16,12 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import obstore
+
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.snapshots.lock import one_at_a_time
 from kycache.snapshots.prune import carry_out, decide
-from kycache.snapshots.storage import stores
 from kycache.snapshots.storage.fetch import check_file
 from kycache.snapshots.storage.keys import keys_of
 from kycache.snapshots.storage.listing import Condition, survey
@@ -63,7 +64,7 @@ class Killer:
     def arm(self) -> None:
         for owner, names in (
             (Writer, ("write", "close")),
-            (stores.obstore, ("put", "delete")),
+            (obstore, ("put", "delete")),
             (os, ("fsync", "link")),
         ):
             for name in names:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
@@ -26,6 +26,18 @@ from support.shards import MAP_BYTES, ShardUnderTest
 VIEW = default_view()
 CHECKER = Checker(VIEW)
 KEY = "a key of at least thirty-two characters"
+
+
+class SettingsChanged(TypedDict, total=False):
+    """Fields of `SnapshotSettings` that tests change."""
+
+    store: str
+    key: str | None
+    recipients: tuple[str, ...]
+    identity: Path | None
+    allow_unencrypted: bool
+    growth: float
+    part_bytes: int
 
 
 @dataclass
@@ -71,9 +83,9 @@ class Stand:
         items: list[Item] = [decoder.decode(record) for record in records]
         shard.apply(items)
 
-    def set(self, **settings: object) -> None:
+    def set(self, **settings: Unpack[SettingsChanged]) -> None:
         """Change settings."""
-        self.settings = replace(self.settings, **settings)  # type: ignore[arg-type]
+        self.settings = replace(self.settings, **settings)
 
     def store(self) -> Store:
         return Store(self.settings.store, part_bytes=self.settings.part_bytes, writing=True)

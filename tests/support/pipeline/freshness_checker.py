@@ -9,6 +9,7 @@ import random
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import httpx
@@ -30,6 +31,10 @@ class _Ledger:
     def due(self, watermark: int) -> int:
         """The greatest number committed at or below a watermark."""
         return max((n for lsn, _, n in list(self.entries) if lsn <= watermark), default=-1)
+
+
+Work = Callable[[random.Random, _Ledger, bool], None]
+"""What a thread does with a writer's ledger, until `stop`; the last: whether its transactions are long."""
 
 
 class FreshnessChecker:
@@ -65,13 +70,13 @@ class FreshnessChecker:
         if self._failures:
             raise self._failures[0]
 
-    def _guarded(self, work: object, rng: random.Random, number: int) -> None:
+    def _guarded(self, work: Work, rng: random.Random, number: int) -> None:
         try:
-            work(rng, self._ledgers[number], long=number == 0)  # type: ignore[operator]
+            work(rng, self._ledgers[number], number == 0)
         except BaseException as failure:
             self._failures.append(failure)
 
-    def _write(self, rng: random.Random, ledger: _Ledger, *, long: bool) -> None:
+    def _write(self, rng: random.Random, ledger: _Ledger, long: bool) -> None:
         with psycopg.connect(self._dsn, autocommit=True) as db:
             db.execute(
                 "INSERT INTO users(user_id, first_name, last_name, phone) VALUES (%s, 'Fresh', 'Ness', '0')",
@@ -91,7 +96,7 @@ class FreshnessChecker:
                 ledger.entries.append((lsn, row[0], number))
                 time.sleep(rng.uniform(0.0, 0.05))
 
-    def _read(self, rng: random.Random, ledger: _Ledger, *, long: bool) -> None:
+    def _read(self, rng: random.Random, ledger: _Ledger, long: bool) -> None:
         del long
         with httpx.Client(base_url=self._http, timeout=30) as client:
             while not self._stop.is_set():

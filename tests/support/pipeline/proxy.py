@@ -9,11 +9,15 @@ import socket
 import struct
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 HOST = "127.0.0.1"
 FRAME_BYTES_MAX = 64 << 20
 """Of one answer: a fetch brings at most what the client asked for, or one larger record."""
+
+Step = Callable[[socket.socket, socket.socket], bool]
+"""Pass on what comes next from one to the other; False where nothing comes any more."""
 
 
 class Proxy:
@@ -86,9 +90,9 @@ class Proxy:
             threading.Thread(target=self._forward, args=(client, broker, self._ask), daemon=True).start()
             threading.Thread(target=self._forward, args=(broker, client, self._answer), daemon=True).start()
 
-    def _forward(self, source: socket.socket, target: socket.socket, step: "object") -> None:
+    def _forward(self, source: socket.socket, target: socket.socket, step: Step) -> None:
         try:
-            while step(source, target):  # type: ignore[operator]
+            while step(source, target):
                 pass
         except OSError:
             pass

@@ -56,7 +56,8 @@ class SqlTruth:
             ).fetchall()
             moment = db.execute("SELECT pg_current_wal_insert_lsn()::text, pg_current_snapshot()::text").fetchone()
         assert moment is not None
-        truth = cls(*moment, {r[0]: r for r in users}, [r[0] for r in users])
+        lsn, snapshot = moment
+        truth = cls(lsn, snapshot, {r[0]: r for r in users}, [r[0] for r in users])
         for row in kyc:
             truth.kyc.setdefault(row[0], []).append(row)
         for row in accounts:
