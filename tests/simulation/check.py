@@ -5,8 +5,9 @@ from itertools import product
 
 import msgspec
 
+from kycache.actors.order.layout import IndexDiffers
 from kycache.actors.order.reader import page, total
-from kycache.actors.order.recount import IndexDiffers, check
+from kycache.actors.order.recount import check
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.rules.state import ShardState
 from kycache.model.profile import Profile

@@ -161,7 +161,7 @@ class History:
         await self._learn()
         shard = self._rng.randrange(self._source.partitions)
         owner = world.owners[shard]
-        if owner is None or owner.dead:
+        if owner is None or owner not in world.living():
             return
         await owner.poll(self._rng)  # so that a batch is often in hand
         await trio.sleep(self._rng.random() * THREAD_S)

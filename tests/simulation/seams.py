@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import lmdb
 import trio
@@ -105,21 +106,16 @@ def in_place_of_threads(rng: random.Random) -> Iterator[None]:
                 if rng.random() < 0.2:
                     await trio.sleep(rng.random() * THREAD_S)
 
-    before = trio.to_thread.run_sync
-    trio.to_thread.run_sync = run_sync  # type: ignore[assignment]
-    try:
+    with patch.object(trio.to_thread, "run_sync", run_sync):
         yield
-    finally:
-        trio.to_thread.run_sync = before
 
 
 def run_seeded(seed: int, main: Callable[[], Awaitable[None]]) -> None:
     """Run on a mock clock that jumps to the next thing due, with tasks scheduled by the seed."""
-    deterministic, state = trio_run._ALLOW_DETERMINISTIC_SCHEDULING, trio_run._r.getstate()
-    trio_run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
+    state = trio_run._r.getstate()
     trio_run._r.seed(seed)
     try:
-        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+        with patch.object(trio_run, "_ALLOW_DETERMINISTIC_SCHEDULING", True):
+            trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
     finally:
-        trio_run._ALLOW_DETERMINISTIC_SCHEDULING = deterministic  # type: ignore[misc]
         trio_run._r.setstate(state)

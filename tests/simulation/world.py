@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import patch
 
 import trio
 
@@ -233,13 +234,9 @@ class World:
             raise Died
         self.thaw(shard)
         self.about_to_commit(shard)
-        before = quarantine.RecordDecoder
-        quarantine.RecordDecoder = lambda *_: _Mended(self.log, shard)  # type: ignore[assignment,misc]
-        try:
+        with patch.object(quarantine, "RecordDecoder", lambda *_: _Mended(self.log, shard)):
             about = (SETTINGS, self.directory, owner.environments, VIEW, shard)
             settled = quarantine.settle(*about, offsets, drop=drop)
-        finally:
-            quarantine.RecordDecoder = before  # type: ignore[misc]
         model = self.models[shard]
         for one in settled:
             require(one.gone, f"shard {shard}: offset {one.offset} stays in quarantine: {one.outcome}")
