@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -13,13 +14,14 @@ import pytest
 import trio
 
 from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.environment import DamagedFile, Environments
-from kycache.actors.integrity import child_walk as walk
+from kycache.actors.files.environment import DamagedFile, Environments, used_bytes
 from kycache.actors.integrity import vouching as checked
-from kycache.actors.integrity.child_walk import walk_in_child
+from kycache.actors.integrity.child_walk import Facts, walk_in_child
 from kycache.actors.integrity.vouching import MARK, Checker, Unchecked, Walks, mark_of, vouch, vouched
 from kycache.actors.reader import ShardReader
 from kycache.model.change import Beat, Change, Origin, Snapshot
+from kycache.model.values import Value
+from kycache.model.view import View
 from support.faults import seeds
 from support.filled import VIEW, filled
 from support.shards import MAP_BYTES, ShardUnderTest
@@ -92,7 +94,7 @@ def copy_of(shard: ShardUnderTest, folder: Path) -> Path:
 
 def garble(path: Path, rng: Random) -> str:
     """Damages a file somewhere: a byte, some, a page, or its end."""
-    used = checked.used_bytes(path.parent)
+    used = used_bytes(path.parent)
     kind = rng.choice(["byte", "bytes", "page", "end"])
     with path.open("r+b") as file:
         at = rng.randrange(used)
@@ -148,7 +150,8 @@ def test_a_profile_that_shrank_within_its_batch_is_whole(tmp_path: Path) -> None
     user = b"u" * 16
 
     def named(offset: int, name: str) -> Change:
-        values = tuple({0: user, 1: name}.get(n) for n in range(len(VIEW.root.columns)))
+        given: dict[int, Value] = {0: user, 1: name}
+        values = tuple(given.get(n) for n in range(len(VIEW.root.columns)))
         return Change(offset, Origin(Snapshot.STREAMED, 9, 10, 1, 1), 0, user, user, None, values)
 
     truncate = Beat(1, Origin(Snapshot.STREAMED, 9, 10, 1, 1), (2,))
@@ -199,8 +202,19 @@ class TestWhoVouches:
             writer.wait()
         assert not vouched(generation)
         walks: list[Path] = []
-        real = walk.walk_in_child
-        monkeypatch.setattr(checked, "walk_in_child", lambda g, *a, **k: walks.append(g) or real(g, *a, **k))
+
+        def counted(
+            generation: Path,
+            shard: int,
+            view: View | None,
+            *,
+            look: Callable[[], None] | None = None,
+            timeout_s: float | None = None,
+        ) -> Facts:
+            walks.append(generation)
+            return walk_in_child(generation, shard, view, look=look, timeout_s=timeout_s)
+
+        monkeypatch.setattr(checked, "walk_in_child", counted)
         checker = Checker(VIEW)
         checker.ensure(generation, 0)
         checker.ensure(generation, 0)

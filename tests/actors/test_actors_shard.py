@@ -1,6 +1,6 @@
 """How a shard cuts what waits into batches: at once where that is all there is, whole ones where it is behind."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
@@ -10,7 +10,10 @@ import trio
 import trio.testing
 
 from kycache.actors import shard
+from kycache.actors.rules.state import Position
 from kycache.actors.shard import Batch, Opened, ShardActor
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import Applied
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
@@ -34,9 +37,9 @@ class Running:
         self.sizes: list[int] = []
         store, apply = self.shard.store, self.shard.store.apply
 
-        def recorded(items, *rest):  # type: ignore[no-untyped-def]
+        def recorded(items: Sequence[Item], position: Position, high_water: int, fence: Fence) -> Applied | None:
             self.sizes.append(len(items))
-            return apply(items, *rest)
+            return apply(items, position, high_water, fence)
 
         monkeypatch.setattr(store, "apply", recorded)
         self.actor = ShardActor(Opened(store, "id", 0), self.shard.fence, lambda: None)

@@ -3,7 +3,7 @@
 import errno
 import json
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,10 @@ import trio
 
 from kycache.actors import supervisor
 from kycache.actors.files.shard_folder import holder_name
+from kycache.actors.rules.state import Position
 from kycache.actors.shard import Batch, Opened
+from kycache.actors.store.fence import Fence
+from kycache.actors.store.store import Applied
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
@@ -243,13 +246,13 @@ async def test_no_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     desk = Desk(tmp_path)
     async with held(desk) as holder:
         await until(lambda: desk.asked)
-        apply, tries = desk.shard.store.apply, []
+        apply, tries = desk.shard.store.apply, list[int]()
 
-        def full(*arguments: object) -> object:
+        def full(items: Sequence[Item], position: Position, high_water: int, fence: Fence) -> Applied | None:
             tries.append(1)
             if len(tries) < 4:
                 raise OSError(errno.ENOSPC, "no space left")
-            return apply(*arguments)  # type: ignore[arg-type]
+            return apply(items, position, high_water, fence)
 
         monkeypatch.setattr(desk.shard.store, "apply", full)
         holder.offer(desk.batch(0, 3))

@@ -110,8 +110,8 @@ def test_a_window_is_found_without_gaps(seed: int) -> None:
     rnd = random.Random(seed)
     units = []
     for _ in range(rnd.randrange(1, 6)):
-        low, high = sorted((rnd.randrange(5_000), rnd.randrange(5_000)))
-        names = sorted({rnd.randint(low, high) for _ in range(rnd.randrange(80))})
+        least, most = sorted((rnd.randrange(5_000), rnd.randrange(5_000)))
+        names = sorted({rnd.randint(least, most) for _ in range(rnd.randrange(80))})
         fences = [b"", *[b"%05d" % name for name in names]]
         units.append(order_search.Units(fences, [rnd.choice((0, 1, 5, 32)) for _ in fences]))
     rows = sum(unit.before[-1] for unit in units)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import re
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from itertools import product
 from pathlib import Path
@@ -46,7 +46,7 @@ class Index:
         self.handles = [(env.open_db(b"rows"), env.open_db(b"directory")) for env in self.envs]
         self.writers = [OrderWriter(self.filters, *handles) for handles in self.handles]
 
-    def apply(self, shard: int, changes: dict[bytes, Entry | None], *, abort: bool = False) -> None:
+    def apply(self, shard: int, changes: Mapping[bytes, Entry | None], *, abort: bool = False) -> None:
         users = self.users[shard]
         moves: list[Move] = [(users.get(user), entry) for user, entry in changes.items()]
         with self.envs[shard].begin(write=True) as txn:
@@ -188,18 +188,17 @@ def test_every_page_of_every_filter_order_and_size_and_walks_both_ways(tmp_path:
     with index.snapshots() as shards:
         for where, newest, size in product(questions, (True, False), (3, 50, 500)):
             rows = index.expected(where, newest=newest)
-            asked = {"newest": newest, "size": size}
             pages = [rows[start : start + size] for start in range(0, len(rows), size)]
             after: bytes | None = None
             for number, page in enumerate(pages):
-                assert order_reader.page(shards, where, skip=number * size, **asked) == page
-                assert order_reader.walk(shards, where, after=after, **asked) == page
+                assert order_reader.page(shards, where, newest=newest, skip=number * size, size=size) == page
+                assert order_reader.walk(shards, where, newest=newest, after=after, size=size) == page
                 after = page[-1][0]
-            assert order_reader.page(shards, where, skip=len(rows), **asked) == []
+            assert order_reader.page(shards, where, newest=newest, skip=len(rows), size=size) == []
             if after is not None:
-                assert order_reader.walk(shards, where, after=after, **asked) == []
+                assert order_reader.walk(shards, where, newest=newest, after=after, size=size) == []
             for earlier, later in zip(reversed(pages[:-1]), reversed(pages[1:]), strict=True):
-                found = order_reader.walk_back(shards, where, before=later[0][0], **asked)
+                found = order_reader.walk_back(shards, where, newest=newest, before=later[0][0], size=size)
                 assert found == earlier
 
 
