@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.meta import read_state
 from kycache.actors.generations import compaction
 from kycache.actors.generations.compaction import Sizes, check_room, compact
 from kycache.actors.generations.hot_copy import CopyLimits
@@ -86,7 +87,7 @@ def test_killed_anywhere_it_is_the_old_one_or_the_new_one(tmp_path: Path, monkey
         environment, databases = environments.lease(made, 0)
         try:
             with environment.begin() as txn:
-                return compaction.read_state(txn, databases)
+                return read_state(txn, databases)
         finally:
             environments.release(made)
 

@@ -3,9 +3,11 @@
 import os
 import subprocess
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
+import lmdb
 import pytest
 import trio
 
@@ -13,7 +15,7 @@ from kycache.actors import shard as shard_module
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.reader import NoStore, ShardReader
-from kycache.actors.shard import Batch, Opened
+from kycache.actors.shard import Batch, Opened, ShardActor
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
@@ -73,6 +75,10 @@ def assert_equals(shard: ShardUnderTest, source: FakeSource) -> None:
     assert shard.state.users == len(source.users)
 
 
+def goes_on(actor: ShardActor) -> bool:
+    return not actor.blocked
+
+
 @pytest.mark.parametrize("seed", seeds(2))
 async def test_a_full_disk_pauses_and_goes_on_by_itself(
     small_disk: Path, monkeypatch: pytest.MonkeyPatch, seed: int
@@ -111,7 +117,7 @@ async def test_a_full_disk_pauses_and_goes_on_by_itself(
                         assert shard.state.position.offset == offset  # what was committed can be read
                         assert all(row["userId"] for row in shard.listed())
                         ballast.unlink()
-                        await until(lambda it=actor: not it.blocked)
+                        await until(partial(goes_on, actor))
                     await trio.sleep(0.005)
                 offset = end
             ballast.unlink(missing_ok=True)
@@ -150,7 +156,7 @@ def test_readers_of_other_processes_follow_a_growing_map(tmp_path: Path) -> None
         while offset < end:
             try:
                 offset = shard.apply(items[: offset + 200][offset:]).state.position.offset
-            except shard_module.lmdb.MapFullError:
+            except lmdb.MapFullError:
                 shard.store.grow_map()
                 grown += 1
         assert grown > 1
