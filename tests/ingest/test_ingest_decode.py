@@ -126,7 +126,9 @@ def test_what_is_no_data_is_no_error() -> None:
 
 def test_heartbeat_rows() -> None:
     row = {"user_id": "beat-0", "shard": 0, "beat_at": None, "truncated": "accounts,users,else"}
-    assert decode(envelope("u", "kycache_heartbeat", row), "beat-0").truncated == (2, 0)  # type: ignore[union-attr]
+    told = decode(envelope("u", "kycache_heartbeat", row), "beat-0")
+    assert isinstance(told, Beat)
+    assert told.truncated == (2, 0)
     for op, sequence in (("r", '[null,"1"]'), ("c", '["1","2"]')):
         beat = decode(envelope(op, "kycache_heartbeat", row, sequence=sequence), "beat-0")
         assert isinstance(beat, Beat)

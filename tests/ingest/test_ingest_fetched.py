@@ -1,7 +1,7 @@
 """Records of a fetch, read our way and kafka-python's: the same, whatever the batches are like."""
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +29,9 @@ NONE, GZIP, ZSTD = 0, 1, 4
 ATTRIBUTES_AT, CRC_AT, EPOCH_AT = 21, 17, 12
 APPEND_TIME, TRANSACTIONAL, CONTROL = 0x08, 0x10, 0x20
 
+Sent = tuple[int, bytes | None, bytes | None, list[tuple[str, bytes | None]]]
+"""A record: milliseconds, key, value, headers."""
+
 
 def resealed(batch: bytearray, flags: int = 0) -> bytes:
     """A batch after somebody's hand, with a checksum that is right."""
@@ -38,12 +41,12 @@ def resealed(batch: bytearray, flags: int = 0) -> bytes:
     return bytes(batch)
 
 
-def built(
-    offset: int, records: list[tuple[int, Any, Any, Any]], *, codec: int = NONE, producer: int = -1
-) -> bytearray:
-    """One batch; records as (milliseconds, key, value, headers), None for one that compaction took."""
-    identity = {"producer_id": producer, "producer_epoch": 0, "base_sequence": 0} if producer >= 0 else {}
-    builder = MemoryRecordsBuilder(2, codec, 1 << 20, offset, **identity)
+def built(offset: int, records: Sequence[Sent | None], *, codec: int = NONE, producer: int = -1) -> bytearray:
+    """One batch; of records, None for one that compaction took."""
+    count = 0 if producer >= 0 else -1  # a producer's epoch, and its count of records; -1: it has none
+    builder = MemoryRecordsBuilder(
+        2, codec, 1 << 20, offset, producer_id=producer, producer_epoch=count, base_sequence=count
+    )
     for record in records:
         if record is None:
             builder.skip(1)
@@ -53,7 +56,7 @@ def built(
     return bytearray(builder.buffer())
 
 
-def some(random: Random) -> tuple[int, Any, Any, Any]:
+def some(random: Random) -> Sent:
     sizes = (0, 1, 36, 63, 64, 200, 8191, 8192, 20_000)
     key, value = (random.choice((None, random.randbytes(random.choice(sizes)))) for _ in range(2))
     headers = [(f"h{n}", random.choice((None, b"x" * 200))) for n in range(random.choice((0, 0, 3)))]
@@ -64,7 +67,7 @@ def some_batches(random: Random) -> tuple[bytes, list[Any]]:
     """A fetch's bytes, and the transactions in it that were aborted."""
     made, aborted, offset = b"", [], 1_000
     for _ in range(random.randrange(1, 6)):
-        records = [some(random) for _ in range(random.randrange(1, 8))]
+        records: list[Sent | None] = [some(random) for _ in range(random.randrange(1, 8))]
         kind = random.choice(
             ("plain", "plain", "gzip", "idempotent", "appended", "compacted", "aborted", "committed")
         )

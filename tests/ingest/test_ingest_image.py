@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kycache.ingest.decoding.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
 from kycache.model.definition import default_view, load_view
 from kycache.model.values import PLACEHOLDER, TIMESTAMP_ODD, Absent
-from kycache.model.view import View
+from kycache.model.view import Table, View
 
 HERE = Path(__file__).parents[1] / "fixtures"
 VIEW = default_view()
@@ -60,7 +60,7 @@ def same_both_ways(decoder: ImageDecoder, image: dict[str, Any], owner: str | No
 
 
 def captured() -> list[tuple[View, str, dict[str, Any]]]:
-    images = []
+    images: list[tuple[View, str, dict[str, Any]]] = []
     for folder in sorted(HERE.glob("*-3.6.3-pg18")):
         view = load_view(HERE / "view.toml") if folder.name.startswith("debezium") else VIEW
         for line in (folder / "events.jsonl").read_text(encoding="utf-8").strip("\n").split("\n"):
@@ -68,7 +68,8 @@ def captured() -> list[tuple[View, str, dict[str, Any]]]:
             value = event.get("value")
             envelope = json.loads(value) if isinstance(value, str) and value.startswith("{") else {}
             envelope = envelope.get("payload") or envelope
-            table = (envelope.get("source") or {}).get("table")
+            source: dict[str, Any] = envelope.get("source") or {}
+            table: str = source.get("table", "")
             images += [(view, table, i) for i in (envelope.get("before"), envelope.get("after")) if i]
     return images
 
@@ -83,7 +84,7 @@ def test_every_captured_image() -> None:
 
 
 @pytest.mark.parametrize("table", VIEW.tables, ids=lambda t: t.name)
-def test_every_odd_value_in_every_column(table: Any) -> None:
+def test_every_odd_value_in_every_column(table: Table) -> None:
     decoder = ImageDecoder(table)
     plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
     plain |= {c.name: c.type.labels[0] for c in table.columns if c.type.labels}

@@ -1,7 +1,9 @@
 """Building a generation beside the one that serves: when it takes over, and what a kill in between leaves."""
 
 import os
+import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -231,10 +233,14 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
     holder = ShardHolder(
         site.shard.folder, site.open, lambda offset, _: asked.append(offset), lambda: None, lambda: None
     )
+
+    def reached(offset: int) -> bool:
+        return bool(asked) and holder.actor is not None and holder.actor.state.position.offset >= offset
+
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)
         for first in range(0, position, 20):
-            await until(lambda n=first: asked and holder.actor and holder.actor.state.position.offset >= n)
+            await until(partial(reached, first))
             site.assert_serves_all()
             assert site.standing() is Standing.STALE
             assert "built anew" in site.reads.status(0).reason
@@ -340,7 +346,7 @@ def test_two_generations_need_room(site: Site, monkeypatch: pytest.MonkeyPatch) 
     class Full:
         free = 1
 
-    monkeypatch.setattr(rebuild.shutil, "disk_usage", lambda _: Full)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Full)
     with pytest.raises(Refused, match=r"0 MiB are free for a second one.*--replace"):
         site.start_over()
     assert site.generations() == [1]

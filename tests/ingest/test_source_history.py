@@ -9,6 +9,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import trio
+from psycopg.conninfo import make_conninfo
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.rules.freshness import Limits
@@ -169,7 +170,7 @@ def test_a_standby_that_took_over(cluster: Cluster, tmp_path: Path) -> None:
     assert look(dsn, 1).timeline == 2
     assert "parted from it before" in compare(dsn, directory, 0, lost)
     cluster.run("CREATE ROLE plain LOGIN PASSWORD 'plain'")
-    plain = psycopg.conninfo.make_conninfo(dsn, user="plain", password="plain")
+    plain = make_conninfo(dsn, user="plain", password="plain")
     assert "may not read which" in compare(plain, directory, 0, kept)
     assert compare(dsn, directory, 0, kept) == ""
     assert compare(plain, directory, 0, lost) == ""  # it is known by now
