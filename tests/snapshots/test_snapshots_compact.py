@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -54,10 +55,8 @@ def reopen(stand: Stand) -> None:
     else:
         building = shard.folder.building()
         assert building is not None
-        current = shard.folder.current
-        shard.folder.current = lambda: building  # type: ignore[method-assign]
-        shard.store = shard._open()
-        shard.folder.current = current  # type: ignore[method-assign]
+        with patch.object(shard.folder, "current", lambda: building):
+            shard.store = shard._open()
     shard._offset = shard.store.opened_at.position.offset
 
 
@@ -123,8 +122,8 @@ def test_refused_where_it_would_lose_something(stand: Stand, monkeypatch: pytest
     with pytest.raises(Refused, match="the log holds no more what was committed"):
         compacted(stand, lambda: stand.go_on(1))
     # A record left quarantine: the copy would bring it back.
-    monkeypatch.setattr(bring, "kept_offsets", lambda _txn, _databases: set(kept.pop()))
     kept = [{2}, {1, 2}]
+    monkeypatch.setattr(bring, "kept_offsets", lambda _txn, _databases: set(kept.pop()))
     with pytest.raises(Refused, match="left its quarantine"):
         compacted(stand)
     monkeypatch.undo()

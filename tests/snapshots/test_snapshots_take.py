@@ -326,7 +326,7 @@ def test_pieces_are_made_ahead_and_no_more_than_that() -> None:
             raise ValueError(end)
 
     assert [*ahead(pieces(9), 3)] == [bytes([n]) for n in range(9)]
-    taken = []
+    taken: list[bytes | bytearray] = []
     with pytest.raises(ValueError, match="12"):
         taken += ahead(pieces(12), 3)
     assert len(taken) == 12
