@@ -89,6 +89,7 @@ def test_a_signal_leaves_nothing_half_done(tmp_path: Path, command: str, number:
         "compact": ["compact"],
     }
     arguments = [sys.executable, "-m", "kycache.cli.main", "--config", str(file), *words[command]]
+    code, told = 0, ""
     for _ in range(TRIES_MAX):
         code, told = struck(arguments, tmp_path, BEGUN[command], number)
         if code:
@@ -129,7 +130,7 @@ class Connect(BaseHTTPRequestHandler):
             self.end_headers()
             self.wfile.write(body)
 
-    def log_message(self, *_: object) -> None:
+    def log_message(self, format: str, *args: object) -> None:
         """Nowhere."""
 
 
