@@ -168,7 +168,7 @@ def read_truth(dsn: str) -> SqlTruth:
         users = db.execute(
             "SELECT u.user_id::text, u.country FROM users u ORDER BY u.created_at DESC, u.user_id DESC"
         )
-        countries = dict(users.fetchall())
+        countries: dict[str, str] = dict(users.fetchall())
         truth.order = list(countries)
         truth.users = {u: (*row[:10], countries[u], *row[11:]) for u, row in truth.users.items()}
         kyc = db.execute(

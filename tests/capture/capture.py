@@ -48,7 +48,7 @@ def thinned(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _plain_beat(line: dict[str, Any]) -> bool:
-    event = json.loads(line["value"]) if line["value"] else {"op": None}
+    event: dict[str, Any] = json.loads(line["value"]) if line["value"] else {"op": None}
     if event["op"] != "u" or event["source"]["table"] != HEARTBEAT_TABLE:
         return False
     return event["after"]["truncated"] is None and event["before"]["truncated"] is None

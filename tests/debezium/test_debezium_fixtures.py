@@ -114,7 +114,8 @@ SCENARIOS: dict[str, Any] = {
 def batches() -> Iterator[tuple[str, list[Item]]]:
     """(scenario, its items); the first is the initial snapshot."""
     decoder = RecordDecoder(VIEW, KeyForm.QUOTED)
-    name, items, offset = "initial", [], 0
+    name, offset = "initial", 0
+    items: list[Item] = []
     for line in EVENTS.read_text(encoding="utf-8").splitlines():
         event = json.loads(line)
         if "scenario" in event:

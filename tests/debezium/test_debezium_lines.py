@@ -161,7 +161,7 @@ def test_line_18_a_truncate_is_one_event_and_a_row_in_every_partition() -> None:
         keyless = [c for c in scenario.records if c.op == "t"]
         assert {c.table for c in keyless} == tables
         assert {c.record.key for c in keyless} == {None}
-        told = defaultdict(set)
+        told = defaultdict[int, set[str]](set)
         for captured in scenario.records:
             if captured.table == HEARTBEAT_TABLE and captured.event:
                 truncated = captured.event["after"]["truncated"]
@@ -197,6 +197,7 @@ def test_line_22_a_blocking_snapshot_sweeps_nothing(cluster: Cluster) -> None:
     assert rows
     assert all(c.sequence[0] is not None for c in rows)
     assert scenario.rows("kyc_records") == []
+    before: list[int] = []
     for earlier in scenarios().values():
         before = [s.state.counters.swept for s in cluster.shards]
         for p in range(PARTITIONS):

@@ -226,6 +226,7 @@ class TestDemands:
     async def test_without_heartbeat(self, stand: Stand) -> None:
         users = people(60)
         stand.load(users, heartbeat=False)
+        lsn = 0
         for shard in range(stand.shards):
             lsn = stand.put(next(u for u in users if stand.shard_of(u) == shard))
         async with serving(stand) as client:
