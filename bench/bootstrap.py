@@ -121,7 +121,7 @@ def explain(measured: dict[str, object]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--changes", type=int, default=300_000)
     parser.add_argument("--tail", type=int, default=10_000)

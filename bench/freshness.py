@@ -64,7 +64,7 @@ SETTLE_S = 10.0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--stack", choices=["apache", "embedded"], default="apache")
     parser.add_argument("--users", type=int, default=10_000)
     parser.add_argument("--write-rate", type=int, default=1_000)

@@ -50,7 +50,7 @@ class Contender:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--changes", type=int, default=300_000)
     parser.add_argument("--dir", type=Path)

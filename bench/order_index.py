@@ -187,7 +187,7 @@ def bare(shard: Shard, keys: list[bytes]) -> float:
     clock = Clock()
     with shard.env.begin(write=True) as txn, txn.cursor(shard.rows) as cursor:
         for key in keys:
-            cursor.replace(key, cursor.get(key))
+            cursor.replace(key, cursor.get(key, b""))
     return clock.read()[0]
 
 
@@ -327,7 +327,7 @@ def text(runs: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--regions", type=int, nargs="*", default=[4, 250])

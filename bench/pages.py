@@ -126,7 +126,7 @@ class Theirs:
         rows = self.connection.execute(
             "SELECT user_id, first_name, last_name, kyc_status FROM users "
             f"{'WHERE ' if tests else ''}{' AND '.join(tests)} ORDER BY created_at {way}, user_id {way} "
-            f"LIMIT {SIZE}{f' OFFSET {skip}' if skip else ''}",
+            f"LIMIT {SIZE}{f' OFFSET {skip}' if skip else ''}".encode(),
             values,
             prepare=False,  # a plan made for this offset, not for any
         ).fetchall()
@@ -135,7 +135,9 @@ class Theirs:
     def count(self, where: Where) -> int:
         tests, values = _tests(where)
         row = self.connection.execute(
-            f"SELECT count(*) FROM users {'WHERE ' if tests else ''}{' AND '.join(tests)}", values, prepare=False
+            f"SELECT count(*) FROM users {'WHERE ' if tests else ''}{' AND '.join(tests)}".encode(),
+            values,
+            prepare=False,
         ).fetchone()
         assert row is not None
         assert isinstance(row[0], int)
@@ -307,7 +309,7 @@ def plot(figures: list[Figure], users: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--users", type=int, nargs="*", default=[100_000, 1_000_000])
     parser.add_argument("--shards", type=int, default=4)
     parser.add_argument("--dir", type=Path, default=None, help="where the stores are made, and removed")

@@ -34,9 +34,9 @@ from kycache.actors.files.environment import Environments
 from kycache.actors.generations.create import create_store
 from kycache.actors.integrity.vouching import Checker
 from kycache.actors.reader import ShardReader
-from kycache.actors.rules.state import Position
+from kycache.actors.rules.state import Identity, Position
 from kycache.actors.store.fence import Fence
-from kycache.actors.store.store import FORMAT, Identity, Store
+from kycache.actors.store.store import FORMAT, Store
 from kycache.demo.population.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, people
 from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Item

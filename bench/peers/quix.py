@@ -5,10 +5,15 @@
 It knows no versions, delete markers, quarantine, watermarks, counts or order: the least that a join needs.
 """
 
+# pyright: reportMissingModuleSource=false
+# A check need not have the bench extra.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from quixstreams import State
 
 KEYS = {"users": "user_id", "kyc_records": "kyc_id", "accounts": "account_id"}
 ENDS_AFTER_S = 3.0
@@ -36,7 +41,7 @@ def run(bootstrap: str, topic: str, folder: str, changelog: str = "") -> None:
     application.run(timeout=ENDS_AFTER_S)
 
 
-def join(event: dict[str, Any], state: Any) -> None:
+def join(event: dict[str, Any], state: State[str, dict[str, Any]]) -> None:
     """One row into its user's profile."""
     profile = state.get("profile") or {}
     table = event["source"]["table"]

@@ -5,11 +5,16 @@
 It knows no versions, delete markers, quarantine, watermarks, counts or order: the least that a join needs.
 """
 
+# pyright: reportMissingModuleSource=false
+# A check need not have the bench extra.
 from __future__ import annotations
 
 import json
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from redis.client import Pipeline
 
 KEYS = {"users": "user_id", "kyc_records": "kyc_id", "accounts": "account_id"}
 POLL_RECORDS = 2_000
@@ -41,7 +46,7 @@ def run(bootstrap: str, topic: str, port: str) -> None:
     consumer.close()
 
 
-def put(pipeline: Any, value: bytes | None) -> None:
+def put(pipeline: Pipeline, value: bytes | None) -> None:
     """One row into its user's hash."""
     event = None if value is None else json.loads(value)
     table = "" if event is None else event["source"]["table"]
