@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from mypy.main import process_options
 
 import kycache.model.errors
 
@@ -131,9 +132,26 @@ def test_type_checkers_see_every_folder() -> None:
         assert link.is_symlink()
         assert not link.readlink().is_absolute(), "a clone lies elsewhere"
         assert link.resolve() == ROOT / name
-    assert sorted(PROJECT["tool"]["mypy"]["packages"]) == [f"kycache.{name}" for name in FOLDERS]
+    for name in ("simulation", "support"):
+        assert (ROOT / ".typing" / name).readlink() == Path("..", "tests", name)
     # Pyright passes over whatever begins with a dot, and then finds no error in nothing.
-    assert sorted(PROJECT["tool"]["pyright"]["include"]) == FOLDERS
+    pyright = PROJECT["tool"]["pyright"]
+    assert pyright["include"] == sorted([*FOLDERS, "bench", "tests"])
+    assert pyright["exclude"] == ["tests/fixtures"]
+    assert "ignore" not in pyright
+    assert pyright["extraPaths"] == ["tests", ".typing"]
+
+
+def test_mypy_sees_every_file_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under two names it would be two modules, whose classes differ; under none it is not looked at."""
+    monkeypatch.chdir(ROOT)
+    sources, options = process_options(["--config-file", "pyproject.toml"])
+    seen = sorted(str(Path(source.path).resolve().relative_to(ROOT)) for source in sources if source.path)
+    folders = (ROOT / name for name in (*FOLDERS, "bench", "tests"))
+    there = [path.relative_to(ROOT) for folder in folders for path in folder.rglob("*.py")]
+    assert seen == sorted(str(path) for path in there if not path.is_relative_to("tests/fixtures"))
+    assert options.warn_unreachable
+    assert PROJECT["tool"]["mypy"]["strict"]
 
 
 def test_coverage_measures_the_folders(tmp_path: Path) -> None:
