@@ -19,7 +19,7 @@ from kycache.actors.files.environment import (
     check_before_mapping,
     damage_remedy,
 )
-from kycache.actors.files.meta import check_identity, read_state
+from kycache.actors.files.meta import StateMemo, check_identity
 from kycache.actors.files.quarantine import Quarantined, read_quarantine
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.integrity.vouching import Unchecked, vouched
@@ -61,9 +61,10 @@ class ShardSnapshot:
         txn: "lmdb.Transaction[bytes]",
         databases: Databases,
         view: View,
+        state: ShardState,
     ) -> None:
         self.shard = shard
-        self.state: ShardState = read_state(txn, databases)
+        self.state = state
         self.reads = Reads()
         """What was read of the order index. Kept here, since the index may fail while it is opened."""
         self._txn = txn
@@ -119,6 +120,7 @@ class ShardReader:
         self._generation: Path | None = None
         self._environment: lmdb.Environment | None = None
         self._databases: Databases | None = None
+        self._state = StateMemo()
 
     @contextmanager
     def snapshot(self) -> Iterator[ShardSnapshot]:
@@ -132,8 +134,21 @@ class ShardReader:
         environment, databases = self._follow()
         try:
             with begin_read(environment) as txn:
-                yield ShardSnapshot(self.shard, txn, databases, self._view)
+                yield ShardSnapshot(self.shard, txn, databases, self._view, self._state.read(txn, databases))
         except (lmdb.Error, IndexDiffers) as error:
+            raise self.unreadable(error) from error
+
+    def look_up(self, user: bytes) -> tuple[ShardState, bytes | None]:
+        """The shard's state and a user's stored profile, of one moment. No profile: nothing is known.
+
+        Raises:
+            NoStore, Unchecked, Refused: as `snapshot`.
+        """
+        environment, databases = self._follow()
+        try:
+            with begin_read(environment) as txn:
+                return self._state.read(txn, databases), txn.get(user, db=databases.profiles)
+        except lmdb.Error as error:
             raise self.unreadable(error) from error
 
     def unreadable(self, error: lmdb.Error | IndexDiffers) -> Refused:

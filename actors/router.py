@@ -144,6 +144,15 @@ class Router:
         with self._readers[shard].snapshot() as snapshot:
             yield snapshot
 
+    def look_up(self, shard: int, user: bytes) -> tuple[ShardState, bytes | None]:
+        """A shard's state and a user's stored profile, of one moment: all that a detail needs.
+
+        Raises:
+            NoStore: it was never ingested.
+            Refused: its file is damaged, or another's.
+        """
+        return self._readers[shard].look_up(user)
+
     @contextmanager
     def all_snapshots(self) -> Iterator[list[ShardSnapshot]]:
         """All shards as they are now, every transaction begun before the first row is read."""

@@ -20,10 +20,29 @@ _decode_identity = msgspec.msgpack.Decoder(Identity).decode
 
 def read_state(txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardState:
     """The shard's state as of a transaction."""
+    return _decode_state(_state_bytes(txn, databases))
+
+
+class StateMemo:
+    """The state as it was last read: decoded again only when its bytes are others. Readers must not change it."""
+
+    def __init__(self) -> None:
+        self._bytes = b""
+        self._state: ShardState | None = None
+
+    def read(self, txn: "lmdb.Transaction[bytes]", databases: Databases) -> ShardState:
+        """The shard's state as of a transaction; the same object while it is the same state."""
+        data = _state_bytes(txn, databases)
+        if self._state is None or data != self._bytes:
+            self._bytes, self._state = data, _decode_state(data)
+        return self._state
+
+
+def _state_bytes(txn: "lmdb.Transaction[bytes]", databases: Databases) -> bytes:
     data = txn.get(_STATE, db=databases.meta)
     if data is None:
         raise Refused("the store holds no state: its creation was cut off", "run `kycache rebuild`")
-    return _decode_state(data)
+    return data
 
 
 def write_state(txn: "lmdb.Transaction[bytes]", databases: Databases, state: ShardState) -> None:

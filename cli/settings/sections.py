@@ -40,6 +40,9 @@ FRESHNESS_WAIT_S_MAX = 60.0
 LIST_TTL_S_MAX = 60.0
 """The list is promised to be seconds old, not minutes."""
 
+BODY_CACHE_MIB_MAX = 1 << 16
+"""64 GiB: more than the memory of machines that serve this."""
+
 EXPORTS_MAX = 100
 """With so many, another request may wait for the half second that any request is promised."""
 
@@ -270,6 +273,18 @@ class Http(Section):
         le=LIST_TTL_S_MAX,
         description="Seconds for which a page of the list is answered again to requests that demand no freshness. "
         "0: each is read.",
+    )
+    body_cache_mib: int = Field(
+        default=64,
+        ge=0,
+        le=BODY_CACHE_MIB_MAX,
+        description="MiB that each process may keep of details that it rendered. A kept body is answered while the "
+        "stored profile is what it was rendered from, so it is never stale. 0: each is rendered.",
+    )
+    fast_lane: bool = Field(
+        default=True,
+        description="Plain HTTP/1.1 requests of the two reads are answered without Hypercorn and Quart, "
+        "byte for byte alike.",
     )
     exports: int = Field(
         default=4,

@@ -6,16 +6,13 @@ from typing import Any
 from kycache.actors.rules.standing import Standing
 from kycache.http.exchange.demands import (
     AS_OF,
-    CONSISTENCY,
-    DEMANDS,
     FRESHNESS,
-    MAX_STALENESS,
-    MIN_LSN,
     SERVED_BY,
     SUSPECT,
     WATERMARK,
 )
 from kycache.http.exchange.problems import PROBLEM_JSON, Kind
+from kycache.http.exchange.request import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN
 from kycache.http.reads.query import FILTER_BYTES_MAX, NEWEST, ORDERS, SIZE_DEFAULT, SIZE_MAX
 from kycache.model.values import INTEGER
 from kycache.model.view import Filter, View

@@ -48,6 +48,12 @@ COUNTERS = {
         "Pages of the list: read, taken from the cache, or from it after a look that nothing changed.",
         ("read", "cached", "unchanged"),
     ),
+    "bodies": _Counter("Details: taken from the bodies that are kept, or rendered.", ("kept", "rendered")),
+    "lanes": _Counter("Requests of the two reads, by the lane that answered.", ("fast", "full")),
+    "hand_overs": _Counter(
+        "Requests that the fast lane left to the full one, by the reason.",
+        ("route", "version", "header", "malformed", "long"),
+    ),
     "exports": _Counter("Exports, by how they ended.", ("whole", "left", "cut_off", "refused")),
     "export_rows": _Counter("Rows exported."),
     "export_bytes": _Counter("Bytes exported, as sent."),
@@ -56,6 +62,7 @@ COUNTERS = {
 GAUGES = {
     "freshness_waiting": "Requests that wait now.",
     "exports_running": "Exports that run now.",
+    "body_cache_bytes": "What the kept bodies of details take up.",
     "list_cache_bytes": "What the cached pages of the list take up.",
 }
 

@@ -1,33 +1,24 @@
-"""How true an answer is: what a request demands, what an answer says, and whether the two meet. Pure.
+"""How true an answer is: what it says of that, and whether it meets what a request demands. Pure.
 
 Headers of DESIGN section 7. A shard that is not bootstrapped says watermark 0/0: the one lower bound that is
 right for it, and one that covers nothing anybody asked for.
 """
 
-import re
-from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from kycache.actors.rules.freshness import Freshness, Limits, staleness_s
-from kycache.model.lsn import format_lsn, parse_lsn
+from kycache.model.lsn import format_lsn
 from kycache.model.values import date_of
 
 from .problems import Answer, Headers, Kind, Problem
-
-Header = Callable[[str], Sequence[str]]
-"""All values of a request header, in order; none where it is absent."""
-
-MIN_LSN = "Kycache-Min-LSN"
-MAX_STALENESS = "Kycache-Max-Staleness"
-CONSISTENCY = "Kycache-Consistency"
+from .request import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN, Demand
+from .wire import header_lines
 
 AS_OF = "Kycache-As-Of"
 WATERMARK = "Kycache-Watermark"
 SERVED_BY = "Kycache-Served-By"
 SUSPECT = "Kycache-Suspect"
 FRESHNESS = "Kycache-Freshness"
-
-DEMANDS = (MIN_LSN, MAX_STALENESS, CONSISTENCY)
 
 VARY = ("Vary", ", ".join(DEMANDS))
 """A cache must not answer a demand with what it kept from a request that made none."""
@@ -37,23 +28,6 @@ NOTHING_KNOWN = Freshness(None, 0, False, True)
 NOT_CLAIMED: Headers = ((WATERMARK, "0/0"), (SERVED_BY, "view"), (SUSPECT, "true"))
 """No 503 says a watermark that covers what was asked."""
 
-_OURS = "kycache"
-_KNOWN = {name.lower() for name in DEMANDS}
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?", re.ASCII)
-
-
-class Demand(NamedTuple):
-    """How fresh a request wants its answer."""
-
-    min_lsn: int | None
-    max_staleness_s: float | None
-    strong: bool
-
-    @property
-    def any(self) -> bool:
-        """The request makes a demand at all."""
-        return self.min_lsn is not None or self.max_staleness_s is not None or self.strong
-
 
 class Wait(NamedTuple):
     """A demand not met yet: wait for these shards and ask again; `otherwise` is the answer if that is in vain."""
@@ -62,47 +36,6 @@ class Wait(NamedTuple):
     min_lsn: int
     max_staleness_s: float | None
     otherwise: Answer
-
-
-def parse_demand(header: Header, names: Iterable[str]) -> Demand:
-    """What the request headers demand.
-
-    Args:
-        names: of all the request's headers. One of ours that is not known is a demand that would be dropped.
-
-    Raises:
-        Problem: one is unknown, malformed, empty or repeated.
-    """
-    for name in names:
-        lowered = name.lower()
-        if lowered.startswith(_OURS) and lowered not in _KNOWN:
-            raise Problem(Kind.UNKNOWN_HEADER, f"Known here: {', '.join(DEMANDS)}.", name)
-    lsn_text = _single(header, MIN_LSN)
-    lsn = None if lsn_text is None else parse_lsn(lsn_text)
-    if lsn_text is not None and lsn is None:
-        raise _invalid(MIN_LSN, "is an LSN as Postgres prints it, such as 16/B374D848")
-    seconds = _single(header, MAX_STALENESS)
-    if seconds is not None and not _SECONDS.fullmatch(seconds):
-        raise _invalid(MAX_STALENESS, "is a decimal number of seconds, at least 0")
-    consistency = _single(header, CONSISTENCY)
-    if consistency not in (None, "strong"):
-        raise _invalid(CONSISTENCY, "takes the one value strong")
-    return Demand(lsn, None if seconds is None else float(seconds), consistency is not None)
-
-
-def _single(header: Header, name: str) -> str | None:
-    values = header(name)
-    if not values:
-        return None
-    if len(values) > 1:
-        raise _invalid(name, "may be given once")
-    if not values[0].strip():
-        raise _invalid(name, "needs a value, or is left out")
-    return values[0].strip()
-
-
-def _invalid(name: str, what: str) -> Problem:
-    return Problem(Kind.INVALID_HEADER, f"{name} {what}.", name)
 
 
 def truth_headers(fresh: Freshness) -> Headers:
@@ -115,6 +48,21 @@ def truth_headers(fresh: Freshness) -> Headers:
     if fresh.suspect:
         headers.append((SUSPECT, "true"))
     return tuple(headers)
+
+
+class Truth(NamedTuple):
+    """What answers made of the same states say about themselves, made once for all of them."""
+
+    fresh: Freshness
+    headers: Headers
+    lines: bytes
+    """The same headers as HTTP/1.1 sends them."""
+
+    @classmethod
+    def of(cls, fresh: Freshness) -> "Truth":
+        """The headers of a freshness."""
+        headers = truth_headers(fresh)
+        return cls(fresh, headers, header_lines(headers))
 
 
 def unmet(demand: Demand, fresh: Freshness, shards: tuple[int, ...], now_s: float, limits: Limits) -> Wait | None:

@@ -12,7 +12,7 @@ source, from the node that holds the shard), as one more kind of `Later` in `_fi
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import ExitStack
 from functools import partial
 from typing import NamedTuple
@@ -22,8 +22,9 @@ import trio
 from kycache.model.errors import whereabouts
 
 from .counts import Counts
-from .demands import Header, Wait
+from .demands import Wait
 from .problems import Answer, Kind, Problem
+from .request import Request
 from .slow import Slow, make_giving_way
 from .watch import Watch
 
@@ -35,23 +36,21 @@ Outcome = Answer | Later
 log = logging.getLogger("kycache.http")
 
 
-class Request(NamedTuple):
-    """The facts of a request: its path and query string as they were sent, and its headers with their names."""
-
-    path: bytes
-    query: bytes
-    header: Header
-    header_names: Iterable[str]
-    head: bool = False
-    """HEAD: the answer is that to a GET, without its body."""
-
-
 class Route(NamedTuple):
     """A route: as metrics, OpenAPI and the framework name it, and what answers it."""
 
     name: str
     ask: Callable[[Request], Outcome]
     """Synchronous. Raises `Problem` where there is nothing but an error to answer."""
+
+
+class Pending(NamedTuple):
+    """A request that has no answer yet."""
+
+    route: Route
+    request: Request
+    started_s: float
+    later: Later
 
 
 class Driver:
@@ -67,13 +66,27 @@ class Driver:
         self._freshness_wait_s = freshness_wait_s
         self._slow_turn = trio.Lock()  # two slow answers would take turns with each other, and both from the rest
 
+    def begin(self, route: Route, request: Request) -> "Answer | Pending":
+        """The answer of a route without streams where there is one at once, else what `finish` makes it of."""
+        started_s = time.perf_counter()
+        outcome = self._ask(route, request)
+        if not isinstance(outcome, Answer):
+            return Pending(route, request, started_s, outcome)
+        return self._counted(route.name, request, outcome, started_s)
+
+    async def finish(self, pending: "Pending") -> Answer:
+        """The answer that `begin` could not give at once."""
+        answer = await self._finish(pending.later, pending.route, pending.request)
+        return self._counted(pending.route.name, pending.request, answer, pending.started_s)
+
     async def answer(self, route: Route, request: Request, at_end: ExitStack) -> Answer:
-        """The answer, ready to be sent.
+        """The answer, ready to be sent; streams included.
 
         Args:
             at_end: closed by the caller when the answer has ended, in whatever way. It frees what a stream holds.
         """
         started_s = time.perf_counter()
+        self._counts.count("lanes", "full")
         outcome = self._ask(route, request)
         answer = outcome if isinstance(outcome, Answer) else await self._finish(outcome, route, request)
         if answer.stream is not None and not request.head:
@@ -143,7 +156,7 @@ def _sendable(answer: Answer, *, head: bool) -> Answer:
         return answer._replace(stream=None) if head else answer
     headers = answer.headers
     if answer.status != 304:
-        headers = (*headers, ("Content-Length", str(len(answer.body))))
+        headers = (("Content-Length", str(len(answer.body))), *headers)
     return Answer(answer.status, headers, b"" if head else answer.body)
 
 

@@ -11,7 +11,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
 import lmdb
@@ -22,28 +22,32 @@ from kycache.actors.order.list_key import user_of
 from kycache.actors.reader import NoStore, ShardSnapshot
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Freshness, freshness
+from kycache.actors.rules.reports import Doubt
+from kycache.actors.rules.state import ShardState
 from kycache.http.exchange.counts import Counts
 from kycache.http.exchange.demands import (
     NOTHING_KNOWN,
     VARY,
-    Demand,
+    Truth,
     Wait,
     met,
-    parse_demand,
     truth_headers,
     unmet,
 )
-from kycache.http.exchange.driver import Outcome, Request
+from kycache.http.exchange.driver import Outcome
 from kycache.http.exchange.problems import Answer, Headers, Kind, Problem
+from kycache.http.exchange.request import NO_DEMAND, Demand, Request, RequestHeaders
 from kycache.http.exchange.slow import Slow
 from kycache.http.exchange.sparing_log import SparingLog
+from kycache.http.exchange.wire import header_lines
 from kycache.model.errors import Refused
-from kycache.model.profile import Profile
+from kycache.model.profile import Profile, unpack_profile
 from kycache.model.render import Renderer, etag
 
 from .codings import CODINGS, choose
 from .cursors import Cursor, CursorCodec
 from .exports import CHUNK_ROWS, Chunk, Export, Exports, Walk
+from .kept_bodies import KeptBodies, KeptBody
 from .list_page import Row, link_header, list_body, read_window
 from .page_cache import Key, Page, PageCache
 from .query import SIZE_DEFAULT, ListQuery, parse_export, parse_list, parse_parameters
@@ -65,17 +69,48 @@ EXPORT_CACHING = ("Cache-Control", "no-store")
 EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
 
+PLACES_MAX = 4096
+"""Query strings of the list that are remembered with what they mean: as many as pages are kept."""
+
+
+class Ready(NamedTuple):
+    """An answer that was made before: its header lines, those that say how true it is, and its body."""
+
+    status: int
+    lines: bytes
+    truth: bytes
+    body: bytes
+
+
+class _Found(NamedTuple):
+    """A user who exists: where, under which key, the stored profile, and what it says."""
+
+    shard: int
+    user: bytes
+    stored: bytes
+    profile: Profile
+
+
 class Answers:
     """The answer functions of one view."""
 
     def __init__(
-        self, router: Router, cursors: CursorCodec, pages: PageCache, exports: Exports, counts: Counts
+        self,
+        router: Router,
+        cursors: CursorCodec,
+        pages: PageCache,
+        bodies: KeptBodies,
+        exports: Exports,
+        counts: Counts,
     ) -> None:
         self._router = router
         self._cursors = cursors
         self._pages = pages
         self._exports = exports
+        self._bodies = bodies
         self._counts = counts
+        self._places: dict[bytes, Key] = {}  # by query string: what a page that may be kept depends on
+        self._truths: dict[int, tuple[ShardState, tuple[Doubt, ...], Truth]] = {}
         self._renderer = Renderer(router.view)
         self._log = SparingLog(logging.getLogger("kycache.http"))
         self._id_name = ".".join(router.view.root.columns[router.view.root.index_of(router.view.root.key)].output)
@@ -83,7 +118,7 @@ class Answers:
     def user(self, request: Request) -> Outcome:
         """`GET /users/{userId}`."""
         parse_parameters(request.query, ())
-        demand = parse_demand(request.header, request.header_names)
+        demand = request.headers.demand()
         text = _id_of(request.path)
         user = None if text is None else self._router.user_id(text)
         if user is None:
@@ -92,32 +127,60 @@ class Answers:
             if self._router.shard_count is None:
                 raise _not_ready()
             shard = self._router.shard_of(user)
-            with self._router.snapshot(shard) as snapshot:
-                profile = snapshot.profile(user.key)
-                fresh = self._freshness([snapshot], suspect=profile is not None and bool(profile.suspicions))
-        wait = self._unmet(demand, fresh, (shard,))
+            state, stored = self._router.look_up(shard, user.key)
+            profile = None if stored is None else unpack_profile(stored)
+            truth = self._truth(shard, state, suspect=profile is not None and bool(profile.suspicions))
+        wait = self._unmet(demand, truth.fresh, (shard,))
         if wait is not None:
             return wait
         self._granted(demand)
-        truth = truth_headers(fresh)
-        if profile is None or not profile.exists:
-            raise Problem(Kind.NO_SUCH_USER, "There is no such user.", headers=truth)
-        finish = partial(self._detail, profile, request.header("If-None-Match"), truth)
-        return finish() if profile.size <= ROWS_HERE_MAX else Slow(finish)
+        if stored is None or profile is None or not profile.exists:
+            raise Problem(Kind.NO_SUCH_USER, "There is no such user.", headers=truth.headers)
+        found = _Found(shard, user.key, stored, profile)
+        if profile.size > ROWS_HERE_MAX:
+            return Slow(lambda: self._detail(found, request, truth))
+        return self._detail(found, request, truth, keep=not profile.suspicions)
 
-    def _detail(self, profile: Profile, if_none_match: Sequence[str], truth: Headers) -> Answer:
-        """The answer about a user who exists. Reads nothing, so any thread may make it."""
-        body = self._renderer.body(profile)
+    def _detail(self, found: "_Found", request: Request, truth: Truth, *, keep: bool = False) -> Answer:
+        """The answer about a user who exists. Reads nothing, so any thread may make one that is not kept."""
+        body = self._renderer.body(found.profile)
         tag = etag(body)
-        headers = (("ETag", tag), DETAIL_CACHING, VARY, *truth)
-        if matches(if_none_match, tag):
-            return Answer(304, headers, b"")
-        return Answer(200, (JSON, *headers), body)
+        headers: Headers = (("ETag", tag), DETAIL_CACHING, VARY)
+        if keep:
+            self._counts.count("bodies", "rendered")
+            whole = (("Content-Length", str(len(body))), JSON, *headers)
+            kept = KeptBody(*found[:3], body, tag, header_lines(whole), header_lines(headers))
+            self._bodies.put(request.path[len(PREFIX) :], kept)
+        if matches(request.headers.if_none_match, tag):
+            return Answer(304, (*headers, *truth.headers), b"")
+        return Answer(200, (JSON, *headers, *truth.headers), body)
+
+    def kept_user(self, path: bytes, headers: RequestHeaders) -> Ready | None:
+        """The answer about a user whose body is kept, where that is as fresh as is demanded; else ask `user`."""
+        kept = self._bodies.get(path[len(PREFIX) :])
+        if kept is None:
+            return None
+        try:
+            demand = headers.demand()
+            state, stored = self._router.look_up(kept.shard, kept.user)
+            if stored != kept.stored or not state.bootstrapped:
+                return None
+            truth = self._truth(kept.shard, state)
+        except (Problem, NoStore, Unchecked, Refused, lmdb.Error):
+            return None
+        if demand is not NO_DEMAND:
+            if not met(demand, truth.fresh, time.time(), self._router.limits):
+                return None
+            self._granted(demand)
+        self._counts.count("bodies", "kept")
+        if headers.if_none_match and matches(headers.if_none_match, kept.tag):
+            return Ready(304, kept.lines_unchanged, truth.lines, b"")
+        return Ready(200, kept.lines, truth.lines, kept.body)
 
     def users(self, request: Request) -> Outcome:
         """`GET /users`."""
         query = parse_list(request.query, self._router.view)
-        demand = parse_demand(request.header, request.header_names)
+        demand = request.headers.demand()
         key = (self._place(query), query.page)
         page = self._kept(key, demand)
         if page is None:
@@ -128,7 +191,25 @@ class Answers:
             self._pages.put(key, page)
         caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
         self._granted(demand)
-        return Answer(200, (JSON, caching, VARY, *page.links, *truth_headers(page.fresh)), page.body)
+        if len(self._places) >= PLACES_MAX:
+            self._places.clear()
+        self._places[request.query] = key
+        return Answer(200, (JSON, caching, VARY, *page.links, *page.truth.headers), page.body)
+
+    def kept_users(self, query: bytes, headers: RequestHeaders) -> Ready | None:
+        """A page of the list that is kept, where that is as fresh as is demanded; else ask `users`."""
+        key = self._places.get(query)
+        if key is None:
+            return None
+        try:
+            demand = headers.demand()
+        except Problem:
+            return None
+        page = self._kept(key, demand)
+        if page is None:
+            return None
+        self._granted(demand)
+        return Ready(200, page.lines_bound if demand.any else page.lines, page.truth.lines, page.body)
 
     def _kept(self, key: Key, demand: Demand) -> Page | None:
         """A page from the cache that may be the answer."""
@@ -136,10 +217,10 @@ class Answers:
         if found is None:
             return None
         page, young = found
-        if not met(demand, page.fresh, time.time(), self._router.limits):
+        if not met(demand, page.truth.fresh, time.time(), self._router.limits):
             return None
         asked = self._counts.tally.asked()
-        covers = demand.min_lsn is not None or asked <= max(page.fresh.watermark, page.asked)
+        covers = demand.min_lsn is not None or asked <= max(page.truth.fresh.watermark, page.asked)
         try:
             if page.doubts != self._router.doubts():
                 return None
@@ -173,12 +254,16 @@ class Answers:
             "prev": None if window.prev is None else self._cursors.encode(window.prev),
         }
         body = list_body(window, place.size, number, links, fresh.as_of_ms)
-        return Page(body, link_header(links), fresh, commits, doubts, asked)
+        links_shown = link_header(links)
+        length = ("Content-Length", str(len(body)))
+        lines = header_lines((length, JSON, LIST_CACHING, VARY, *links_shown))
+        bound = header_lines((length, JSON, LIST_CACHING_BOUND, VARY, *links_shown))
+        return Page(body, links_shown, Truth.of(fresh), lines, bound, commits, doubts, asked)
 
     def export(self, request: Request) -> Outcome:
         """`GET /users/export`."""
         query = parse_export(request.query, self._router.view)
-        demand = parse_demand(request.header, request.header_names)
+        demand = request.headers.demand()
         place = self._place(query._replace(size=CHUNK_ROWS) if query.cursor is None else query)
         if place.back:
             raise Problem(Kind.INVALID_CURSOR, "The cursor leads back; an export goes on only.", "cursor")
@@ -186,7 +271,7 @@ class Answers:
         if isinstance(first, Wait):
             return first
         self._granted(demand)
-        coding = choose(request.header("Accept-Encoding"))
+        coding = choose(request.headers.all("Accept-Encoding"))
         headers = [NDJSON, EXPORT_CACHING, EXPORT_VARY, *truth_headers(first.fresh)]
         if coding != "identity":
             headers.append(("Content-Encoding", coding))
@@ -196,7 +281,7 @@ class Answers:
 
     def _read_on(self, place: Cursor) -> Chunk:
         """The chunk behind a place, whatever was demanded at the start."""
-        chunk = self._read_chunk(place, Demand(None, None, False))
+        chunk = self._read_chunk(place, NO_DEMAND)
         assert isinstance(chunk, Chunk)
         return chunk
 
@@ -249,10 +334,21 @@ class Answers:
                 )
         return cursor
 
-    def _freshness(self, snapshots: Sequence[ShardSnapshot], *, suspect: bool = False) -> Freshness:
+    def _freshness(self, snapshots: Sequence[ShardSnapshot]) -> Freshness:
         if not all(s.state.bootstrapped for s in snapshots):
             raise _not_ready()
-        return freshness([s.state for s in snapshots], self._router.doubts(), profile_suspect=suspect)
+        return freshness([s.state for s in snapshots], self._router.doubts())
+
+    def _truth(self, shard: int, state: ShardState, *, suspect: bool = False) -> Truth:
+        """How true an answer from one shard is: made once for a state of it and the doubts there are."""
+        doubts = self._router.doubts()
+        seen, about, truth = self._truths.get(shard, (None, (), None))
+        if truth is None or seen is not state or about is not doubts:
+            if not state.bootstrapped:
+                raise _not_ready()
+            truth = Truth.of(freshness([state], doubts))
+            self._truths[shard] = state, doubts, truth
+        return Truth.of(truth.fresh._replace(suspect=True)) if suspect and not truth.fresh.suspect else truth
 
     def _unmet(self, demand: Demand, fresh: Freshness, shards: tuple[int, ...]) -> Wait | None:
         return unmet(demand, fresh, shards, time.time(), self._router.limits) if demand.any else None

@@ -16,8 +16,8 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import NamedTuple
 
-from kycache.actors.rules.freshness import Freshness
 from kycache.actors.rules.reports import Doubt
+from kycache.http.exchange.demands import Truth
 from kycache.http.exchange.problems import Headers
 
 from .cursors import Cursor
@@ -44,7 +44,10 @@ class Page(NamedTuple):
 
     body: bytes
     links: Headers
-    fresh: Freshness
+    truth: Truth
+    lines: bytes
+    """The header lines that say nothing of how true it is; and those where a demand was made."""
+    lines_bound: bytes
     commits: Commits
     """From before the read: a commit between the two makes the page look older than it is, never newer."""
     doubts: tuple[Doubt, ...]

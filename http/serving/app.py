@@ -16,8 +16,9 @@ from werkzeug.datastructures import Headers
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from kycache.http.exchange.driver import Driver, Request, Route
+from kycache.http.exchange.driver import Driver, Route
 from kycache.http.exchange.problems import Answer, Kind, Problem
+from kycache.http.exchange.request import Request, RequestHeaders
 from kycache.model.view import Kind as TypeKind
 from kycache.model.view import View
 
@@ -57,7 +58,7 @@ def _facts() -> Request:
     if not path.startswith(b"/"):  # an address with its scheme, as proxies are sent
         path = urlsplit(path).path
     head = request.method == "HEAD"
-    return Request(path, request.query_string, request.headers.getlist, request.headers.keys(), head)
+    return Request(path, request.query_string, RequestHeaders(request.headers.items()), head)
 
 
 class _TextId(BaseConverter):

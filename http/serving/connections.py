@@ -9,13 +9,16 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from copy import copy
 from functools import partial
 from typing import cast
 
+import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
 from hypercorn.events import Event, Updated
+from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
 from hypercorn.trio.worker_context import WorkerContext
@@ -25,6 +28,7 @@ from kycache.http.exchange.sparing_log import SparingLog
 from kycache.model.errors import whereabouts
 
 from .bounded import BoundedListener, connections_max
+from .lane import Lane, Returned
 
 
 class _Moving:
@@ -35,21 +39,44 @@ class _Moving:
     take without any progress is the kernel's matter (`listen`).
     """
 
-    def __init__(self, stream: trio.SocketStream, unmoved_s: float) -> None:
+    def __init__(self, stream: trio.SocketStream, unmoved_s: float, read: bytes = b"") -> None:
         self.socket = stream.socket
-        self.send_eof = stream.send_eof
-        self.aclose = stream.aclose
+        self.unread = read
+        """What was read of the connection and not handed out."""
+        self.given_back = False
         self._stream = stream
         self._unmoved_s = unmoved_s
         self._sends = 0
         self._sent_s = trio.current_time()
+        self._receiving = trio.CancelScope()
 
     async def receive_some(self, bytes_max: int) -> bytes | bytearray:
-        while True:
-            with trio.move_on_after(self._unmoved_s):
-                return await self._stream.receive_some(bytes_max)
-            if not self._sends and trio.current_time() - self._sent_s >= self._unmoved_s:
-                raise trio.ClosedResourceError("nothing moves on this connection")
+        if self.unread and not self.given_back:
+            data, self.unread = self.unread, b""
+            return data
+        while not self._over():
+            with trio.move_on_after(self._unmoved_s) as self._receiving:
+                return self._received(bytes(await self._stream.receive_some(bytes_max)))
+        return b""
+
+    def _over(self) -> bool:
+        """Whether it was given back.
+
+        Raises:
+            trio.ClosedResourceError: nothing moved for too long.
+        """
+        cancelled = self._receiving.cancelled_caught
+        still_s = trio.current_time() - self._sent_s
+        if cancelled and not self.given_back and not self._sends and still_s >= self._unmoved_s:
+            raise trio.ClosedResourceError("nothing moves on this connection")
+        return self.given_back
+
+    def _received(self, data: bytes) -> bytes:
+        """What came; where the stream was given back meanwhile, it is for its next reader."""
+        if not self.given_back:
+            return data
+        self.unread = data
+        return b""
 
     async def send_all(self, data: bytes) -> None:
         self._sends += 1
@@ -59,13 +86,27 @@ class _Moving:
             self._sends -= 1
             self._sent_s = trio.current_time()
 
+    def give_back(self) -> None:
+        """To its owner: what reads it sees its end, and it stays open."""
+        self.given_back = True
+        self._receiving.cancel()
+
+    async def send_eof(self) -> None:
+        if not self.given_back:
+            await self._stream.send_eof()
+
+    async def aclose(self) -> None:
+        if not self.given_back:
+            await self._stream.aclose()
+
 
 class _Handler(TCPServer):
     """Hypercorn's, but for its end: that waits for the idle timeout although the client has left (seen), and each
-    that leaves would hold a descriptor for so long.
+    that leaves would hold a descriptor for so long. And a connection that was lent ends as soon as it is idle.
     """
 
     _left = False
+    lender: _Moving | None = None
 
     async def _read_data(self) -> None:
         await super()._read_data()
@@ -73,8 +114,26 @@ class _Handler(TCPServer):
         await self.idle_task.stop()
 
     async def protocol_send(self, event: Event) -> None:
-        if not (self._left and isinstance(event, Updated)):  # an answer nobody waits for ends, and all is idle
-            await super().protocol_send(event)
+        if self._left and isinstance(event, Updated):  # an answer nobody waits for ends, and all is idle
+            return
+        await super().protocol_send(event)
+        if self.lender is not None and isinstance(event, Updated) and event.idle and self._idle():
+            self.lender.give_back()
+
+    def _idle(self) -> bool:
+        """It speaks HTTP/1.1, has answered, and holds nothing that the client sent."""
+        protocol = self.protocol.protocol
+        if not isinstance(protocol, H11Protocol) or protocol.stream is not None:
+            return False
+        connection = protocol.connection
+        states = (connection.our_state, connection.their_state)
+        return states == (h11.IDLE, h11.IDLE) and connection.trailing_data == (b"", False)
+
+    @property
+    def requests(self) -> int:
+        """How many it answered, of HTTP/1.1."""
+        protocol = self.protocol.protocol
+        return protocol.keep_alive_requests if isinstance(protocol, H11Protocol) else 0
 
 
 class Connections:
@@ -82,9 +141,13 @@ class Connections:
 
     Args:
         unmoved_s: how long one may stay on which nothing moves.
+        lane: where connections begin; None: with Hypercorn.
     """
 
-    def __init__(self, app: ASGIFramework, config: Config, grace_s: float, unmoved_s: float) -> None:
+    def __init__(
+        self, app: ASGIFramework, config: Config, grace_s: float, unmoved_s: float, lane: Lane | None
+    ) -> None:
+        self._lane = lane
         self._app = ASGIWrapper(app)
         self._config = config
         self._grace_s = grace_s
@@ -124,20 +187,39 @@ class Connections:
     async def _handle(self, listener: BoundedListener, stream: trio.SocketStream) -> None:
         self._open.add(stream)
         try:
-            # It takes a stream without TLS too, whatever its annotation says.
-            moving = cast("trio.SSLStream[trio.SocketStream]", _Moving(stream, self._unmoved_s))
-            await _Handler(self._app, self._config, self._context, ConnectionState({}), moving)
+            if self._lane is None:
+                await self._handler(_Moving(stream, self._unmoved_s), self._config)
+            else:
+                await self._lane.serve(stream, self._lend)
         except* Exception as failed:
             self._log.error(f"a connection failed and was closed: {whereabouts(failed)}")
         finally:
             self._open.discard(stream)
+            await stream.aclose()
             listener.ended()
             if not self._open:
                 self._none_open.set()
 
+    def _handler(self, moving: _Moving, config: Config) -> _Handler:
+        # It takes a stream without TLS too, whatever its annotation says.
+        stream = cast("trio.SSLStream[trio.SocketStream]", moving)
+        return _Handler(self._app, config, self._context, ConnectionState({}), stream)
+
+    async def _lend(self, stream: trio.SocketStream, read: bytes, requests: int) -> Returned | None:
+        """Let Hypercorn answer a connection until it is idle."""
+        moving = _Moving(stream, self._unmoved_s, read)
+        config = copy(self._config)
+        config.keep_alive_max_requests -= requests
+        handler = self._handler(moving, config)
+        handler.lender = moving
+        await handler
+        return Returned(moving.unread, handler.requests) if moving.given_back else None
+
     async def _end(self) -> None:
         """Idle connections close at once, the others when they have answered; what is left then is shut down."""
         await self._context.terminated.set()
+        if self._lane is not None:
+            await self._lane.end()
         with trio.move_on_after(self._grace_s):
             while self._open:
                 self._none_open = trio.Event()

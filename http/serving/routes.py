@@ -7,8 +7,9 @@ import msgspec
 
 from kycache.http.documents.docs_page import docs_answer
 from kycache.http.documents.openapi import build_openapi
-from kycache.http.exchange.driver import Request, Route
+from kycache.http.exchange.driver import Route
 from kycache.http.exchange.problems import Answer
+from kycache.http.exchange.request import Request
 from kycache.http.operations.health import Health
 from kycache.http.operations.metrics import Exposition
 from kycache.http.reads.answers import Answers

@@ -22,36 +22,26 @@ from kycache.http.operations.metrics import Exposition
 from kycache.http.reads.answers import Answers
 from kycache.http.reads.cursors import CursorCodec, cursor_keys
 from kycache.http.reads.exports import Exports
+from kycache.http.reads.kept_bodies import KeptBodies
 from kycache.http.reads.page_cache import PageCache
 
 from .app import create_app
 from .connections import Connections
 from .http2 import correct_hypercorn
+from .lane import Lane, LaneRoutes
+from .limits import (
+    BODY_EVENTS_MAX,
+    H2_STREAMS_MAX,
+    HEAD_BYTES_MAX,
+    IDLE_S_MAX,
+    REQUESTS_PER_CONNECTION_MAX,
+    UNMOVED_S_MAX,
+)
 from .listen import bind, check_listener, url_of
 from .routes import make_routes
 from .settings import HttpSettings
 
 __all__ = ["HttpSettings", "serve"]
-
-HEAD_BYTES_MAX = 16 * 1024
-"""Request line and headers. The longest cursor with the longest headers browsers send fits; more is a 431."""
-
-IDLE_S_MAX = 20.0
-"""A connection without a whole request head for so long is closed: idle ones and dribbled headers alike.
-Longer than clients' pools idle between polls, short enough that 10,000 idle ones do not pile up."""
-
-UNMOVED_S_MAX = 120.0
-"""A connection on which nothing moves for so long, and for as long as a request may wait, is closed. As long as a
-client may take nothing of what it is sent."""
-
-REQUESTS_PER_CONNECTION_MAX = 10_000
-"""Then the connection is closed, so that long-lived clients spread over workers again."""
-
-BODY_EVENTS_MAX = 4
-"""Pieces of a request body that wait unread. No route reads one."""
-
-H2_STREAMS_MAX = 32
-"""Requests at once on one HTTP/2 connection: one client gets no larger share of the thread than this."""
 
 _UNWIND_S = 1.0
 """After the grace: for cancelled connections to close."""
@@ -86,11 +76,17 @@ async def serve(
         health = Health(router)
         codec = CursorCodec(cursor_keys(directory, settings.cursor_keys), router.view.hash)
         pages = PageCache(settings.list_ttl_s, partial(counts.gauge, "list_cache_bytes"))
-        answers = Answers(router, codec, pages, Exports(settings.exports, counts), counts)
+        bodies = KeptBodies(settings.body_cache_mib << 20, partial(counts.gauge, "body_cache_bytes"))
+        answers = Answers(router, codec, pages, bodies, Exports(settings.exports, counts), counts)
         routes = make_routes(router.view, answers, health, Exposition(router, counts.tally))
-        app = create_app(router.view, routes, Driver(watch, counts, settings.freshness_wait_s))
+        driver = Driver(watch, counts, settings.freshness_wait_s)
+        app = create_app(router.view, routes, driver)
+        lane = None
+        if settings.fast_lane:
+            hot = LaneRoutes(routes.users, routes.user)
+            lane = Lane(driver, answers, hot, counts, IDLE_S_MAX, REQUESTS_PER_CONNECTION_MAX)
         async with trio.open_nursery() as nursery:
-            server = _Server(settings, health, watch)
+            server = _Server(settings, health, watch, lane)
             url = url_of(bound)
             await nursery.start(server.run, app, trio.SocketListener(trio.socket.from_stdlib_socket(bound)))
             task_status.started(url)
@@ -103,11 +99,12 @@ async def serve(
 class _Server:
     """The part that outlives cancellation: shielded, and bounded by its own deadlines."""
 
-    def __init__(self, settings: HttpSettings, health: Health, watch: Watch) -> None:
+    def __init__(self, settings: HttpSettings, health: Health, watch: Watch, lane: Lane | None) -> None:
         self.stop = trio.Event()
         self._settings = settings
         self._health = health
         self._watch = watch
+        self._lane = lane
 
     async def run(
         self, app: ASGIFramework, listener: trio.SocketListener, task_status: "trio.TaskStatus[None]"
@@ -117,7 +114,10 @@ class _Server:
                 tasks.start_soon(self._watch.run)
                 tasks.start_soon(self._end, scope)
                 unmoved_s = UNMOVED_S_MAX + self._settings.freshness_wait_s
-                connections = Connections(app, _config(self._settings), self._settings.grace_s, unmoved_s)
+                if self._lane is not None:
+                    tasks.start_soon(self._lane.sweep)
+                config = _config(self._settings)
+                connections = Connections(app, config, self._settings.grace_s, unmoved_s, self._lane)
                 await connections.serve(listener, self._drained, task_status=task_status)
                 tasks.cancel_scope.cancel()
 

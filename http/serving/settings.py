@@ -19,6 +19,10 @@ class HttpSettings:
     """How long a request may wait for the freshness it demands."""
     list_ttl_s: float = 1.0
     """How old a page of the list may be answered to a request that demands nothing; 0 reads each."""
+    body_cache_mib: int = 64
+    """What each process may keep of details that it rendered; 0 keeps none."""
+    fast_lane: bool = True
+    """Answer plain requests of the two reads without Hypercorn and Quart."""
     exports: int = 4
     """Exports that run at once in each process."""
     drain_s: float = 0.5
@@ -40,6 +44,8 @@ class HttpSettings:
             raise ConfigurationError(f"`[http] port` is {self.port}", "set it to 0 to 65535")
         if self.workers < 1:
             raise ConfigurationError(f"`[http] workers` is {self.workers}", "set it to 1 or more")
+        if self.body_cache_mib < 0:
+            raise ConfigurationError(f"`[http] body_cache_mib` is {self.body_cache_mib}", "set it to 0 or more")
         if self.exports < 0:
             raise ConfigurationError(f"`[http] exports` is {self.exports}", "set it to 0 or more")
         for name in ("freshness_wait_s", "list_ttl_s", "drain_s", "grace_s"):

@@ -42,7 +42,7 @@ def test_a_copy_that_costs_too_much_is_given_up(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(hot_copy, "time", clock)
     for limits, why in (
         (CopyLimits(growth=0.0), "grew by"),
-        (CopyLimits(growth=9.0, pinned_s=60.0), "longer than"),
+        (CopyLimits(growth=9.0, time_limit_s=60.0), "longer than"),
     ):
         with environment.begin() as txn:
             pages = copied_pages(0, environment, txn, limits)
@@ -61,7 +61,7 @@ def test_a_copy_that_costs_too_much_is_given_up(tmp_path: Path, monkeypatch: pyt
 def test_a_store_that_hangs_pins_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody reads the pages any more, and yet the file must not grow until its writer has to stop."""
     stand = Stand.make(tmp_path, rounds=150)
-    stand.set(growth=0.0)
+    stand.set(copying=CopyLimits(growth=0.0))
     generation = stand.shards[0].folder.current()
     assert generation is not None
     environment, _ = stand.shards[0].environments.lease(generation, 0)

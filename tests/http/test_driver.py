@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from kycache.http.exchange.counts import Tally
-from kycache.http.exchange.driver import Driver, Outcome, Request, Route
+from kycache.http.exchange.driver import Driver, Outcome, Route
 from kycache.http.exchange.problems import Answer, Kind, Problem
+from kycache.http.exchange.request import Request, RequestHeaders
 from kycache.http.exchange.slow import Slow
 from kycache.http.exchange.watch import Watch
 from support.http_stand import Stand
@@ -24,7 +25,7 @@ def driver(tmp_path: Path) -> Driver:
 
 
 def facts(*, head: bool = False) -> Request:
-    return Request(b"/livez", b"", lambda _: [], [], head)
+    return Request(b"/livez", b"", RequestHeaders([]), head)
 
 
 async def answered(driver: Driver, outcome: Outcome | Exception, *, head: bool = False) -> Answer:
@@ -39,13 +40,13 @@ async def answered(driver: Driver, outcome: Outcome | Exception, *, head: bool =
 
 async def test_an_answer_has_its_length(driver: Driver) -> None:
     assert await answered(driver, Answer(200, (JSON,), b"{}")) == Answer(
-        200, (JSON, ("Content-Length", "2")), b"{}"
+        200, (("Content-Length", "2"), JSON), b"{}"
     )
 
 
 async def test_head_has_the_length_and_no_body(driver: Driver) -> None:
     found = await answered(driver, Answer(200, (JSON,), b"{}"), head=True)
-    assert found == Answer(200, (JSON, ("Content-Length", "2")), b"")
+    assert found == Answer(200, (("Content-Length", "2"), JSON), b"")
 
 
 async def test_not_modified_has_no_length(driver: Driver) -> None:

@@ -22,6 +22,7 @@ from kycache.http.operations.metrics import Exposition
 from kycache.http.reads.answers import Answers
 from kycache.http.reads.cursors import CursorCodec
 from kycache.http.reads.exports import Exports
+from kycache.http.reads.kept_bodies import KeptBodies
 from kycache.http.reads.page_cache import PageCache
 from kycache.http.serving.app import create_app
 from kycache.http.serving.routes import make_routes
@@ -172,7 +173,9 @@ class TestOperations:
 def application(stand: Stand, view: View) -> QuartTrio:
     router = Router(stand.directory, stand.environments, view, stand.limits)
     counts = Tally().row(0)
-    answers = Answers(router, CursorCodec(["k" * 32], view.hash), PageCache(0.0), Exports(1, counts), counts)
+    answers = Answers(
+        router, CursorCodec(["k" * 32], view.hash), PageCache(0.0), KeptBodies(0), Exports(1, counts), counts
+    )
     routes = make_routes(view, answers, Health(router), Exposition(router, counts.tally))
     return create_app(view, routes, Driver(Watch(router, counts), counts, 0.1))
 

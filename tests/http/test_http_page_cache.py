@@ -15,6 +15,7 @@ import trio
 from kycache.actors.reader import ShardSnapshot
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Freshness
+from kycache.http.exchange.demands import Truth
 from kycache.http.reads import page_cache
 from kycache.http.reads.cursors import Cursor
 from kycache.http.reads.page_cache import Page, PageCache
@@ -256,7 +257,7 @@ async def test_no_answer_is_older_than_asked(stand: Stand, users: list[User]) ->
 
 class TestBounds:
     def page(self, size: int) -> Page:
-        return Page(b"x" * size, (), Freshness(0, 1, False, True), (), (), 0)
+        return Page(b"x" * size, (), Truth.of(Freshness(0, 1, False, True)), b"", b"", (), (), 0)
 
     def key(self, number: int) -> tuple[Cursor, int]:
         return Cursor(True, 50, (None,), None), number

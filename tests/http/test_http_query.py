@@ -10,8 +10,9 @@ import pytest
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.rules.freshness import Freshness, Limits
-from kycache.http.exchange.demands import Demand, format_instant, parse_demand, truth_headers, unmet
+from kycache.http.exchange.demands import format_instant, truth_headers, unmet
 from kycache.http.exchange.problems import Kind, Problem
+from kycache.http.exchange.request import Demand, RequestHeaders
 from kycache.http.reads.answers import matches
 from kycache.http.reads.cursors import Cursor, CursorCodec, cursor_keys
 from kycache.http.reads.query import ListQuery, parse_list, parse_parameters
@@ -177,8 +178,8 @@ class TestCursor:
 
 
 def demand(**headers: list[str]) -> Demand:
-    sent = {name.replace("_", "-"): values for name, values in headers.items()}
-    return parse_demand(lambda name: sent.get(name, []), ["Accept", *sent])
+    sent = [(name.replace("_", "-"), value) for name, values in headers.items() for value in values]
+    return RequestHeaders([("Accept", "*/*"), *sent]).demand()
 
 
 class TestTruth:
@@ -219,7 +220,7 @@ class TestTruth:
     def test_a_demand_that_is_not_known(self, name: str) -> None:
         """Dropped, it would get an answer that is less true than was asked for."""
         with pytest.raises(Problem) as caught:
-            parse_demand(lambda _: [], ["Accept", name])
+            RequestHeaders([("Accept", "*/*"), (name, "1")]).demand()
         assert (caught.value.kind, caught.value.parameter) == (Kind.UNKNOWN_HEADER, name)
 
     def test_headers(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.generations.hot_copy import CopyLimits
 from kycache.actors.integrity.vouching import Checker
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.ingest.remedies.bring import bring
@@ -36,7 +37,7 @@ class SettingsChanged(TypedDict, total=False):
     recipients: tuple[str, ...]
     identity: Path | None
     allow_unencrypted: bool
-    growth: float
+    copying: CopyLimits
     part_bytes: int
 
 

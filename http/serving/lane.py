@@ -1,0 +1,258 @@
+"""The fast lane: plain requests of the two hot paths, answered on the spot.
+
+A connection begins here. What `heads` understands is answered by the same functions as everywhere; at the first
+request that it does not, the connection goes to Hypercorn's handler with every byte that was read, and comes back
+when Hypercorn has answered and is idle. Both lanes answer alike, byte for byte but for the date.
+
+    bytes ──▶ read_head ──▶ understand ──▶ a kept answer, else the driver ──▶ bytes
+                  └─────────────┴──▶ Foreign ──▶ the full lane ──▶ back, with what it did not read
+"""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+import trio
+
+from kycache.http.exchange.counts import Counts
+from kycache.http.exchange.driver import Driver, Pending, Route
+from kycache.http.exchange.problems import Answer
+from kycache.http.exchange.request import Request
+from kycache.http.exchange.wire import CLOSE, END, DateLine, header_lines, status_line
+from kycache.http.reads.answers import PREFIX, Answers
+
+from .heads import Foreign, Head, Understood, read_head, understand
+from .limits import TURN_BYTES
+
+SWEEP_S = 1.0
+"""How often idle connections are looked for: one look for all, instead of a timer for each read."""
+
+
+class Returned(NamedTuple):
+    """A connection that the full lane gives back."""
+
+    unread: bytes
+    """What the client sent since."""
+    requests: int
+    """Those that the full lane answered."""
+
+
+HandOver = Callable[[trio.SocketStream, bytes, int], Awaitable[Returned | None]]
+"""Lends a connection to the full lane, with what was read and how many requests it had. None: it has ended."""
+
+
+class _Link:
+    """One connection in the lane."""
+
+    __slots__ = ("fd", "lines", "requests", "since_s", "stream", "understood", "waiting")
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self.fd = stream.socket.fileno()
+        self.requests = 0
+        self.waiting = False
+        """For a head, or the rest of one."""
+        self.since_s = 0.0
+        self.lines = b""
+        """The headers of the latest request: clients send the same again and again."""
+        self.understood: Understood | Foreign = Foreign("malformed")
+
+    def headers(self, lines: bytes) -> Understood | Foreign:
+        """What header lines mean."""
+        if lines != self.lines:
+            self.lines, self.understood = lines, understand(lines)
+        return self.understood
+
+    async def read(self) -> bytes:
+        """What the client sent next; empty at the end."""
+        while True:
+            try:
+                await trio.lowlevel.wait_readable(self.fd)
+                return os.read(self.fd, TURN_BYTES)
+            except BlockingIOError:
+                continue
+            except (OSError, trio.ClosedResourceError):
+                return b""
+
+    async def write(self, data: bytes) -> bool:
+        """Send all of it; whether the client still takes it."""
+        try:
+            sent = os.write(self.fd, data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            return False
+        if sent < len(data):
+            try:
+                await self.stream.send_all(memoryview(data)[sent:])
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                return False
+        return True
+
+
+class Lane:
+    """The fast lane of one process.
+
+    Args:
+        idle_s: how long a connection may be without a whole head.
+        requests_max: of one connection; the last answer says that it ends.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        answers: Answers,
+        routes: "LaneRoutes",
+        counts: Counts,
+        idle_s: float,
+        requests_max: int,
+    ) -> None:
+        self._driver = driver
+        self._answers = answers
+        self._routes = routes
+        self._counts = counts
+        self._idle_s = idle_s
+        self._requests_max = requests_max
+        self._date = DateLine()
+        self._links: set[_Link] = set()
+        self._ending = False
+
+    async def sweep(self) -> None:
+        """Close connections that are idle for too long; never returns."""
+        while True:
+            await trio.sleep(min(SWEEP_S, self._idle_s / 4))
+            limit_s = trio.current_time() - self._idle_s
+            for link in [link for link in self._links if link.waiting and link.since_s < limit_s]:
+                await link.stream.aclose()
+
+    async def end(self) -> None:
+        """Close what waits for a request now, and everything else once it has its answer."""
+        self._ending = True
+        for link in [link for link in self._links if link.waiting]:
+            await link.stream.aclose()
+
+    async def serve(self, stream: trio.SocketStream, hand_over: HandOver) -> None:
+        """Answer a connection's requests until it ends."""
+        link = _Link(stream)
+        self._links.add(link)
+        try:
+            data = b""
+            while True:
+                data, foreign = await self._answer_all(link, data)
+                if foreign is None:
+                    return
+                self._counts.count("hand_overs", foreign.reason)
+                returned = await hand_over(stream, data, link.requests)
+                if returned is None:
+                    return
+                link.requests += returned.requests
+                data = returned.unread
+        finally:
+            self._links.discard(link)
+
+    async def _answer_all(self, link: _Link, data: bytes) -> tuple[bytes, Foreign | None]:
+        """Answer until the lane does not understand a request: then it, whole, and why. No reason: the end."""
+        searched = 0
+        link.since_s = trio.current_time()
+        while True:
+            found = read_head(data, 0, searched) if data else None
+            if isinstance(found, Foreign):
+                return data, found
+            if found is None:
+                searched = len(data)
+                if self._ending and not data:
+                    return b"", None
+                link.waiting = True
+                more = await link.read()
+                link.waiting = False
+                if not more:
+                    return b"", None
+                data += more
+                continue
+            at, foreign = await self._answer_these(link, data, found)
+            if at < 0:
+                return b"", None
+            data = data[at:]
+            if foreign is not None:
+                return data, foreign
+            searched = 0
+            link.since_s = trio.current_time()
+
+    async def _answer_these(self, link: _Link, data: bytes, found: Head) -> tuple[int, Foreign | None]:
+        """Answer the requests whose heads are there.
+
+        Returns:
+            Where the first one begins that was not answered, and why the lane leaves it; -1: the connection ends.
+        """
+        sent: list[bytes] = []
+        at = 0
+        head: Head | Foreign | None = found
+        while isinstance(head, Head):
+            understood = link.headers(head.lines)
+            if isinstance(understood, Foreign):
+                head = understood
+                break
+            link.requests += 1
+            close = understood.close or self._ending or link.requests >= self._requests_max
+            answer = self._at_once(head, understood, close)
+            if isinstance(answer, Pending):
+                # What was answered before it goes out first: this one may take seconds.
+                if sent and not await link.write(b"".join(sent)):
+                    return -1, None
+                sent = []
+                answer = self._bytes(await self._driver.finish(answer), close)
+            sent.append(answer)
+            at = head.end
+            if close:
+                await link.write(b"".join(sent))
+                return -1, None
+            head = read_head(data, at) if at < len(data) else None
+        if sent and not await link.write(b"".join(sent)):
+            return -1, None
+        return at, head
+
+    def _at_once(self, head: Head, understood: Understood, close: bool) -> bytes | Pending:
+        """The answer to a request, where it need not wait.
+
+        A guard enters here, before anything that was kept is looked at.
+        """
+        started_s = time.perf_counter()
+        detail = len(head.path) > len(PREFIX)
+        if not detail:
+            ready = self._answers.kept_users(head.query, understood.headers)
+        elif head.query:
+            ready = None
+        else:
+            ready = self._answers.kept_user(head.path, understood.headers)
+        self._counts.count("lanes", "fast")
+        if ready is None:
+            request = Request(head.path, head.query, understood.headers, head.head)
+            begun = self._driver.begin(self._routes.user if detail else self._routes.users, request)
+            return begun if isinstance(begun, Pending) else self._bytes(begun, close)
+        route = self._routes.user if detail else self._routes.users
+        self._counts.request(route.name, ready.status, time.perf_counter() - started_s)
+        body = b"" if head.head else ready.body
+        return b"".join(
+            (
+                status_line(ready.status),
+                ready.lines,
+                ready.truth,
+                self._date.now(),
+                CLOSE if close else b"",
+                END,
+                body,
+            )
+        )
+
+    def _bytes(self, answer: Answer, close: bool) -> bytes:
+        lines = header_lines(answer.headers)
+        last = CLOSE if close else b""
+        return b"".join((status_line(answer.status), lines, self._date.now(), last, END, answer.body))
+
+
+class LaneRoutes(NamedTuple):
+    """The two hot paths."""
+
+    users: Route
+    user: Route
