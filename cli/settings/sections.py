@@ -278,7 +278,7 @@ class Http(Section):
         default=64,
         ge=0,
         le=BODY_CACHE_MIB_MAX,
-        description="MiB that each process may keep of details that it rendered. A kept body is answered while the "
+        description="MiB that each process may keep of details it rendered. A kept body is answered while the "
         "stored profile is what it was rendered from, so it is never stale. 0: each is rendered.",
     )
     fast_lane: bool = Field(
