@@ -1,0 +1,324 @@
+"""Other people's tables on the session's apache stack, brought up as the README says and compared with SQL.
+
+    def test_integer_keys(apache_stack: Pipeline, tmp_path: Path) -> None:
+        with deployed(apache_stack, tmp_path, "integers", SCHEMA, VIEW) as tables:   # rows of SCHEMA: snapshot
+            tables.assert_equal()                                                    # every profile and page
+            tables.sql("UPDATE u SET city = 'x'")                                    # streamed
+            tables.assert_equal()
+
+`deployed` runs the shell lines of README.md, "With your own PostgreSQL, Debezium and Kafka", as they stand there:
+the SQL through psql, the connector through curl, `kycache doctor` until it finds nothing, then `kycache ingest`
+and `kycache web` as processes. Database, topic, slot, publication, prefix, group and connector bear the given name
+and are gone when the block ends. `folder` then still has kycache.toml, view.toml and the logs.
+
+For a test that stops on the way, `Foreign` has each step by itself: `tables_at_source`, then `prepare`, `connect`,
+`wait_sound`, `serving`.
+"""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+from urllib.request import Request, urlopen
+
+import httpx
+import psycopg
+
+from kycache.demo.servers import postgres
+from kycache.demo.servers.ports import free_ports
+from kycache.model.definition import parse_view
+from support.pipeline.ingest_process import KYCACHE, delete_topic
+from support.pipeline.stack import Pipeline
+from support.pipeline.view_truth import ViewTruth
+
+README = Path(__file__).parents[3] / "README.md"
+README_CONNECT = "http://connect:8083"
+"""Kafka Connect's address in the README, in whose place the stack's own is put."""
+
+SOUND_WAIT_S = 120.0
+READY_WAIT_S = 90.0
+COMMAND_WAIT_S = 60.0
+STOP_WAIT_S = 30.0
+LOOK_S = 0.2
+
+PARTITIONS = 3
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+
+class Foreign:
+    """Tables of somebody else: a database of their own, and what follows from it."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        folder: Path,
+        name: str,
+        view: str,
+        settings: Settings | None = None,
+    ) -> None:
+        """Writes view.toml and kycache.toml into `folder`; starts nothing.
+
+        Args:
+            name: lower-case letters, digits and underscores; no other test of the session has it.
+            view: the view definition, TOML.
+            settings: what kycache.toml says beside, or otherwise than, the names and places: `{"kafka": {"key":
+                "quoted"}}`.
+        """
+        assert re.fullmatch(r"[a-z][a-z0-9_]*", name)
+        assert pipeline.connect_url is not None, "needs the apache stack"
+        self.name = name
+        self.folder = folder
+        self.dsn = pipeline.stack.layout.postgres.dsn_of(name)
+        self.view = parse_view(view, "view.toml")
+        self._pipeline = pipeline
+        self._connect_url = pipeline.connect_url
+        port = free_ports(1)[0]
+        self.http = f"http://127.0.0.1:{port}"
+        sections: dict[str, dict[str, Any]] = {
+            "data": {"dir": str(folder / "data")},
+            "view": {"file": str(folder / "view.toml")},
+            "kafka": {"bootstrap": pipeline.bootstrap, "topic": f"{name}.changes", "group": name},
+            "source": {"dsn": self.dsn},
+            "connector": {
+                **dict.fromkeys(("name", "topic_prefix", "slot", "publication"), name),
+                "partitions": PARTITIONS,
+            },
+            "connect": {"url": pipeline.connect_url},
+            "http": {"port": port},
+        }
+        for section, values in (settings or {}).items():
+            sections.setdefault(section, {}).update(values)
+        self.topic = str(sections["kafka"]["topic"])
+        self.schema = str(sections["connector"].get("schema", "public"))
+        self.connector = str(sections["connector"]["name"])
+        self._slot = str(sections["connector"]["slot"])
+        (folder / "view.toml").write_text(view, encoding="utf-8")
+        self.configuration = folder / "kycache.toml"
+        self.configuration.write_text(
+            "".join(
+                f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
+                for section, values in sections.items()
+            ),
+            encoding="utf-8",
+        )
+
+    @contextmanager
+    def tables_at_source(self, schema_sql: str) -> Iterator[None]:
+        """A database with these tables. At its end it goes, and slot, connector and topic with it."""
+        maintenance = self._pipeline.stack.layout.postgres.dsn_of("postgres")
+        with psycopg.connect(maintenance, autocommit=True) as db:
+            db.execute(f'CREATE DATABASE "{self.name}"'.encode())
+            try:
+                self.sql(schema_sql)
+                yield
+            finally:
+                self.drop_connector()
+                self._drop_slot(db)
+                db.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)'.encode())
+                delete_topic(self._pipeline.bootstrap, self.topic)
+
+    def prepare(self) -> str:
+        """README step 2: the SQL to the source. Returns what psql printed."""
+        return self._shell(readme_line("connector --sql"))
+
+    def connect(self) -> None:
+        """README step 3: the connector to Kafka Connect, which must take it."""
+        printed = self._shell(readme_line("connector --connector"))
+        answer = json.loads(printed[printed.index("{") :])
+        assert answer.get("name") == self.connector, answer
+
+    def wait_sound(self) -> None:
+        """README step 4: `kycache doctor` should find nothing; waits for it while the connector starts."""
+
+        def sound() -> bool:
+            assert not (trace := self.connector_failure()), trace
+            return self.run("doctor").returncode == 0 and not self.findings()
+
+        _wait(sound, lambda: f"doctor still finds {self.findings()}", SOUND_WAIT_S)
+
+    def findings(self) -> list[dict[str, str]]:
+        """What `kycache doctor --json` finds: check, problem, remedy, severity."""
+        done = self.run("doctor", "--json")
+        found: list[dict[str, str]] = json.loads(done.stdout)["findings"] if done.stdout else [{"?": done.stderr}]
+        return found
+
+    @contextmanager
+    def serving(self) -> Iterator[httpx.Client]:
+        """README step 4: `kycache ingest` and `kycache web`, ready; both must end with 0. Gives a client."""
+        with self.process("ingest"), self.process("web"), httpx.Client(base_url=self.http, timeout=30) as client:
+            _wait(lambda: self._is_ready(client), lambda: f"not ready\n{self.log('ingest')}", READY_WAIT_S)
+            yield client
+
+    @contextmanager
+    def process(self, command: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """A lasting command of kycache; its output goes to `folder/<command>.log`."""
+        with (self.folder / f"{command}.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*KYCACHE, "--config", str(self.configuration), command],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                cwd=self.folder,
+            )
+        try:
+            yield process
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            assert process.wait(STOP_WAIT_S) == 0, self.log(command)
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """A command of kycache to its end."""
+        return subprocess.run(
+            [*KYCACHE, "--config", str(self.configuration), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WAIT_S,
+            check=False,
+            cwd=self.folder,
+        )
+
+    def sql(self, statements: str) -> str:
+        """Run SQL at the source, in one transaction; returns the token for reading it back."""
+        with psycopg.connect(self.dsn) as db:
+            db.execute(statements.encode())
+            db.commit()
+            row = db.execute("SELECT pg_current_wal_insert_lsn()::text").fetchone()
+        assert row is not None
+        return str(row[0])
+
+    def truth(self) -> ViewTruth:
+        """What the source holds now."""
+        return ViewTruth.read(self.dsn, self.view, self.schema)
+
+    def log(self, command: str) -> str:
+        """What a process has said."""
+        return (self.folder / f"{command}.log").read_text(encoding="utf-8")
+
+    def connector_failure(self) -> str:
+        """The trace of the connector's task where it has failed; empty while it has not."""
+        with urlopen(f"{self._connect_url}/connectors/{self.connector}/status", timeout=30) as answer:
+            status = json.loads(answer.read())
+        return "\n".join(str(task["trace"]) for task in status["tasks"] if task["state"] == "FAILED")
+
+    def drop_connector(self) -> None:
+        """Take the connector out of Kafka Connect, if it is there."""
+        with urlopen(f"{self._connect_url}/connectors", timeout=30) as known:
+            if self.connector not in json.loads(known.read()):
+                return
+        request = Request(f"{self._connect_url}/connectors/{self.connector}", method="DELETE")
+        with urlopen(request, timeout=30):
+            pass
+
+    def _drop_slot(self, db: "psycopg.Connection[Any]") -> None:
+        def unused() -> bool:
+            query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+            return db.execute(query, [self._slot]).fetchone() in (None, (False,))
+
+        _wait(unused, lambda: f"slot {self._slot} is still in use", STOP_WAIT_S)
+        db.execute(
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
+            [self._slot],
+        )
+
+    def _is_ready(self, client: httpx.Client) -> bool:
+        try:
+            return client.get("/readyz?strict=1").status_code == 200
+        except httpx.TransportError:
+            return False  # it is starting
+
+    def _shell(self, line: str) -> str:
+        """A line of the README, in a shell whose path has kycache and psql."""
+        path = f"{Path(sys.executable).parent}:{postgres.binary('psql').parent}:{os.environ['PATH']}"
+        given = {
+            "PATH": path,
+            "KYCACHE_CONFIG": str(self.configuration),
+            "ADMIN_DSN": self.dsn,
+        }
+        done = subprocess.run(
+            ["sh", "-c", line.replace(README_CONNECT, self._connect_url)],
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_WAIT_S,
+            check=False,
+            cwd=self.folder,
+            env={**os.environ, **given},
+        )
+        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+class Deployed(Foreign):
+    """Tables that kycache serves."""
+
+    client: httpx.Client
+
+    def assert_equal(self) -> None:
+        """Every profile, and every page of every list, is what SQL says of the source as it is now."""
+        truth = self.truth()
+        assert truth.profiles, "nothing to compare"
+        _wait(lambda: self._covers(truth.lsn), lambda: f"not fresh: {self.log('ingest')}", READY_WAIT_S)
+        assert list(truth.differences(self.client)) == []
+
+    def profile(self, user: str) -> dict[str, Any]:
+        """One profile as it is served, of the source as it is now."""
+        lsn = self.truth().lsn
+        _wait(lambda: self._covers(lsn), lambda: f"not fresh: {self.log('ingest')}", READY_WAIT_S)
+        answer = self.client.get(f"/users/{user}", headers={"Kycache-Min-LSN": lsn})
+        assert answer.status_code == 200, answer.text
+        profile: dict[str, Any] = answer.json()
+        return profile
+
+    def _covers(self, lsn: str) -> bool:
+        assert not (trace := self.connector_failure()), trace
+        answer = self.client.get("/users?size=1", headers={"Kycache-Min-LSN": lsn})
+        return answer.status_code == 200
+
+
+@contextmanager
+def deployed(
+    pipeline: Pipeline, folder: Path, name: str, schema_sql: str, view: str, settings: Settings | None = None
+) -> Iterator[Deployed]:
+    """Tables brought up by the README's steps, from an empty database to ready shards.
+
+    Args:
+        pipeline: the session's apache stack.
+        folder: an empty folder for configuration, data and logs.
+        name: of database, topic, slot and all else; no other test of the session has it.
+        schema_sql: the tables, and the rows that the snapshot is to hold.
+        view: the view definition, TOML.
+        settings: of kycache.toml, beside or in place of what `Foreign` writes there.
+    """
+    tables = Deployed(pipeline, folder, name, view, settings)
+    with tables.tables_at_source(schema_sql):
+        tables.prepare()
+        tables.connect()
+        tables.wait_sound()
+        with tables.serving() as tables.client:
+            yield tables
+
+
+def readme_line(holding: str) -> str:
+    """The shell line of the README's part on one's own tables that has `holding` in it."""
+    part = README.read_text(encoding="utf-8").partition("\n## With your own")[2].partition("\n## ")[0]
+    blocks = [dedent(block) for block in re.findall(r"```sh\n(.*?)```", part, re.DOTALL)]
+    (found,) = [block for block in blocks if holding in block]
+    return found
+
+
+def _wait(condition: Callable[[], bool], complaint: Callable[[], str], timeout_s: float) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, complaint()
+        time.sleep(LOOK_S)
