@@ -29,7 +29,11 @@ means the partitioner is broken, not that luck is bad."""
 KEY_FIELD = "user_id"
 """The column of the heartbeat table that becomes the Kafka key; the view's own owner columns are renamed to it."""
 
-_PLAIN_NAME = re.compile(r"[^\s,;:\"'`]+")
+_SEPARATORS = re.compile(r"[\s,;:]")
+"""What separates names in Debezium's and Kafka Connect's lists."""
+
+EXACT_CASE = "(?-i)"
+"""Debezium's lists match names in any case by default, and `users` and `"Users"` can stand in one schema."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +66,9 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
     """The Debezium connector configuration for `view`, as Kafka Connect's REST interface takes it.
 
     Raises:
-        ConfigurationError: a table or column has a name that Debezium's lists cannot carry.
+        ConfigurationError: a column that holds the user id has a name that Kafka Connect's lists cannot carry.
     """
     owners = dict(_owners(view, settings))
-    tables = [f"{settings.schema}.{table}" for table in owners]
     return {
         "connector.class": "io.debezium.connector.postgresql.PostgresConnector",
         "tasks.max": "1",
@@ -80,7 +83,7 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         "publication.name": settings.publication,
         # The SQL makes the publication, so that what is published is what was reviewed.
         "publication.autocreate.mode": "disabled",
-        "table.include.list": ",".join(re.escape(table) for table in tables),
+        "table.include.list": ",".join(_pattern(settings.schema, table) for table in owners),
         # Every partition must meet a whole snapshot, or its shard never becomes ready.
         "snapshot.mode": "initial",
         # TRUNCATE is skipped by default, and a truncated table would live on in the view.
@@ -126,32 +129,59 @@ def _transforms(view: View, owners: dict[str, str], settings: ConnectorSettings)
     prefix = re.escape(f"{_topic_part(settings.topic_prefix)}.{_topic_part(settings.schema)}.")
     whole = settings.key_form is KeyForm.JSON  # the key stays an object, with the root's own column in it
     field = view.root.key if whole else KEY_FIELD
-    renames = {owner for owner in owners.values() if owner != field}
-    chain = ["route", *(["rename"] if renames else []), *([] if whole else ["key"])]
-    config = {
+    renames: list[str] = []
+    config: dict[str, str] = {}
+    for table, owner in owners.items():
+        if owner != field:
+            # One field name for all tables. Each rename has its table's own topic as predicate, before the route:
+            # two renames to one name fail on a record that has that name already, as the heartbeats have.
+            name = f"rename{len(renames)}"
+            config |= {
+                f"transforms.{name}.type": "org.apache.kafka.connect.transforms.ReplaceField$Key",
+                f"transforms.{name}.renames": f"{owner}:{field}",
+                f"transforms.{name}.predicate": name,
+                **_topic_predicate(name, prefix + re.escape(_topic_part(table))),
+            }
+            renames.append(name)
+    if not whole:
+        config |= {
+            "transforms.key.type": "org.apache.kafka.connect.transforms.ExtractField$Key",
+            "transforms.key.field": field,
+            "transforms.key.predicate": "changes",
+        }
+    return {
         "message.key.columns": ";".join(
-            f"{re.escape(f'{settings.schema}.{table}')}:{owner}" for table, owner in owners.items()
+            f"{_pattern(settings.schema, table)}:{_escaped(owner)}" for table, owner in owners.items()
         ),
-        "transforms": ",".join(chain),
+        "transforms": ",".join([*renames, "route", *([] if whole else ["key"])]),
         "transforms.route.type": "io.debezium.transforms.ByLogicalTableRouter",
         "transforms.route.topic.regex": f"{prefix}(?:{topics})",
         "transforms.route.topic.replacement": settings.topic,
         # With true (the default) the router adds a field to the key, and the key is no longer the user id.
         "transforms.route.key.enforce.uniqueness": "false",
-        "predicates": "changes",
-        "predicates.changes.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
-        "predicates.changes.pattern": re.escape(settings.topic),
+        "predicates": ",".join(["changes", *renames]),
+        **_topic_predicate("changes", re.escape(settings.topic)),
+        **config,
     }
-    if not whole:
-        config["transforms.key.type"] = "org.apache.kafka.connect.transforms.ExtractField$Key"
-        config["transforms.key.field"] = field
-        config["transforms.key.predicate"] = "changes"
-    if renames:
-        # One field name for all tables, so owner columns of other names are renamed to it first.
-        config["transforms.rename.type"] = "org.apache.kafka.connect.transforms.ReplaceField$Key"
-        config["transforms.rename.renames"] = ",".join(f"{owner}:{field}" for owner in sorted(renames))
-        config["transforms.rename.predicate"] = "changes"
-    return config
+
+
+def _topic_predicate(name: str, pattern: str) -> dict[str, str]:
+    return {
+        f"predicates.{name}.type": "org.apache.kafka.connect.transforms.predicates.TopicNameMatches",
+        f"predicates.{name}.pattern": pattern,
+    }
+
+
+def _pattern(schema: str, table: str) -> str:
+    """A table in one of Debezium's lists: a regular expression over `schema.table`."""
+    return EXACT_CASE + _escaped(f"{schema}.{table}")
+
+
+def _escaped(name: str) -> str:
+    """A name as a regular expression that no list takes apart."""
+    return "".join(
+        f"\\x{ord(char):02x}" if _SEPARATORS.match(char) and char.isascii() else re.escape(char) for char in name
+    )
 
 
 def _topic_creation(settings: ConnectorSettings) -> dict[str, str]:
@@ -209,7 +239,7 @@ def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
     They need a role that owns the view's tables and may create publications.
 
     Raises:
-        ConfigurationError: a table or column has a name that Debezium's lists cannot carry.
+        ConfigurationError: a column that holds the user id has a name that Kafka Connect's lists cannot carry.
     """
     tables = list(dict(_owners(view, settings)))
     return [
@@ -313,12 +343,12 @@ def _publication(tables: list[str], settings: ConnectorSettings) -> str:
 def _owners(view: View, settings: ConnectorSettings) -> Iterator[tuple[str, str]]:
     """Each captured table with the column that holds the user id; the heartbeat table comes last."""
     for table, owner in [(t.name, t.owner) for t in view.tables] + [(settings.heartbeat_table, KEY_FIELD)]:
-        for what, name in (("schema", settings.schema), ("table", table), ("column", owner)):
-            if not _PLAIN_NAME.fullmatch(name):
-                raise ConfigurationError(
-                    f"the {what} name {name!r} cannot stand in a Debezium list",
-                    "rename it at the source: blanks, quotes and , ; : ` separate names there",
-                )
+        # A rename is no regular expression, so nothing in it can be escaped; blanks at the ends are cut off.
+        if "," in owner or ":" in owner or owner != owner.strip():
+            raise ConfigurationError(
+                f"the column name {owner!r} of table {table!r} cannot stand in Kafka Connect's list of renames",
+                "rename the column at the source: there, , and : separate names, and blanks at the ends are lost",
+            )
         yield table, owner
 
 

@@ -1,5 +1,6 @@
 """What `kycache doctor` concludes of the view's tables at the source. Pure: plain facts in, findings out."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from kycache.model.view import Column, Kind, Table
@@ -57,6 +58,14 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
             "tables",
             f"table {name} has no column {', '.join(missing)}",
             "mend the view definition, or add the column",
+        )
+    folded = Counter(column.lower() for column in facts.columns)
+    if twins := sorted(column for column in facts.columns if folded[column.lower()] > 1):
+        yield Finding(
+            "tables",
+            f"table {name} has columns that differ only by case ({', '.join(twins)}): Debezium refuses the table, "
+            "and the connector fails",
+            "rename all but one of them at the source",
         )
     for column in table.columns:
         if column.name in facts.columns:

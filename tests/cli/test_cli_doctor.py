@@ -96,6 +96,11 @@ def test_sound_source() -> None:
             "has no column account_no, account_type, balance, opened_at, status",
         ),
         (
+            with_table(columns={**sound_table("accounts").columns, "Status": ColumnFacts("text", generated="s")}),
+            "tables",
+            "public.accounts has columns that differ only by case (Status, status): Debezium refuses the table",
+        ),
+        (
             replace(SOUND, tables={k: v for k, v in SOUND.tables.items() if k != "accounts"}),
             "tables",
             "there is no table public.accounts",
@@ -207,6 +212,8 @@ def test_connector() -> None:
         "RUNNING", ("RUNNING",), (), {**expected, "database.hostname": "10.0.0.7", "name": "kycache"}
     )
     assert list(judge_connector(sound, "kycache", expected)) == []
+    older = {key: value.replace("(?-i)", "") for key, value in sound.config.items()}
+    assert list(judge_connector(replace(sound, config=older), "kycache", expected)) == []
     (absent,) = judge_connector(ConnectorFacts(""), "kycache", expected)
     assert "no connector 'kycache'" in absent.problem
     (paused,) = judge_connector(replace(sound, state="PAUSED"), "kycache", expected)

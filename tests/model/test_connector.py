@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from kycache.demo.servers.ports import free_ports
 from kycache.model.connector import ConnectorSettings, beat_keys, beat_query, connector_config, source_sql
 from kycache.model.definition import default_view, parse_view
 from kycache.model.errors import ConfigurationError
+from kycache.model.partition import KeyForm
 
 SETTINGS = ConnectorSettings(host="db", port=5432, user="kyc", password="s3cret", dbname="kyc")
 SCHEMA = Path(__file__).parents[2] / "demo" / "schema.sql"
@@ -42,7 +44,8 @@ fields = ["id"]
 
 
 def matches(pattern: str, text: str) -> bool:
-    return re.fullmatch(pattern, text) is not None
+    """As Java reads the pattern: there a flag can be switched off at its beginning."""
+    return re.fullmatch(pattern.removeprefix("(?-i)"), text) is not None
 
 
 class TestConfiguration:
@@ -55,6 +58,13 @@ class TestConfiguration:
         keys = dict(entry.split(":") for entry in config["message.key.columns"].split(";"))
         assert list(keys) == listed
         assert set(keys.values()) == {"user_id"}
+
+    def test_lists_a_table_in_its_own_case_only(self) -> None:
+        """Debezium compiles these lists as regular expressions that take any case."""
+        config = connector_config(parse_view(OTHER_VIEW, "other"), SETTINGS)
+        entries = [entry.partition(":")[0] for entry in config["message.key.columns"].split(";")]
+        for entry in [*entries, *config["table.include.list"].split(",")]:
+            assert entry.startswith("(?-i)")
 
     def test_routes_the_tables_into_one_topic_and_nothing_else(self) -> None:
         config = connector_config(default_view(), SETTINGS)
@@ -96,16 +106,50 @@ class TestConfiguration:
     def test_the_password_is_not_in_the_settings_repr(self) -> None:
         assert "s3cret" not in repr(SETTINGS)
 
-    def test_owner_columns_of_other_names_are_renamed_before_the_key_is_taken(self) -> None:
+    def test_each_table_has_a_rename_of_its_own_before_the_route(self) -> None:
+        """One rename for all would meet the heartbeat's key too, which has the name already (DEBEZIUM 38)."""
         config = connector_config(parse_view(OTHER_VIEW, "other"), SETTINGS)
-        assert config["transforms"] == "route,rename,key"
-        assert config["transforms.rename.renames"] == "client_id:user_id,id:user_id"
+        assert config["transforms"] == "rename0,rename1,route,key"
+        assert config["predicates"] == "changes,rename0,rename1"
+        for name, renames, topic in (
+            ("rename0", "id:user_id", "kyc.public.Client"),
+            ("rename1", "client_id:user_id", "kyc.public.purse"),
+        ):
+            assert config[f"transforms.{name}.type"] == "org.apache.kafka.connect.transforms.ReplaceField$Key"
+            assert config[f"transforms.{name}.renames"] == renames
+            assert config[f"transforms.{name}.predicate"] == name
+            assert matches(config[f"predicates.{name}.pattern"], topic)
+            assert not matches(config[f"predicates.{name}.pattern"], "kyc.public.kycache_heartbeat")
         assert config["message.key.columns"].split(";")[0].endswith(":id")
 
-    def test_a_name_that_debezium_cannot_list_is_refused(self) -> None:
-        view = parse_view(OTHER_VIEW.replace('"purse"', '"pur,se"'), "other")
-        with pytest.raises(ConfigurationError, match="pur,se"):
+    def test_a_key_that_stays_an_object_has_the_roots_own_column_in_it(self) -> None:
+        settings = replace(SETTINGS, key_form=KeyForm.JSON)
+        config = connector_config(parse_view(OTHER_VIEW, "other"), settings)
+        assert config["transforms"] == "rename0,rename1,route"
+        assert config["transforms.rename0.renames"] == "client_id:id"
+        assert config["transforms.rename1.renames"] == "user_id:id"
+        assert matches(config["predicates.rename1.pattern"], "kyc.public.kycache_heartbeat")
+
+    def test_names_are_escaped_where_a_list_would_take_them_apart(self) -> None:
+        view = parse_view(
+            OTHER_VIEW.replace('"purse"', '"my pur,se"').replace('owner = "client_id"', 'owner = "client$.id"'),
+            "o",
+        )
+        config = connector_config(view, SETTINGS)
+        assert len(config["table.include.list"].split(",")) == len(config["message.key.columns"].split(";"))
+        _, purse, _ = config["message.key.columns"].split(";")
+        table, _, column = purse.partition(":")
+        assert matches(table, "public.my pur,se")
+        assert matches(column, "client$.id")
+        assert not matches(column, "client$xid")
+        assert config["transforms.rename1.renames"] == "client$.id:user_id"
+
+    @pytest.mark.parametrize("column", ["client,id", "client:id", " client_id"])
+    def test_a_column_that_a_rename_cannot_name_is_refused(self, column: str) -> None:
+        view = parse_view(OTHER_VIEW.replace('owner = "client_id"', f'owner = "{column}"'), "other")
+        with pytest.raises(ConfigurationError, match=column) as refused:
             connector_config(view, SETTINGS)
+        assert "rename the column at the source" in refused.value.remedy
 
     def test_no_partitions_are_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="0 partitions"):

@@ -31,6 +31,7 @@ from urllib.request import Request, urlopen
 
 import httpx
 import psycopg
+from kafka import KafkaAdminClient
 
 from kycache.demo.servers import postgres
 from kycache.demo.servers.ports import free_ports
@@ -124,7 +125,8 @@ class Foreign:
                 self.drop_connector()
                 self._drop_slot(db)
                 db.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)'.encode())
-                delete_topic(self._pipeline.bootstrap, self.topic)
+                for topic in self.topics():
+                    delete_topic(self._pipeline.bootstrap, topic)
 
     def prepare(self) -> str:
         """README step 2: the SQL to the source. Returns what psql printed."""
@@ -211,6 +213,14 @@ class Foreign:
         with urlopen(f"{self._connect_url}/connectors/{self.connector}/status", timeout=30) as answer:
             status = json.loads(answer.read())
         return "\n".join(str(task["trace"]) for task in status["tasks"] if task["state"] == "FAILED")
+
+    def topics(self) -> set[str]:
+        """The topics that hold this connector's records."""
+        admin = KafkaAdminClient(bootstrap_servers=self._pipeline.bootstrap)
+        try:
+            return {t for t in admin.list_topics() if t == self.topic or t.startswith(f"{self.name}.")}
+        finally:
+            admin.close()
 
     def drop_connector(self) -> None:
         """Take the connector out of Kafka Connect, if it is there."""
