@@ -27,6 +27,60 @@ def test_the_hash_of_the_default_view_stays() -> None:
     assert default_view().hash == "54a42aa8fe732039"
 
 
+OLD_FORMS = """
+name = "old"
+[root]
+table = "people"
+key = "id"
+[root.columns]
+id = { name = "id", type = "int" }
+code = { name = "code", type = "text", privacy = "pii" }
+token = { name = "token", type = "uuid", privacy = "secret" }
+active = { name = "flags.active", type = "bool" }
+adult = { name = "adult", type = "bool" }
+born = { name = "born", type = "date" }
+seen = { name = "seen", type = "timestamp(3)" }
+left = { name = "left", type = "timestamptz(2)" }
+made = { name = "made", type = "timestamp" }
+worth = { name = "worth", type = "numeric( 18 , 4 )" }
+free = { name = "free", type = "numeric" }
+whole = { name = "whole", type = "numeric(9,0)" }
+extra = { name = "extra", type = "json" }
+level = { name = "level", type = "enum( LOW , high,Mid-Way )" }
+[[children]]
+table = "notes"
+name = "notes"
+key = "code"
+owner = "person"
+order = "at"
+[children.columns]
+code = { name = "code", type = "text" }
+at = { name = "at", type = "timestamptz" }
+kind = { name = "kind", type = "enum(A)" }
+[[children]]
+table = "cards"
+name = "cards"
+key = "id"
+owner = "person"
+[children.columns]
+id = { name = "id", type = "uuid" }
+person = { name = "person", type = "int" }
+[status]
+name = "standing"
+child = "notes"
+column = "kind"
+none = "NOTHING"
+[list]
+order = "made"
+fields = ["id", "standing"]
+filters = ["standing", "adult", "level", "code"]
+"""
+
+
+def test_the_hash_of_every_form_of_before_stays() -> None:
+    assert parse_view(OLD_FORMS, "x").hash == "eac1453dfb955af6"
+
+
 def test_hash_covers_meaning_not_text() -> None:
     view = default_view()
     assert parse_view("# a comment\n" + TEXT, "x").hash == view.hash
