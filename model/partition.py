@@ -5,6 +5,7 @@ partition count. Written out because `http` and `model` must not load a Kafka cl
 a test holds it equal to kafka-python's.
 """
 
+import re
 from enum import StrEnum
 from struct import Struct
 
@@ -59,4 +60,20 @@ def key_bytes(form: KeyForm, column: str, user_id: str, numeric: bool = False) -
     if form is KeyForm.PLAIN or (numeric and form is KeyForm.QUOTED):
         return user_id.encode()
     value: str | int = int(user_id) if numeric else user_id
-    return msgspec.json.encode(value if form is KeyForm.QUOTED else {column: value})
+    made = msgspec.json.encode(value if form is KeyForm.QUOTED else {column: value})
+    return _AS_CONNECT_ESCAPES.sub(_escape, made) if _ODD_CHARACTER.search(made) else made
+
+
+_ODD_CHARACTER = re.compile(rb"\\u|[\xf0-\xf4]")
+_AS_CONNECT_ESCAPES = re.compile(rb"\\u[0-9a-f]{4}|\\.|[\xf0-\xf4]...", re.DOTALL)
+
+
+def _escape(match: re.Match[bytes]) -> bytes:
+    """Control characters, and those beyond U+FFFF, as Kafka Connect's JSON converter escapes them (4.3, seen)."""
+    found = match[0]
+    if found.startswith(b"\\u"):
+        return b"\\u" + found[2:].upper()
+    if found.startswith(b"\\"):
+        return found
+    halves = found.decode().encode("utf-16-be")
+    return b"\\u%02X%02X\\u%02X%02X" % tuple(halves)

@@ -5,6 +5,7 @@ by one typed decoder in C; what that refuses is read again column by column, whi
 missing columns, placeholders and the odd numbers. A test holds the first equal to the second.
 """
 
+import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
@@ -32,6 +33,10 @@ _TIMES_USUAL = -(min(map(abs, TIMESTAMP_ODD))), min(map(abs, TIMESTAMP_ODD))
 
 EXTRA_COLUMNS_MAX = 64
 """Columns outside the view that a usual image may have; with more, images of the table are read the slow way."""
+
+
+_FIELD_NAME = re.compile(r"[^\x00-\x1f\"\\]{0,255}")
+"""What msgspec takes for a field's name: nothing that JSON escapes. PostgreSQL's own names have up to 63 bytes."""
 
 
 class Values(msgspec.Struct, gc=False):
@@ -67,10 +72,7 @@ class ImageDecoder:
         finish = ((n, _finish(c.type)) for n, c in enumerate(table.columns))
         self._finish = [(n, made) for n, made in finish if made is not None]
         self._typed = self._make_typed()
-        names = [("owner", Any, msgspec.field(name=table.owner, default=None))]
-        if table.key != table.owner:
-            names.append(("key", Any, msgspec.field(name=table.key, default=None)))
-        self._names = msgspec.json.Decoder(msgspec.defstruct("Names", names, gc=False) | None).decode
+        self._names = _names_decoder(table)
 
     def names(self, image: msgspec.Raw) -> tuple[object, object]:
         """The owner's id and the primary key of an image, as they stand in it; None for what it has not.
@@ -78,11 +80,12 @@ class ImageDecoder:
         Raises:
             msgspec.MsgspecError, UnicodeDecodeError: it is no object.
         """
-        found = self._names(image)
-        return (None, None) if found is None else (found.owner, getattr(found, "key", found.owner))
+        return self._names(image)
 
     def read(self, image: msgspec.Raw) -> tuple[object, Values, object] | None:
         """Of a usual image, from its JSON, the owner's id, the values, and the key as sent; None of another."""
+        if self._typed is None:
+            return None
         try:
             made = msgspec.structs.astuple(self._typed(image))
             if PLACEHOLDER in made:
@@ -97,20 +100,28 @@ class ImageDecoder:
         return made[self._owner_at], Values(tuple(values), extra), made[self._key_at]
 
     def learn(self, image: Image) -> None:
-        """Take the columns that the view does not declare for usual ones from now on."""
-        new = [name for name in image if name not in self._known and name not in self._extra]
+        """Take the columns that the view does not declare for usual ones from now on, where their names can be.
+
+        Images that have a column of another name are read the slow way.
+        """
+        new = [n for n in image if n not in self._known and n not in self._extra and _FIELD_NAME.fullmatch(n)]
         if new and len(self._extra) + len(new) <= EXTRA_COLUMNS_MAX:
             self._extra += tuple(new)
             self._typed = self._make_typed()
 
-    def _make_typed(self) -> Callable[[msgspec.Raw], Any]:
-        """A decoder of usual images. It refuses columns it was not told of: they must be counted."""
+    def _make_typed(self) -> Callable[[msgspec.Raw], Any] | None:
+        """A decoder of usual images. It refuses columns it was not told of: they must be counted.
+
+        None where the view's own columns have names that cannot be a field's.
+        """
         table = self._table
         declared = [c.name for c in table.columns]
         types = [_typed(c.type, nullable=c.name != table.key) for c in table.columns]
         if table.owner not in declared:
             declared.append(table.owner)
             types.append(str | int)
+        if not all(map(_FIELD_NAME.fullmatch, (*declared, *table.secret))):
+            return None
         # As many as are needed, in order: fields named c0, c1… for whatever the columns are called.
         fields = [(f"c{n}", types[n], msgspec.field(name=name)) for n, name in enumerate(declared)]
         fields += [
@@ -145,6 +156,28 @@ class ImageDecoder:
                     raise ColumnRefused(name, error) from None
         extra = sum(name not in self._known for name in image)
         return Values(tuple(values), extra, unavailable > 0, missing + unavailable > 0)
+
+
+def _names_decoder(table: Table) -> Callable[[msgspec.Raw], tuple[object, object]]:
+    """What reads an image's owner and key, and leaves the rest of it unread where their names allow that."""
+    if not (_FIELD_NAME.fullmatch(table.owner) and _FIELD_NAME.fullmatch(table.key)):
+        read_whole = msgspec.json.Decoder(Image | None).decode
+
+        def names_of_whole(image: msgspec.Raw) -> tuple[object, object]:
+            read: Image = read_whole(image) or {}
+            return read.get(table.owner), read.get(table.key)
+
+        return names_of_whole
+    fields = [("owner", Any, msgspec.field(name=table.owner, default=None))]
+    if table.key != table.owner:
+        fields.append(("key", Any, msgspec.field(name=table.key, default=None)))
+    read = msgspec.json.Decoder(msgspec.defstruct("Names", fields, gc=False) | None).decode
+
+    def names(image: msgspec.Raw) -> tuple[object, object]:
+        found = read(image)
+        return (None, None) if found is None else (found.owner, getattr(found, "key", found.owner))
+
+    return names
 
 
 def _typed(kind: ColumnType, *, nullable: bool) -> Any:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from kycache.ingest.decoding.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
 from kycache.model.definition import default_view, load_view
 from kycache.model.values import PLACEHOLDER, TIMESTAMP_ODD, Absent
-from kycache.model.view import Table, View
+from kycache.model.view import Column, ColumnType, Kind, Privacy, Table, View
 
 HERE = Path(__file__).parents[1] / "fixtures"
 VIEW = default_view()
@@ -117,6 +117,63 @@ def test_columns_outside_the_view_are_counted_and_become_usual() -> None:
     decoder.learn({f"c{n}": n for n in range(EXTRA_COLUMNS_MAX)})
     assert decoder.read(msgspec.Raw(msgspec.json.encode({**plain, "c0": 1}))) is None
     assert decoder.read(msgspec.Raw(msgspec.json.encode(more))) is not None
+
+
+ODD_NAMES = [
+    'net "gross"',
+    "back\\slash",
+    "tab\there",
+    "",
+    ".",
+    "a.b",
+    "c0",
+    "__slots__",
+    "x" * 70_000,
+    "ÿ\U0001f600",
+]
+"""A column of PostgreSQL has any name of 1 to 63 bytes without NUL; a transform may make any other."""
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:10]))
+def test_a_column_outside_the_view_has_any_name(name: str) -> None:
+    table = VIEW.root
+    decoder = ImageDecoder(table)
+    plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
+    more = {**plain, name: 1, "nickname": 2}
+    for _ in range(2):
+        found = same_both_ways(decoder, more)
+        assert isinstance(found, Values)
+        assert found.extra == 2
+        decoder.learn(more)
+    # One odd name does not make all images of the table unusual, nor hide the plain one beside it.
+    assert decoder.read(msgspec.Raw(msgspec.json.encode({**plain, "nickname": 2}))) is not None
+
+
+@pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:10]))
+def test_a_column_of_the_view_has_any_name(name: str) -> None:
+    key = Column(name, ("id",), ColumnType(Kind.TEXT), Privacy.OPEN)
+    other = Column("plain", ("plain",), ColumnType(Kind.INT), Privacy.OPEN)
+    decoder = ImageDecoder(Table("t", name, (key, other), (f"{name}secret",), f"{name}owner"))
+    image = {name: "k", "plain": 5, f"{name}secret": "s", f"{name}owner": "u", "more": 1}
+    for _ in range(2):
+        found = same_both_ways(decoder, image, f"{name}owner")
+        assert isinstance(found, Values)
+        assert (found.values, found.extra) == (("k", 5), 1)
+        assert decoder.names(msgspec.Raw(msgspec.json.encode(image))) == ("u", "k")
+        assert decoder.names(msgspec.Raw(b'{"plain":5}')) == (None, None)
+        assert decoder.names(msgspec.Raw(b"null")) == (None, None)
+        with pytest.raises(msgspec.MsgspecError):
+            decoder.names(msgspec.Raw(b"[]"))
+        decoder.learn(image)
+
+
+@given(st.dictionaries(st.text(max_size=6), st.none() | st.integers() | st.text(max_size=3), max_size=9))
+def test_any_names(extra: dict[str, Any]) -> None:
+    decoder = ImageDecoder(VIEW.root)
+    image = extra | {c.name: PLAIN[c.type.kind] for c in VIEW.root.columns}
+    assert isinstance(same_both_ways(decoder, image), Values)
+    decoder.learn(image)
+    assert isinstance(same_both_ways(decoder, image), Values)
 
 
 @given(st.data())

@@ -1,5 +1,6 @@
 """Values: from Debezium's JSON to storage to what clients read (DEBEZIUM 25, 26, 27, 36, 37)."""
 
+import json
 from datetime import UTC, date, datetime
 
 import pytest
@@ -145,6 +146,20 @@ def test_key_forms() -> None:
     assert key_bytes(KeyForm.JSON, "id", "ada") == b'{"id":"ada"}'
     assert key_bytes(KeyForm.JSON, "id", "7", numeric=True) == b'{"id":7}'
     assert key_bytes(KeyForm.QUOTED, "id", "7", numeric=True) == b"7"
+
+
+def test_keys_in_json_are_escaped_as_kafka_connect_escapes_them() -> None:
+    """What its JsonConverter made of these, in connect-json 4.3.0: one byte otherwise is another partition."""
+    odd = '\x01\x08\t\n\x0b\x0c\r\x1b\x1f\x7f"\\/\u2028é\U0001f600\\u00ab'
+    written = (
+        rb'"\u0001\b\t\n\u000B\f\r\u001B\u001F'
+        b'\x7f\\"\\\\/\xe2\x80\xa8\xc3\xa9'
+        rb'\uD83D\uDE00\\u00ab"'
+    )
+    assert key_bytes(KeyForm.QUOTED, "id", odd) == written
+    assert key_bytes(KeyForm.JSON, odd, odd) == b"{%b:%b}" % (written, written)
+    assert json.loads(written) == odd
+    assert key_bytes(KeyForm.PLAIN, "id", odd) == odd.encode()
 
 
 def test_lsn_text() -> None:
