@@ -10,7 +10,7 @@ date        days since 1970-01-01 (proleptic Gregorian), or an infinity
 timestamp   microseconds since 1970-01-01T00:00:00, or an infinity
 timestamptz the same, in UTC
 numeric     str, as Postgres prints it
-json        str, the document's own text
+json        str, the document's own text without the blanks between its tokens
 =========== ============================================================================
 
 NULL is None in each. Printing follows DESIGN section 7: as Postgres prints a value, with `T` for the
@@ -27,6 +27,7 @@ from enum import Enum
 
 import msgspec
 
+from .json_text import compact
 from .view import ColumnType, Kind
 
 Value = bytes | str | int | bool | None
@@ -132,12 +133,11 @@ def _text(value: object) -> str:
 
 
 def _json(value: object) -> str:
-    """Embedded as it is in answers, so it must be JSON."""
-    try:
-        msgspec.json.decode(_text(value))
-    except (msgspec.DecodeError, RecursionError):
-        raise ValueRefused("not a JSON document") from None
-    return _text(value)
+    """Embedded as it is in answers, so it must be JSON, and in lines of an export, so it must be one line."""
+    document = compact(_text(value))
+    if document is None:
+        raise ValueRefused("not a JSON document")
+    return document
 
 
 def _bool(value: object) -> bool:
