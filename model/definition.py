@@ -18,6 +18,9 @@ from .view import FILTERS_MAX, Column, ColumnType, Filter, Kind, Privacy, Status
 
 ENUM_LABELS_MAX = 256
 
+NUMERIC_SCALE_MAX = 1000
+"""PostgreSQL's own, either side of the point."""
+
 ORDERED_KINDS = frozenset({Kind.INT, Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 KEY_KINDS = frozenset({Kind.UUID, Kind.TEXT, Kind.INT})
 FILTER_KINDS = frozenset({Kind.TEXT, Kind.ENUM, Kind.BOOL, Kind.INT})
@@ -35,6 +38,7 @@ EXPORT_MEMBERS = frozenset({"cursor", "end"})
 class _RawColumn(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     type: str
+    labels: list[str] | None = None
     privacy: Privacy = Privacy.OPEN
 
 
@@ -172,25 +176,41 @@ def parse_view(text: str, name: str) -> View:
 _TYPE = re.compile(r"(\w+)(?:\(\s*(.*?)\s*\))?")
 
 
-def _type(source: _Source, at: _Place, text: str) -> ColumnType:
+def _type(source: _Source, at: _Place, raw: _RawColumn) -> ColumnType:
+    text = raw.type
     match = _TYPE.fullmatch(text)
     word, inside = (match[1], match[2]) if match else ("", None)
     if match is None or word not in {*Kind}:
         source.fail(at, f"type {text!r} is not one of {', '.join(Kind)}")
     kind = Kind(word)
     if kind is Kind.ENUM:
-        labels = tuple(label.strip() for label in (inside or "").split(","))
-        if "" in labels or len(set(labels)) < len(labels) or len(labels) > ENUM_LABELS_MAX:
-            source.fail(at, f"{text!r}: an enum names its labels, each once, at most {ENUM_LABELS_MAX}")
-        return ColumnType(kind, labels)
+        return _enum(source, at, text, inside, raw.labels)
+    if raw.labels is not None:
+        source.fail(at, f"type {text!r}: only an enum has labels")
     if inside is None:
         return ColumnType(kind)
-    numbers = [int(n) if n.isdigit() else -1 for n in re.split(r"\s*,\s*", inside)]
-    if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and len(numbers) == 1 and 0 <= numbers[0] <= 6:
+    if not re.fullmatch(r"\d{1,4}(\s*,\s*-?\d{1,4})?", inside, re.ASCII):
+        source.fail(at, f"type {text!r} takes no such parameter")
+    numbers = [int(n) for n in inside.split(",")]
+    if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and len(numbers) == 1 and numbers[0] <= 6:
         return ColumnType(kind, precision=numbers[0])
-    if kind is Kind.NUMERIC and len(numbers) == 2 and 0 <= numbers[1] <= numbers[0]:
+    if kind is Kind.NUMERIC and len(numbers) == 2 and abs(numbers[1]) <= NUMERIC_SCALE_MAX:
         return ColumnType(kind, precision=numbers[0], scale=numbers[1])
     source.fail(at, f"type {text!r} takes no such parameter")
+
+
+def _enum(source: _Source, at: _Place, text: str, inside: str | None, given: list[str] | None) -> ColumnType:
+    """Labels stand in the type's parentheses, by commas, or in a list, which takes any label."""
+    if inside is not None and given is not None:
+        source.fail(at, f"{text!r}: labels stand either in its parentheses or in `labels`")
+    if inside is not None and given is None:
+        given = [label.strip() for label in inside.split(",")]
+        if "" in given:
+            source.fail(at, f'{text!r}: an empty label stands in `type = "enum", labels = [""]`')
+    labels = tuple(given or ())
+    if not 0 < len(labels) <= ENUM_LABELS_MAX or len(set(labels)) < len(labels):
+        source.fail(at, f"{text!r}: an enum names its labels, each once, at most {ENUM_LABELS_MAX}")
+    return ColumnType(Kind.ENUM, labels)
 
 
 def _columns(source: _Source, raw: _RawTable, at: _Place) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -205,7 +225,7 @@ def _columns(source: _Source, raw: _RawTable, at: _Place) -> tuple[tuple[Column,
         if any(output[: len(o)] == o or o[: len(output)] == output for o in outputs):
             source.fail(place, f"output name {column.name!r} is taken")
         outputs.append(output)
-        made = Column(name, output, _type(source, place, column.type), column.privacy)
+        made = Column(name, output, _type(source, place, column), column.privacy)
         if column.privacy is Privacy.SECRET:
             secret.append(name)
         else:

@@ -3,6 +3,7 @@
 `definition.py` makes it from TOML (DESIGN section 4).
 """
 
+import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -47,7 +48,8 @@ class ColumnType:
 
     def __str__(self) -> str:
         if self.kind is Kind.ENUM:
-            return f"enum({','.join(self.labels)})"
+            plain = all(re.fullmatch(r"[\w-]+", label) for label in self.labels)
+            return f"enum({','.join(self.labels) if plain else ', '.join(map(repr, self.labels))})"
         if self.scale is not None:
             return f"numeric({self.precision},{self.scale})"
         return self.kind if self.precision is None else f"{self.kind}({self.precision})"

@@ -61,8 +61,11 @@ def _decode(raw: bytes) -> str | None:
     return None if broken else text
 
 
-def parse_parameters(query: bytes, known: Collection[str]) -> dict[str, str]:
+def parse_parameters(query: bytes, known: Collection[str], empty: Collection[str] = ()) -> dict[str, str]:
     """The parameters of a raw query string.
+
+    Args:
+        empty: those whose value may be the empty text.
 
     Raises:
         Problem: one is unknown, repeated, empty, or not percent-encoded UTF-8.
@@ -79,7 +82,7 @@ def parse_parameters(query: bytes, known: Collection[str]) -> dict[str, str]:
         value = _decode(raw_value)
         if value is None:
             raise Problem(Kind.INVALID_PARAMETER, f"{name} is not percent-encoded UTF-8.", name)
-        if not value:
+        if not value and name not in empty:
             raise Problem(Kind.EMPTY_PARAMETER, f"{name} needs a value, or is left out.", name)
         found[name] = value
     return found
@@ -95,7 +98,7 @@ def parse_list(query: bytes, view: View) -> ListQuery:
     Raises:
         Problem: a parameter is wrong by itself, or page and cursor are both given.
     """
-    given = parse_parameters(query, LIST_PARAMETERS | {f.name for f in view.filters})
+    given = parse_parameters(query, LIST_PARAMETERS | {f.name for f in view.filters}, _empty_labels(view))
     if "cursor" in given and "page" in given:
         raise Problem(Kind.CONFLICTING_PARAMETERS, "A cursor says where it goes on; leave out page.", "page")
     cursor = _cursor(given)
@@ -111,8 +114,13 @@ def parse_export(query: bytes, view: View) -> ListQuery:
     Raises:
         Problem: a parameter is wrong by itself.
     """
-    given = parse_parameters(query, {"cursor", "order", *(f.name for f in view.filters)})
+    given = parse_parameters(query, {"cursor", "order", *(f.name for f in view.filters)}, _empty_labels(view))
     return ListQuery(_cursor(given), None, None, _newest(given), _filters(given, view))
+
+
+def _empty_labels(view: View) -> tuple[str, ...]:
+    """Filters that have the empty text among their labels: `kind=` asks for it."""
+    return tuple(f.name for f in view.filters if "" in f.labels)
 
 
 def _cursor(given: dict[str, str]) -> str | None:

@@ -194,7 +194,7 @@ def _typed(kind: ColumnType, *, nullable: bool) -> Any:
             typed = Annotated[int, msgspec.Meta(ge=DATE_MIN, le=DATE_MAX)]
         case Kind.TIMESTAMP:
             typed = Annotated[int, msgspec.Meta(gt=_TIMES_USUAL[0], lt=_TIMES_USUAL[1])]
-        case Kind.NUMERIC if kind.scale is not None:
+        case Kind.NUMERIC if kind.scale is not None and kind.scale >= 0:
             fraction = rf"\.[0-9]{{{kind.scale}}}" if kind.scale else ""
             typed = Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")]
         case _:
@@ -207,7 +207,7 @@ def _finish(kind: ColumnType) -> Callable[[Any], Value] | None:
     match kind.kind:
         case Kind.BOOL | Kind.INT | Kind.ENUM | Kind.DATE | Kind.TEXT:
             return None
-        case Kind.NUMERIC if kind.scale is not None:
+        case Kind.NUMERIC if kind.scale is not None and kind.scale >= 0:
             return None
         case Kind.TIMESTAMP if kind.precision is None or kind.precision > 3:
             return None

@@ -81,6 +81,18 @@ def test_the_hash_of_every_form_of_before_stays() -> None:
     assert parse_view(OLD_FORMS, "x").hash == "eac1453dfb955af6"
 
 
+def test_labels_as_a_list_are_the_same_labels() -> None:
+    """So that a definition may be rewritten, and a label may hold whatever PostgreSQL allows."""
+    listed = OLD_FORMS.replace(
+        'type = "enum( LOW , high,Mid-Way )"', 'type = "enum", labels = ["LOW", "high", "Mid-Way"]'
+    )
+    assert listed != OLD_FORMS
+    assert parse_view(listed, "x").hash == parse_view(OLD_FORMS, "x").hash
+    odd = parse_view(listed.replace('"high"', '"hi,gh", "", " "'), "x").root.columns[-1].type
+    assert odd.labels == ("LOW", "hi,gh", "", " ", "Mid-Way")
+    assert str(odd) == "enum('LOW', 'hi,gh', '', ' ', 'Mid-Way')"
+
+
 def test_hash_covers_meaning_not_text() -> None:
     view = default_view()
     assert parse_view("# a comment\n" + TEXT, "x").hash == view.hash
@@ -103,9 +115,18 @@ def test_secret_columns_are_not_stored() -> None:
     ("old", "new", "problem"),
     [
         ('type = "numeric(18,4)"', 'type = "money"', "type 'money' is not one of"),
-        ('type = "numeric(18,4)"', 'type = "numeric(4,18)"', "takes no such parameter"),
+        ('type = "numeric(18,4)"', 'type = "numeric(4,1001)"', "takes no such parameter"),
+        ('type = "numeric(18,4)"', 'type = "numeric(4,-1001)"', "takes no such parameter"),
+        ('type = "numeric(18,4)"', 'type = "numeric(-4,1)"', "takes no such parameter"),
         ('type = "date"', 'type = "date(3)"', "takes no such parameter"),
         ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum(A,A)", "an enum names its labels, each once"),
+        ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum(A,,B)", "an empty label stands in"),
+        ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum", "an enum names its labels, each once"),
+        ('"enum(SAVINGS,CURRENT,WALLET,INVESTMENT)"', '"enum", labels = []', "an enum names its labels"),
+        ('"enum(SAVINGS,CURRENT,WALLET,INVESTMENT)"', '"enum", labels = ["A", "A"]', "an enum names its labels"),
+        ('"enum(SAVINGS,CURRENT,WALLET,INVESTMENT)"', '"enum", labels = [1]', "Expected `str`, got `int`"),
+        ('"enum(SAVINGS,CURRENT,WALLET,INVESTMENT)"', '"enum(A)", labels = ["A"]', "labels stand either in"),
+        ('type = "date"', 'type = "date", labels = ["A"]', "only an enum has labels"),
         ('type = "date"', 'kind = "date"', "unknown field `kind`"),
         ('privacy = "open" }', 'privacy = "public" }', "Invalid enum value"),
         ('order = "updated_at desc"', 'order = "status desc"', "is not a stored int, date or time"),

@@ -16,14 +16,16 @@ from kycache.model.view import View
 from support.shards import ShardUnderTest
 
 
-def view_of(key: str, *columns: str, child: str = "", rest: str = "", listed: str = "id") -> View:
+def view_of(
+    key: str, *columns: str, child: str = "", rest: str = "", listed: str = "id", filters: str = ""
+) -> View:
     """A view of table `u`, keyed by `id` of type `key`; with `child`, of table `c` too, whose owner is `uid`.
 
     Args:
         columns: more columns of the root, as lines of TOML.
         child: lines of the child's columns; empty: no child.
         rest: what else the definition says.
-        listed: the list's fields, by commas.
+        listed: the list's fields, by commas; `filters` likewise.
     """
     lines = [
         'name = "foreign"',
@@ -36,6 +38,7 @@ def view_of(key: str, *columns: str, child: str = "", rest: str = "", listed: st
         lines += ["[[children]]", 'table = "c"', 'name = "cs"', 'key = "cid"', 'owner = "uid"']
         lines += ["[children.columns]", 'cid = { name = "cid", type = "int" }', child]
     lines += [rest, "[list]", 'order = "at"', f"fields = {json.dumps(listed.split(','))}"]
+    lines += [f"filters = {json.dumps(filters.split(',') if filters else [])}"]
     return parse_view("\n".join(lines), "foreign.toml")
 
 
