@@ -82,9 +82,14 @@ class Skip(msgspec.Struct):
 class Scope(Enum):
     """Whose answers are in doubt while a poison record is unresolved (DESIGN 6.8)."""
 
+    ROW = "row"  # nobody's: the row names no user that there can be, and no answer would hold it
     PROFILE = "profile"
     SHARD = "shard"
     DIRECTORY = "directory"  # every shard of the data directory
+
+
+SHARD_IN_DOUBT = frozenset({Scope.SHARD, Scope.DIRECTORY})
+"""A record of these scopes may be about any user of its shard."""
 
 
 class Poison(msgspec.Struct):

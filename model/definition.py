@@ -148,7 +148,7 @@ def parse_view(text: str, name: str) -> View:
     raw = source.convert(document, _RawView, ())
     root = _root(source, source.convert(raw.root, _RawTable, ("root",)))
     children = tuple(
-        _child(source, source.convert(child, _RawTable, ("children", i)), i)
+        _child(source, source.convert(child, _RawTable, ("children", i)), i, root)
         for i, child in enumerate(raw.children)
     )
     _distinct(source, ("children",), "table", [t.name for t in (root, *children)])
@@ -245,13 +245,20 @@ def _root(source: _Source, raw: _RawTable) -> Table:
     return Table(raw.table, raw.key, columns, secret, owner=raw.key)
 
 
-def _child(source: _Source, raw: _RawTable, index: int) -> Table:
+def _child(source: _Source, raw: _RawTable, index: int, root: Table) -> Table:
     at = ("children", index)
     columns, secret = _columns(source, raw, at)
     if raw.members is not None:
         source.fail(at, "only the root has members")
     if not raw.owner or not raw.name:
         source.fail(at, f"child table {raw.table!r} needs `owner` (its foreign key) and `name`")
+    owner = next((c for c in columns if c.name == raw.owner), None)
+    if owner is not None and not _names_users(owner.type.kind, root.key_type.kind):
+        source.fail(
+            (*at, "columns", raw.owner),
+            f"owner {raw.owner!r} is declared {owner.type}, the users' key {root.key!r} {root.key_type}: both "
+            "need one type, here and at the source, or nobody can say whose a row is",
+        )
     order, _, direction = raw.order.partition(" ")
     if direction not in ("", "asc", "desc"):
         source.fail((*at, "order"), f"order {raw.order!r} is not `column asc` or `column desc`")
@@ -259,6 +266,11 @@ def _child(source: _Source, raw: _RawTable, index: int) -> Table:
     if order and order not in ordered:
         source.fail((*at, "order"), f"order column {order!r} is not a stored int, date or time")
     return Table(raw.table, raw.key, columns, secret, raw.owner, raw.name, order, descending=direction == "desc")
+
+
+def _names_users(owner: Kind, key: Kind) -> bool:
+    """Values of both kinds may print alike in the one form that ids have. A uuid may stand in a text."""
+    return owner is key or (Kind.INT not in (owner, key) and owner in (Kind.UUID, Kind.TEXT, Kind.ENUM))
 
 
 def _status(source: _Source, raw: _RawStatus, children: tuple[Table, ...]) -> Status:

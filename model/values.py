@@ -114,6 +114,22 @@ def decoder(kind: ColumnType) -> Decoder:
             return lambda value: _numeric(kind.scale, value)
 
 
+def id_decoder(kind: ColumnType) -> Decoder:
+    """What turns an id into the stored form of the users' key, be it a number sent as text or the reverse.
+
+    Whether it was written as the ids of users are, its printed form tells.
+    """
+    decode = decoder(kind)
+
+    def number(value: object) -> Value:
+        return integer(value) if isinstance(value, str) else _int(value)
+
+    def text(value: object) -> Value:
+        return _text(str(value) if type(value) is int else value)
+
+    return number if kind.kind is Kind.INT else text if kind.kind is Kind.TEXT else decode
+
+
 def uuid_bytes(value: object) -> bytes:
     """The 16 bytes of a hyphenated uuid in any case."""
     if isinstance(value, str) and len(value) == 36 and value[8::5][:4] == "----":

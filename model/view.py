@@ -81,6 +81,11 @@ class Table:
     """A child's order column; empty: by key alone."""
     descending: bool = False
 
+    @property
+    def is_child(self) -> bool:
+        """Not the root."""
+        return bool(self.output)
+
     def index_of(self, column: str) -> int:
         """Where `column` stands in a stored row."""
         return next(i for i, c in enumerate(self.columns) if c.name == column)

@@ -32,7 +32,7 @@ from kycache.actors.order.list_key import list_key
 from kycache.actors.order.reader import OrderSnapshot
 from kycache.actors.order.recount import check
 from kycache.actors.rules.state import Identity, ShardState
-from kycache.model.change import Scope
+from kycache.model.change import SHARD_IN_DOUBT, Scope
 from kycache.model.errors import KycacheError
 from kycache.model.profile import Profile, unpack_profile
 from kycache.model.render import Renderer
@@ -180,7 +180,7 @@ class _Recheck:
         first, doubts = 0, 0
         while page := read_quarantine(self._txn, self._databases, first):
             first = page[-1].offset + 1
-            doubts += sum(record.scope != Scope.PROFILE.value for record in page)
+            doubts += sum(Scope(record.scope) in SHARD_IN_DOUBT for record in page)
         _require(doubts == self._state.doubts, f"{doubts} records name no user, {self._state.doubts} counted")
 
 

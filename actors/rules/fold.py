@@ -229,6 +229,8 @@ class Fold:
             self._suspect(profiles.get(poison.user), Suspicion(number, key, poison.offset, version))
             profiles.touch(poison.user)
             return Verdict(Outcome.QUARANTINED, overdue)
+        if poison.scope is Scope.ROW:
+            return Verdict(Outcome.QUARANTINED, overdue)
         state.doubts += 1
         if poison.scope is Scope.SHARD:
             return Verdict(Outcome.QUARANTINED, overdue)

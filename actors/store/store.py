@@ -28,7 +28,7 @@ from kycache.actors.rules.freshness import CLOCK_SKEW_S
 from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import Identity, Position, ShardState
 from kycache.actors.rules.timeline import sweep_spared
-from kycache.model.change import Change, Item, Poison, Scope
+from kycache.model.change import SHARD_IN_DOUBT, Change, Item, Poison, Scope
 from kycache.model.errors import HaltShard
 from kycache.model.render import Renderer
 from kycache.model.view import View
@@ -245,7 +245,7 @@ class Store:
         if redecode is not None and record.user is not None:
             sweep_spared(state, work.get(record.user))
         state.quarantined -= 1
-        state.doubts -= record.scope != Scope.PROFILE.value
+        state.doubts -= Scope(record.scope) in SHARD_IN_DOUBT
         return Settled(offset, gone=True, outcome=outcome)
 
     def free_readers(self) -> int:

@@ -17,7 +17,7 @@ from kycache.model.values import (
     Value,
     ValueRefused,
     decoder,
-    integer,
+    id_decoder,
     key_order_bytes,
     printer,
 )
@@ -60,7 +60,8 @@ class _Shape:
         self.image = ImageDecoder(table)
         self.key_at = table.index_of(table.key)
         self.key_column = table.key
-        self.key_decoder = decoder(table.key_type)
+        of_key = id_decoder if table.is_child and table.key == table.owner else decoder
+        self.key_decoder = of_key(table.key_type)
 
 
 class _User(NamedTuple):
@@ -78,7 +79,7 @@ class RecordDecoder:
         self._form = key_form
         self._shapes = {t.name: _Shape(n, t) for n, t in enumerate(view.tables)}
         self._numbers = {t.name: n for n, t in enumerate(view.tables)}
-        self._user = decoder(view.root.key_type)
+        self._user = id_decoder(view.root.key_type)
         self._print_user = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
         self._key_column = view.root.key
@@ -157,16 +158,9 @@ class RecordDecoder:
             )
         else:
             owner, decoded, sent_key = usual
-        try:
-            user = self._user_of(owner)
-        except ValueRefused as error:
-            raise Poisoned(
-                f"table {shape.name!r}: column {shape.owner!r}: {error}", table=shape.number, origin=origin
-            ) from None
-        if record.key != user.kafka_key:
+        user = self._user_of_row(record, shape, owner, origin)
+        if user is None:
             return self._misrouted(record, shape)
-        if len(user.key) > USER_KEY_BYTES_MAX:
-            raise _too_long(shape, user, origin)
         former: Value = None
         if envelope.op == "u" and envelope.before != NULL:
             former_owner, former = self._names_before(shape, envelope.before, origin, (owner, sent_key))
@@ -239,23 +233,23 @@ class RecordDecoder:
         if image is None:  # whose row it was, nobody can say
             raise Poisoned(f"table {shape.name!r}, op d: no row image", scope=Scope.DIRECTORY, origin=origin)
         owner = image.get(shape.owner)
-        try:
-            user = self._user_of(owner)
-            if owner == 0 and shape.number:
-                raise ValueRefused("empty")  # what a fabricated image has, where ids are numbers
-        except ValueRefused as error:
+        if owner is None or (shape.number and owner in ("", 0)):
             # Line 12: under REPLICA IDENTITY DEFAULT `before` is fabricated but for the key.
             raise Poisoned(
-                f"table {shape.name!r}: a delete whose {shape.owner!r} is {error}: "
+                f"table {shape.name!r}: a delete whose {shape.owner!r} is empty: "
                 f"set REPLICA IDENTITY FULL on {shape.name!r}",
                 scope=Scope.DIRECTORY,
                 table=shape.number,
                 origin=origin,
-            ) from None
-        if record.key != user.kafka_key:
+            )
+        try:
+            user = self._user_of_row(record, shape, owner, origin)
+        except Poisoned as nobodys:
+            if nobodys.scope is Scope.ROW:
+                return Skip(record.offset, "a delete of a row that was nobody's")
+            raise
+        if user is None:
             return self._misrouted(record, shape)
-        if len(user.key) > USER_KEY_BYTES_MAX:
-            raise _too_long(shape, user, origin)
         key = None if shape.number == 0 else self._primary_key(shape, image, user.key, origin)
         return Change(record.offset, origin, shape.number, user.kafka_key, user.key, key, None)
 
@@ -265,6 +259,39 @@ class RecordDecoder:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             raise Poisoned(f"not a Debezium envelope: `{name}` is no object", origin=origin) from None
         return found
+
+    def _user_of_row(self, record: Record, shape: _Shape, owner: object, origin: Origin) -> _User | None:
+        """The user whose row a record is about; None where the record has another's key.
+
+        An id is a user's where both print alike: then so do the Kafka keys, and both are in one partition. A text
+        that prints otherwise (a uuid in capitals, `007`) has a Kafka key of its own, and no user has that one.
+        """
+        try:
+            user, problem = self._user_of(owner), ""
+        except ValueRefused as error:
+            user, problem = None, str(error)
+        if user is not None and record.key == user.kafka_key:
+            if len(user.key) <= USER_KEY_BYTES_MAX:
+                return user
+            problem = f"an id of {len(user.key)} bytes, more than {USER_KEY_BYTES_MAX}"
+        elif type(owner) not in (str, int) or record.key != self._sent_key(owner):
+            if problem:
+                raise Poisoned(
+                    f"table {shape.name!r}: column {shape.owner!r}: {problem}", table=shape.number, origin=origin
+                )
+            return None
+        # The record's key is the row's id as it was sent, so the connector is right.
+        alone = shape.number > 0 or owner == "" or (user is not None and record.key == user.kafka_key)
+        raise Poisoned(
+            f"table {shape.name!r}: column {shape.owner!r}: {problem or 'not written as the ids of users are'}",
+            scope=Scope.ROW if alone else Scope.SHARD,
+            table=shape.number,
+            origin=origin,
+        )
+
+    def _sent_key(self, owner: object) -> bytes:
+        """The Kafka key of an id as it stands in the row."""
+        return key_bytes(self._form, self._key_column, str(owner), type(owner) is int)
 
     def _user_of(self, owner: object) -> _User:
         """The user that a row image names. Raises `ValueRefused`."""
@@ -328,12 +355,10 @@ class RecordDecoder:
                 text = msgspec.json.decode(key)
             if self._form is KeyForm.JSON and isinstance(text, dict):
                 text = text.get(self._key_column)
-            if self._numeric and isinstance(text, str):
-                text = integer(text)
-            user = key_order_bytes(self._user(text))
+            user = self._user_of(text)
         except (ValueError, msgspec.MsgspecError, RecursionError):
             return None
-        return user if 0 < len(user) <= USER_KEY_BYTES_MAX else None
+        return user.key if user.kafka_key == key and len(user.key) <= USER_KEY_BYTES_MAX else None
 
 
 def _moved_in_one(record: Record, shape: _Shape) -> Misrouted:
@@ -343,15 +368,6 @@ def _moved_in_one(record: Record, shape: _Shape) -> Misrouted:
         f"an update of table {shape.name!r} gives a row to another user in one record: whose it was is not told",
         f"let message.key.columns of the connector name {shape.owner!r} for {shape.name!r} "
         "(`kycache connector` prints it), so that such an update comes as a delete and a create",
-    )
-
-
-def _too_long(shape: _Shape, user: _User, origin: Origin) -> Poisoned:
-    return Poisoned(
-        f"table {shape.name!r}: a user id of {len(user.key)} bytes, more than {USER_KEY_BYTES_MAX}",
-        scope=Scope.SHARD,
-        table=shape.number,
-        origin=origin,
     )
 
 

@@ -23,6 +23,7 @@ from kycache.model.values import (
     Value,
     ValueRefused,
     decoder,
+    id_decoder,
 )
 from kycache.model.view import ColumnType, Kind, Table
 
@@ -63,7 +64,10 @@ class ImageDecoder:
 
     def __init__(self, table: Table) -> None:
         self._table = table
-        self._columns: list[tuple[str, Decoder]] = [(c.name, decoder(c.type)) for c in table.columns]
+        self._columns: list[tuple[str, Decoder]] = [
+            (c.name, (id_decoder if table.is_child and c.name == table.owner else decoder)(c.type))
+            for c in table.columns
+        ]
         self._known = {c.name for c in table.columns} | {table.owner, *table.secret}
         self._extra: tuple[str, ...] = ()
         at = {c.name: n for n, c in enumerate(table.columns)}

@@ -297,7 +297,8 @@ def test_line_27_json_comes_as_text() -> None:
     item = decoder.decode(rows[0].record)
     assert isinstance(item, Change)
     assert item.values is not None
-    assert {event["after"]["extra"], event["after"]["extrab"]} < set(item.values)
+    stored = {'{"b":[1,2.50,null],"a":"ü\\n","a":true}', '{"a":true,"b":[1,2.50,null]}'}  # without the blanks
+    assert stored < set(item.values)
 
 
 def test_line_28_columns_come_and_go_without_notice(cluster: Cluster) -> None:

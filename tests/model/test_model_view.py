@@ -7,6 +7,7 @@ import pytest
 from kycache.model.definition import default_view, parse_view
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import Kind
+from support.foreign import definition_of
 
 TEXT = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
 
@@ -154,6 +155,26 @@ def test_mistakes_name_file_and_line(old: str, new: str, problem: str) -> None:
         parse_view(wrong, "mine.toml")
     assert problem in raised.value.problem
     assert raised.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "owner", "fits"),
+    [
+        *(("int", "int", True), ("uuid", "uuid", True), ("text", "text", True)),
+        # As in `c.uid = u.id::text`: such definitions were taken before, and rows are told by what they print.
+        *(("uuid", "text", True), ("text", "uuid", True), ("text", "enum(A)", True)),
+        *(("int", "text", False), ("text", "int", False), ("int", "uuid", False), ("uuid", "int", False)),
+        *(("text", "json", False), ("text", "bool", False), ("text", "numeric", False), ("int", "numeric", False)),
+        *(("text", "timestamptz", False), ("int", "date", False)),
+    ],
+)
+def test_an_owner_has_the_type_of_the_users_key(key: str, owner: str, fits: bool) -> None:
+    text = definition_of(key, child=f'uid = {{ name = "uid", type = "{owner}" }}')
+    if fits:
+        assert parse_view(text, "x").children
+    else:
+        with pytest.raises(ConfigurationError, match=r"line 15: owner 'uid' is declared .* the users' key 'id'"):
+            parse_view(text, "x")
 
 
 def test_a_row_is_told_from_an_exports_own_lines() -> None:

@@ -8,7 +8,7 @@ order, before the latest thing known of its row, its table or the whole shard ha
 from copy import copy
 from typing import NamedTuple
 
-from kycache.model.change import Beat, Change, Item, Poison, Scope, Skip, Snapshot, Truncate
+from kycache.model.change import SHARD_IN_DOUBT, Beat, Change, Item, Poison, Skip, Snapshot, Truncate
 from kycache.model.values import Absent
 from support.pipeline.fake_source import Sent
 
@@ -83,7 +83,7 @@ class ShardModel:
     @property
     def doubts(self) -> int:
         """Records in quarantine that name no user."""
-        return sum(poison.scope is not Scope.PROFILE for poison in self.quarantine.values())
+        return sum(poison.scope in SHARD_IN_DOUBT for poison in self.quarantine.values())
 
     def exists(self, user: bytes) -> bool:
         """The user's root row lives."""

@@ -16,12 +16,13 @@ from kycache.model.view import View
 from support.shards import ShardUnderTest
 
 
-def view_of(
+def definition_of(
     key: str, *columns: str, child: str = "", rest: str = "", listed: str = "id", filters: str = ""
-) -> View:
-    """A view of table `u`, keyed by `id` of type `key`; with `child`, of table `c` too, whose owner is `uid`.
+) -> str:
+    """The definition of a view of table `u`, keyed by `id`, and of its child `c`, whose owner is `uid`.
 
     Args:
+        key: the type of `id`.
         columns: more columns of the root, as lines of TOML.
         child: lines of the child's columns; empty: no child.
         rest: what else the definition says.
@@ -39,7 +40,19 @@ def view_of(
         lines += ["[children.columns]", 'cid = { name = "cid", type = "int" }', child]
     lines += [rest, "[list]", 'order = "at"', f"fields = {json.dumps(listed.split(','))}"]
     lines += [f"filters = {json.dumps(filters.split(',') if filters else [])}"]
-    return parse_view("\n".join(lines), "foreign.toml")
+    return "\n".join(lines)
+
+
+def view_of(key: str, *columns: str, **more: str) -> View:
+    """The view that `definition_of` says."""
+    return parse_view(definition_of(key, *columns, **more), "foreign.toml")
+
+
+def envelope(op: str, table: str, after: Any = None, before: Any = None, *, lsn: int = 1000) -> bytes:
+    """A streamed event as Debezium writes it."""
+    source = {"ts_ms": 7, "snapshot": "false", "sequence": f'["{lsn - 5}","{lsn}"]', "lsn": lsn, "txId": 9}
+    value = {"before": before, "after": after, "source": {**source, "table": table}, "op": op}
+    return json.dumps(value).encode()
 
 
 class Foreign:
@@ -63,11 +76,9 @@ class Foreign:
     ) -> Item:
         """One event, applied. `key`: the user id as Debezium writes it into a plain key."""
         self.offset += 1
-        lsn = 1000 + 10 * self.offset
-        source = {"ts_ms": 7, "snapshot": "false", "sequence": f'["{lsn - 5}","{lsn}"]', "lsn": lsn, "txId": 9}
-        value = {"before": before, "after": after, "source": {**source, "table": table}, "op": op}
+        value = envelope(op, table, after, before, lsn=1000 + 10 * self.offset)
         text = str(key) if kafka_key is None else kafka_key
-        item = self.decoder.decode(Record(self.offset, 0, text.encode(), json.dumps(value).encode()))
+        item = self.decoder.decode(Record(self.offset, 0, text.encode(), value))
         self.items.append(item)
         self.shard.apply([item])
         return item
