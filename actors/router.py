@@ -18,8 +18,7 @@ from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
     ValueRefused,
-    decoder,
-    integer,
+    id_decoder,
     key_of_order_bytes,
     key_order_bytes,
     printer,
@@ -61,7 +60,7 @@ class Router:
         self._environments = environments
         self._key_form = key_form
         self._miss = miss
-        self._decode_id = decoder(view.root.key_type)
+        self._decode_id = id_decoder(view.root.key_type)
         self._print_id = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
         self._node: Node | None = None
@@ -107,7 +106,7 @@ class Router:
     def user_id(self, text: str) -> UserId | None:
         """The id that `text` writes, None where it writes none. A uuid may come in any case."""
         try:
-            stored = self._decode_id(integer(text) if self._numeric else text)
+            stored = self._decode_id(text)
         except ValueRefused:
             return None
         shown = str(self._print_id(stored))

@@ -91,7 +91,7 @@ def decoder(kind: ColumnType) -> Decoder:
     """
     match kind.kind:
         case Kind.UUID:
-            return uuid_bytes
+            return _uuid
         case Kind.TEXT:
             return _text
         case Kind.JSON:
@@ -127,7 +127,7 @@ def id_decoder(kind: ColumnType) -> Decoder:
     def text(value: object) -> Value:
         return _text(str(value) if type(value) is int else value)
 
-    return number if kind.kind is Kind.INT else text if kind.kind is Kind.TEXT else decode
+    return {Kind.INT: number, Kind.TEXT: text, Kind.UUID: uuid_bytes}.get(kind.kind, decode)
 
 
 def uuid_bytes(value: object) -> bytes:
@@ -140,6 +140,14 @@ def uuid_bytes(value: object) -> bytes:
         if len(made) == 16:  # or there was another hyphen
             return made
     raise ValueRefused("not a uuid")
+
+
+def _uuid(value: object) -> bytes:
+    """As PostgreSQL prints it: another text of a text column is another value, and must not become this one."""
+    made = uuid_bytes(value)
+    if isinstance(value, str) and value != value.lower():
+        raise ValueRefused("not a uuid in lower case")
+    return made
 
 
 def _text(value: object) -> str:

@@ -41,6 +41,9 @@ SELECT c.relname, c.relreplident,
             'precision', CASE WHEN t.typname = 'timestamp' AND t.modifier >= 0 THEN t.modifier END,
             'scale', CASE WHEN t.typname = 'numeric' AND t.modifier >= 0
                           THEN ((((t.modifier - 4) & 2047) # 1024) - 1024) END,
+            'length', CASE WHEN t.typname = 'bpchar' AND t.modifier >= 4 THEN t.modifier - 4 END,
+            'deterministic', (SELECT coalesce(bool_and(l.collisdeterministic), true)
+                              FROM pg_collation l WHERE l.oid = a.attcollation),
             'labels', ARRAY(SELECT e.enumlabel FROM pg_enum e WHERE e.enumtypid = t.oid ORDER BY e.enumsortorder)))
         FROM pg_attribute a
         -- Debezium sees through domains, and domains of domains, to what they are of
@@ -81,6 +84,12 @@ SELECT c.relname, c.relreplident,
                                  WHERE r = 0 OR pg_has_role(d.oid, r, 'USAGE'))) IS NOT FALSE
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_roles d ON d.rolname = %s
 WHERE n.nspname = %s AND c.relname = ANY(%s) AND c.relkind IN ('r', 'p')
+"""
+
+# Somebody's own type may be called as others are: with its schema where it must be.
+_EMPTY_ENUMS = """
+SELECT oid::regtype::text FROM pg_type
+WHERE typtype = 'e' AND NOT EXISTS (SELECT FROM pg_enum WHERE enumtypid = pg_type.oid) ORDER BY 1 LIMIT 5
 """
 
 # The names of other roles' sessions are everyone's to see.
@@ -138,6 +147,7 @@ def look_at_source(
             there = tables.get(connector.heartbeat_table)
             told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
             beats = _heartbeat_rows(database, connector) if told else {}
+            empty = tuple(row[0] for row in database.execute(_EMPTY_ENUMS))
             ahead, error = _clock_ahead(database, clock)
             version = database.info.server_version
     except psycopg.errors.InsufficientPrivilege as error_:
@@ -162,6 +172,7 @@ def look_at_source(
         role=role,
         version=version,
         lsn=None if settings[3] is None else parse_lsn(settings[3]),
+        empty_enums=empty,
         clock_ahead_s=ahead,
         clock_error_s=error,
     )
@@ -180,6 +191,8 @@ def _table(row: tuple[Any, ...]) -> TableFacts:
                 c["precision"],
                 c["scale"],
                 c["nullable"],
+                c["length"],
+                c["deterministic"],
             )
             for name, c in (columns or {}).items()
         },

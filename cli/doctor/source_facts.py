@@ -21,6 +21,10 @@ class ColumnFacts:
     scale: int | None = None
     """Of a numeric, as declared; None: any."""
     nullable: bool = False
+    length: int | None = None
+    """Of a char(n)."""
+    deterministic: bool = True
+    """Its collation takes texts for equal only where their bytes are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,5 +105,7 @@ class SourceFacts:
     """Of this machine's clock."""
     lsn: int | None = None
     """Where its log ends; None for a standby."""
+    empty_enums: tuple[str, ...] = ()
+    """Enum types without a label, anywhere in the database."""
     clock_error_s: float = 0.0
     """By how much that may be wrong: half of what asking took."""

@@ -9,6 +9,7 @@ from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.view import View
 
+from .key_rules import judge_filters, judge_same_user
 from .source_facts import HEARTBEAT_COLUMNS, SourceFacts
 from .table_rules import judge_table
 from .topic_rules import RUN_SQL, WARNING, Finding, several
@@ -49,6 +50,15 @@ def judge_source(
     body = truncate_body(view, connector)
     for table in view.tables:
         yield from judge_table(table, source, connector.schema, body)
+    yield from judge_same_user(source, view, connector.schema)
+    yield from judge_filters(source, view, connector.schema)
+    if source.empty_enums:
+        yield Finding(
+            "types",
+            f"there are enum types without labels ({', '.join(source.empty_enums)}): Debezium reads all types of "
+            "the database when it starts, and fails at these",
+            "DROP TYPE, or ALTER TYPE … ADD VALUE",
+        )
     yield from _judge_publication(source, view, connector)
     if not source.in_recovery:  # the slot is the primary's
         yield from _judge_slot(source, connector.slot, slot_wal_max_bytes)

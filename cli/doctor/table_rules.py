@@ -5,14 +5,22 @@ from collections.abc import Iterator
 
 from kycache.model.view import Column, Kind, Table
 
+from .key_rules import judge_keys
 from .source_facts import ColumnFacts, SourceFacts, TableFacts
 from .topic_rules import RUN_SQL, WARNING, Finding
 
 _STRINGS = frozenset({"text", "varchar", "bpchar", "citext"})
-_SENT_AS_TEXT = frozenset(
-    {"char", "uuid", "numeric", "money", "timestamptz", "timetz", "json", "jsonb", "xml", "tsvector"}
-    | {"inet", "cidr", "macaddr", "macaddr8", "ltree", "hstore"}
+_SENT_AS_TEXT = frozenset({"char", "uuid", "json", "jsonb", "xml", "tsvector", "inet", "cidr"}) | frozenset(
+    {"macaddr", "macaddr8", "ltree"}
 )
+_SENT_AS_OTHER_TEXT = {
+    "numeric": "declare it numeric in `[view] file`",  # NaN comes as NAN, a scale of -2 with 2,046 zeros
+    "timestamptz": "declare it timestamptz in `[view] file`",  # with T and Z
+    "timetz": "leave it out of `[view] file`",  # in UTC
+    "money": "leave it out of `[view] file`",  # without the locale's signs
+    "hstore": "leave it out of `[view] file`",  # as JSON
+}
+"""Texts, but not those that PostgreSQL prints; and what to do (seen on Debezium 3.6.3, snapshot and stream)."""
 _TYPES: dict[Kind, frozenset[str]] = {
     Kind.UUID: frozenset({"uuid"}) | _STRINGS,
     Kind.TEXT: _STRINGS | _SENT_AS_TEXT,
@@ -70,7 +78,7 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
     for column in table.columns:
         if column.name in facts.columns:
             yield from _judge_column(name, column, facts.columns[column.name])
-    yield from _judge_keys(name, table, facts)
+    yield from judge_keys(name, table, facts)
     yield from _judge_identity(name, table, facts)
     yield from _judge_trigger(name, facts, body)
     yield from _judge_generated(name, table, facts, source)
@@ -94,8 +102,23 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Fi
     if facts.type not in _TYPES[kind] and not (facts.labels and kind in (Kind.TEXT, Kind.UUID)):
         yield Finding(
             "types",
-            f"column {column.name} of table {table} is a {facts.type}, the view declares {column.type}",
-            "mend `[view] file`",
+            f"column {column.name} of table {table} is a {facts.type}, the view declares {column.type}"
+            + (
+                ": it would not print as PostgreSQL prints it"
+                if kind is Kind.TEXT and facts.type in _SENT_AS_OTHER_TEXT
+                else ""
+            ),
+            _SENT_AS_OTHER_TEXT.get(facts.type, "mend `[view] file`")
+            if kind is Kind.TEXT
+            else "mend `[view] file`",
+        )
+    elif kind is Kind.UUID and facts.type != "uuid":
+        yield Finding(
+            "types",
+            f"column {column.name} of table {table} is a {facts.type}, the view declares uuid: what is no uuid in "
+            "lower case goes to quarantine",
+            "declare it text in `[view] file`, or make it a uuid at the source",
+            WARNING,
         )
     elif kind is Kind.TIMESTAMP and _in_milliseconds(facts.precision) != _in_milliseconds(column.type.precision):
         there = f"timestamp({facts.precision})" if facts.precision is not None else "timestamp"
@@ -104,6 +127,13 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Fi
             f"column {column.name} of table {table} is a {there}, the view declares {column.type}: one comes in "
             "milliseconds, the other in microseconds, so that every time in it is wrong by a factor of 1000",
             f"declare {there} in `[view] file`, and run `kycache rebuild --epoch`",
+        )
+    elif kind is Kind.NUMERIC and column.type.scale is None and facts.scale is not None and facts.scale < 0:
+        yield Finding(
+            "types",
+            f"column {column.name} of table {table} is a numeric of scale {facts.scale}, the view declares "
+            f"{column.type}: such values come with {facts.scale % 2048} zeros behind the point",
+            f"declare it numeric(p,{facts.scale}) in `[view] file`, and run `kycache rebuild`",
         )
     elif kind is Kind.NUMERIC and column.type.scale not in (None, facts.scale):
         scale = "without a scale" if facts.scale is None else f"of scale {facts.scale}"
@@ -117,30 +147,6 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Fi
 
 def _in_milliseconds(precision: int | None) -> bool:
     return precision is not None and precision <= MILLISECOND_DIGITS
-
-
-def _judge_keys(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]:
-    """What a row is told by: its user, and its key among the user's rows."""
-    if {table.key, table.owner} <= facts.columns.keys() and not any(
-        unique <= {table.key, table.owner} for unique in facts.unique
-    ):
-        # Of a table that is partitioned by another column PostgreSQL can make no such index.
-        unique = "see that who writes keeps it so" if facts.partitioned else "add a unique index"
-        yield Finding(
-            "keys",
-            f"no index keeps {table.key} of table {name} unique: of a user's rows that share it one is kept",
-            f"mend the key in `[view] file`, or {unique}",
-            WARNING,
-        )
-    owner = facts.columns.get(table.owner)
-    if owner is not None and owner.nullable:
-        yield Finding(
-            "keys",
-            f"column {table.owner} of table {name} may be NULL: a row without a user goes to quarantine and puts "
-            "its whole shard in doubt, the delete of one every shard",
-            f"ALTER TABLE {name} ALTER COLUMN {table.owner} SET NOT NULL",
-            WARNING,
-        )
 
 
 def _judge_identity(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]:

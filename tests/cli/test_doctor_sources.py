@@ -12,12 +12,18 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from kycache.cli.doctor.key_rules import judge_same_user
+from kycache.cli.doctor.look_at_source import look_at_source
+from kycache.cli.doctor.table_rules import judge_table
 from kycache.cli.doctor.topic_rules import WARNING, Finding
 from kycache.demo.servers import postgres
 from kycache.demo.servers.children import Child, Program, stopping
 from kycache.demo.servers.ports import free_ports
-from support.pipeline.cluster import Cluster
+from support.foreign import view_of
+from support.pipeline.cluster import CONNECTOR, Cluster
 from support.waiting import wait_until
+
+NOTE = 'note = { name = "note", type = "text" }'
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,12 @@ def test_a_sound_source_and_one_without_heartbeats(cluster: Cluster) -> None:
         cluster.prepare_source()
         assert cluster.findings() == []
 
+
+LOOSE = (
+    "CREATE COLLATION loose (provider = libc, locale = 'C'); SET allow_system_table_mods = on;"
+    "UPDATE pg_collation SET collisdeterministic = false WHERE collname = 'loose'"
+)
+"""As `deterministic = false` makes it, which takes ICU, and this PostgreSQL is built without."""
 
 OTHERS = "users, kyc_records, kycache_heartbeat"
 
@@ -181,6 +193,40 @@ BROKEN: list[tuple[str, str, str, str]] = [
         "keys",
         "no index keeps account_id of table public.accounts unique",
     ),
+    (
+        "ALTER TABLE accounts DROP CONSTRAINT accounts_user_id_fkey, ALTER COLUMN user_id TYPE varchar",
+        "ALTER TABLE accounts ALTER COLUMN user_id TYPE uuid USING user_id::uuid,"
+        "ADD FOREIGN KEY (user_id) REFERENCES users ON UPDATE CASCADE ON DELETE CASCADE",
+        "keys",
+        "column user_id of table public.accounts is varchar, and the users' key user_id of table public.users",
+    ),
+    (
+        "CREATE TYPE hollow AS ENUM (); CREATE SCHEMA elsewhere; CREATE TYPE elsewhere.hollow AS ENUM ()",
+        "DROP TYPE hollow; DROP TYPE elsewhere.hollow; DROP SCHEMA elsewhere",
+        "types",
+        "there are enum types without labels (elsewhere.hollow, hollow): Debezium reads all types",
+    ),
+    (
+        f"{LOOSE}; ALTER TABLE users ALTER COLUMN region TYPE text COLLATE loose",
+        'ALTER TABLE users ALTER COLUMN region TYPE text COLLATE "default"; DROP COLLATION loose',
+        "filters",
+        "filter 'region' is by column region of table public.users, a text of a collation that is not",
+    ),
+    (
+        "ALTER TABLE users ALTER COLUMN region TYPE char(9)",
+        "ALTER TABLE users ALTER COLUMN region TYPE text",
+        "filters",
+        "char(9), padded with blanks: a list finds only what is written byte by byte",
+    ),
+    *[
+        (
+            f"ALTER TABLE accounts DROP COLUMN status, ADD COLUMN status {kind}",
+            "ALTER TABLE accounts DROP COLUMN status, ADD COLUMN status text DEFAULT 'OPEN'",
+            "types",
+            f"column status of table public.accounts is a {kind}, the view declares text: it would not print as",
+        )
+        for kind in ("numeric", "timestamptz", "timetz", "money")
+    ],
     (
         "ALTER TABLE kycache_heartbeat DROP COLUMN truncated",
         "DROP TABLE kycache_heartbeat",
@@ -350,3 +396,71 @@ def test_partitioned_tables(cluster: Cluster) -> None:
     finally:
         cluster.run("DROP TABLE accounts", "ALTER TABLE accounts_as_they_were RENAME TO accounts")
         cluster.prepare_source()
+
+
+def test_ids_are_one_users_as_postgres_says_or_doctor_says_why_not(cluster: Cluster) -> None:
+    """Equal for PostgreSQL, and two for whoever compares bytes: each such pair of columns is found."""
+    cluster.run(LOOSE)
+    pairs = {
+        ("text", "varchar(8)"): [],
+        ("int", "bigint"): [],
+        ("uuid", "uuid"): [],
+        ("char(8)", "char(8)"): ["padded with blanks to 8 characters"],
+        ("char(8)", "varchar(8)"): [
+            "padded with blanks",
+            "column uid of table public.c is varchar, and the users'",
+        ],
+        ("char(8)", "char(9)"): ["padded with blanks", "column uid of table public.c is char(9), and the users'"],
+        ("text", "char(8)"): [
+            "column uid of table public.c is char(8), and the users' key id of table public.u text"
+        ],
+        ("bpchar", "bpchar"): [
+            "column id of table public.u is a bpchar without",
+            "column uid of table public.c is a",
+        ],
+        ("uuid", "varchar"): [
+            "column uid of table public.c is varchar, and the users' key id of table public.u uuid"
+        ],
+        ("int", "text"): ["column uid of table public.c is text, and the users' key id of table public.u int4"],
+        ("text COLLATE loose", "text"): ["column id of table public.u is a text of a collation that is not"],
+        ("text", "text COLLATE loose"): ["column uid of table public.c is a text of a collation that is not"],
+    }
+    try:
+        for (root, owner), problems in pairs.items():
+            kind = {"uuid": "uuid", "int": "int"}.get(root, "text")
+            cluster.run(
+                f"CREATE TABLE u (id {root} PRIMARY KEY, at timestamp)",
+                f"CREATE TABLE c (cid int PRIMARY KEY, uid {owner} NOT NULL)",
+            )
+            facts = look_at_source(cluster.settings.dsn, view_of(kind, child=NOTE), CONNECTOR)
+            found = list(judge_same_user(facts, view_of(kind, child=NOTE), "public"))
+            assert [problem in finding.problem for problem, finding in zip(problems, found, strict=True)] == (
+                [True] * len(problems)
+            ), (root, owner, found)
+            cluster.run("DROP TABLE u, c")
+    finally:
+        cluster.run("DROP TABLE IF EXISTS u, c", "DROP COLLATION loose")
+
+
+def test_a_negative_scale_and_a_text_that_holds_uuids_are_declared(cluster: Cluster) -> None:
+    columns = {"n": "numeric(5,-2)", "m": "numeric(2,4)", "x": "varchar(36)"}
+    declared = {"n": "numeric", "m": "numeric(2,4)", "x": "uuid"}
+    cluster.run(f"CREATE TABLE u (id int PRIMARY KEY, at timestamp, {', '.join(map(' '.join, columns.items()))})")
+    try:
+        for kinds, problems in (
+            (
+                declared,
+                ["is a numeric of scale -2, the view declares numeric: such", "is a varchar, the view declares"],
+            ),
+            (declared | {"n": "numeric(5,-2)", "x": "text"}, []),
+        ):
+            view = view_of("int", *(f'{n} = {{ name = "{n}", type = "{kind}" }}' for n, kind in kinds.items()))
+            facts = look_at_source(cluster.settings.dsn, view, CONNECTOR)
+            found = [f for f in judge_table(view.root, facts, "public", "") if f.check == "types"]
+            assert len(found) == len(problems)
+            for finding, problem in zip(found, problems, strict=True):
+                assert problem in finding.problem
+            if found:
+                assert "declare it numeric(p,-2)" in found[0].remedy
+    finally:
+        cluster.run("DROP TABLE u")
