@@ -68,7 +68,6 @@ MONEY = ColumnType(Kind.NUMERIC, precision=18, scale=4)
         (ColumnType(Kind.TEXT), "G ", "G "),
         (ColumnType(Kind.BOOL), True, True),
         (ColumnType(Kind.INT), -(2**63), -(2**63)),
-        (ColumnType(Kind.UUID), "0000000A-0000-4000-8000-000000000001", "0000000a-0000-4000-8000-000000000001"),
         (ColumnType(Kind.ENUM, ("A", "B")), "B", "B"),
     ],
 )
@@ -102,6 +101,7 @@ def test_sent_and_shown(kind: ColumnType, sent: object, shown: object) -> None:
         (ColumnType(Kind.INT), True),
         (ColumnType(Kind.INT), "5"),
         (ColumnType(Kind.UUID), "0000000a000040008000000000000001"),
+        (ColumnType(Kind.UUID), "0000000A-0000-4000-8000-000000000001"),  # PostgreSQL prints lower case
         (ColumnType(Kind.UUID), "zzzzzzzz-0000-4000-8000-000000000001"),
         (ColumnType(Kind.UUID), None),
         (ColumnType(Kind.ENUM, ("A", "B")), "C"),
