@@ -19,6 +19,8 @@ from kycache.actors.store.fence import Fence
 from kycache.actors.store.store import Applied, Store
 from kycache.model.change import Beat, Change, Item
 
+from .partition import Partition
+
 MAILBOX_ITEMS_MAX = 20_000
 """Items waiting for one shard: half a second of work, some 20 MB; past it the partition is paused."""
 
@@ -59,8 +61,8 @@ log = structlog.get_logger()
 class Batch(NamedTuple):
     """Records of one poll, decoded."""
 
-    begins: int
-    """The position of the partition before it: what was delivered last ended there."""
+    run: int
+    """The number of the run that it was polled for (`Partition.read_from`)."""
     items: list[Item]
     size_bytes: int
     next_offset: int
@@ -85,11 +87,13 @@ class ShardActor:
         self,
         opened: Opened,
         fence: Fence,
-        on_room: Callable[[], None],
+        partition: Partition,
+        run: int,
         on_blocked: Callable[[str, str], None] = lambda _problem, _remedy: None,
     ) -> None:
         """Args:
-        on_room: called when the mailbox has room again after `offer` said it had not.
+        partition: is resumed when the mailbox has room again after `offer` said it had not.
+        run: the number of the run that was ordered for this actor; it takes batches of no other.
         on_blocked: called with the reason and the remedy when nothing can be committed, and empty when it can.
         """
         self.store = opened.store
@@ -99,8 +103,8 @@ class ShardActor:
         self._fence = fence
         self._topic_id = opened.topic_id
         self._until = opened.until
-        self._next = opened.offset
-        self._on_room = on_room
+        self._partition = partition
+        self._run = run
         self._on_blocked = on_blocked
         self._long_read: Reader | None = None
         self._mailbox: deque[Batch] = deque()
@@ -110,14 +114,13 @@ class ShardActor:
         self._arrival = trio.Event()
 
     def offer(self, batch: Batch) -> bool:
-        """Take a batch. Returns whether another is welcome; if not, `on_room` tells when one is.
+        """Take a batch. Returns whether another is welcome; if not, the partition is resumed when one is.
 
-        A batch that does not begin where the last one ended was polled for an earlier run of the shard, before
-        the order to read on from elsewhere was obeyed: it is dropped, or a gap would be committed.
+        A batch of another run is dropped. It was polled before the order to read on was obeyed: its records come
+        again in this actor's run, and what lies between would be a gap.
         """
-        if batch.begins != self._next:
+        if batch.run != self._run:
             return False
-        self._next = batch.next_offset
         self._mailbox.append(batch)
         self._waiting += len(batch.items)
         self._waiting_bytes += batch.size_bytes
@@ -178,8 +181,8 @@ class ShardActor:
         self._waiting_bytes -= size_bytes
         if self._full and self._waiting <= MAILBOX_ITEMS_RESUME and self._waiting_bytes < MAILBOX_BYTES_MAX:
             self._full = False
-            self._on_room()
-        return Batch(first.begins, items, size_bytes, last.next_offset, last.leader_epoch, last.high_water)
+            self._partition.resume(self._run)
+        return Batch(first.run, items, size_bytes, last.next_offset, last.leader_epoch, last.high_water)
 
     async def _apply(self, batch: Batch) -> Applied | None:
         """Apply a batch, and the same again while there is no room for it."""

@@ -16,7 +16,8 @@ from kycache.actors.rules.reports import Report, WriterState
 from kycache.actors.store.fence import Fence
 from kycache.model.errors import HaltShard, KycacheError, Refused, Unreachable, whereabouts
 
-from .shard import Batch, Opened, ShardActor
+from .partition import Partition
+from .shard import Opened, ShardActor
 
 RESTARTS_MAX = 5
 """Unexpected failures within `RESTARTS_WINDOW_S` after which a shard is halted instead of tried again."""
@@ -54,39 +55,26 @@ class ShardHolder:
     def __init__(
         self,
         folder: ShardFolder,
-        open_store: Callable[[], Opened],
-        read_from: Callable[[int, int], None],
-        pause: Callable[[], None],
-        resume: Callable[[], None],
-        fill: Callable[[], Awaitable[None]] = trio.lowlevel.checkpoint,
+        open_store: Callable[[], Awaitable[Opened]],
+        partition: Partition,
     ) -> None:
         """Args:
-        open_store: opens or creates the store; raises `KycacheError` or `HaltShard` where it must not.
-            Blocking; called in a worker thread.
-        read_from: asks for the records from an offset on; the one before it was read in the leader epoch given.
-        pause: asks for none until `resume` or `read_from`.
-        fill: called before `open_store`, for as long as it takes; the files are its own meanwhile.
+        open_store: opens or creates the store, and takes as long as that takes; the files are its own meanwhile.
+            Raises `KycacheError` or `HaltShard` where it must not. A store that it opened it returns, cancelled
+            or not.
+        partition: the shard's.
         """
         self.folder = folder
         self.fence = Fence()
         self.actor: ShardActor | None = None
         self.halted: HaltShard | None = None
         self._open_store = open_store
-        self._read_from = read_from
-        self._pause = pause
-        self._resume = resume
-        self._fill = fill
+        self._partition = partition
         self._released = trio.Event()
         self._attempt = trio.CancelScope()
         self._remedies: deque[_Remedy] = deque()
         self._scope = trio.CancelScope()
         self._lock: ShardLock | None = None
-
-    def offer(self, batch: Batch) -> bool:
-        """Hand a batch to the actor; False: send no more until asked."""
-        if self.actor is None:
-            return False
-        return self.actor.offer(batch)
 
     async def run(self) -> None:
         """Hold the shard until released. No failure of one shard leaves here: the others go on."""
@@ -211,15 +199,15 @@ class ShardHolder:
             await self._stay_halted(self.halted)
 
     async def _attempt_once(self) -> None:
-        await self._fill()
-        opened = await trio.to_thread.run_sync(self._open_store)
+        opened = await self._open_store()
+        run = self._partition.read_from(opened.offset, opened.store.opened_at.position.leader_epoch)
         try:
-            self.actor = ShardActor(opened, self.fence, self._resume, self._report_blocked)
+            # Nothing is awaited since the order: its first batch finds the actor.
+            self.actor = ShardActor(opened, self.fence, self._partition, run, self._report_blocked)
             self._report(Report(WriterState.OPEN, holder=holder_name()))
-            self._read_from(opened.offset, opened.store.opened_at.position.leader_epoch)
             await self.actor.run()
         finally:
-            self._pause()
+            self._partition.pause(run)
             self.actor = None
             opened.store.close()
 

@@ -8,11 +8,13 @@ import structlog
 import trio
 
 from kycache.actors.files.directory import DataDirectory, Node, slot
-from kycache.actors.files.environment import Environments
 from kycache.actors.files.home import Home
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.integrity.vouching import Checker
+from kycache.actors.store.turn import Turn
+from kycache.ingest.consuming.holders import Holders
 from kycache.ingest.consuming.settings import KafkaSettings
+from kycache.ingest.consuming.thread import ConsumerThread
 from kycache.ingest.consuming.topic import describe_topic
 from kycache.ingest.remedies.control import serve_control
 from kycache.ingest.remedies.protocol import socket_of
@@ -20,7 +22,9 @@ from kycache.ingest.remedies.work import carry_out
 from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
 
-from .service import Ingest, WarmStart
+from .opening import Opening, WarmStart
+from .upkeep import free_readers, hint_positions
+from .watching import Watch, watch_source
 
 log = structlog.get_logger()
 
@@ -64,14 +68,14 @@ async def _walk_one_ahead(folder: ShardFolder, checker: Checker) -> None:
 
 
 @asynccontextmanager
-async def _thread(ingest: Ingest, nursery: trio.Nursery) -> AsyncIterator[None]:
+async def _running(thread: ConsumerThread, nursery: trio.Nursery) -> AsyncIterator[None]:
     """The consumer thread runs inside; it has ended when this is left."""
     ended = trio.Event()
 
     async def body() -> None:
         with trio.CancelScope(shield=True):
             try:
-                await trio.to_thread.run_sync(ingest.thread.run)
+                await trio.to_thread.run_sync(thread.run)
             finally:
                 ended.set()
 
@@ -79,46 +83,50 @@ async def _thread(ingest: Ingest, nursery: trio.Nursery) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        ingest.thread.stop()
+        thread.stop()
         with trio.CancelScope(shield=True):
             await ended.wait()
 
 
 async def run_ingest(
     settings: KafkaSettings,
-    directory: DataDirectory,
-    environments: Environments,
-    view: View,
+    home: Home,
     warm_start: WarmStart | None = None,
     source: str | None = None,
     *,
-    task_status: "trio.TaskStatus[Ingest]" = trio.TASK_STATUS_IGNORED,
+    task_status: "trio.TaskStatus[Holders]" = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Ingest until cancelled: batches in hand are committed, the shards closed.
+
+    Args:
+        source: the source's connection string; None: the source is not looked at.
 
     Raises:
         Unreachable: nothing is stored here yet, and the broker does not answer or has no such topic.
         Refused: the directory belongs to another view, topic or partition count.
     """
+    directory = home.directory
     directory.prepare()
-    checker = Checker(view)
+    checker = Checker(home.view)
     known = directory.node()
     with slot(directory.run) as number:
         # Shards outlive the consumer thread, so that what it delivered last is applied or fenced off.
         async with trio.open_nursery() as nursery, trio.open_nursery() as shards:
             if known is not None:
                 nursery.start_soon(_walk_ahead, directory, checker, known.shards)
-            node = await found_node(settings, directory, view)
+            node = await found_node(settings, directory, home.view)
+            turn = Turn()
+            opening = Opening(settings, home, node, checker, turn, warm_start)
+            holders = Holders(opening.hold, shards, node.shards)
             instance_id = f"kycache-{node.id}-{number}"
-            about = (settings, directory, environments, view, checker, node, shards, instance_id)
-            ingest = Ingest(*about, warm_start)
-            async with _thread(ingest, nursery):
-                nursery.start_soon(ingest.watch)
-                nursery.start_soon(ingest.hint_positions)
+            thread = ConsumerThread(settings, home.view, instance_id, directory.place(), holders, turn)
+            async with _running(thread, nursery):
+                nursery.start_soon(Watch(settings, directory, node, opening, holders).run)
+                nursery.start_soon(hint_positions, holders, thread)
                 if source is not None:
-                    nursery.start_soon(ingest.watch_source, source)
-                nursery.start_soon(ingest.free_readers)
-                work = partial(carry_out, settings=settings, home=Home(directory, environments, view))
-                nursery.start_soon(serve_control, ingest, work, socket_of(directory.run, number))
-                task_status.started(ingest)
+                    nursery.start_soon(watch_source, source, directory, node, holders)
+                nursery.start_soon(free_readers, holders)
+                work = partial(carry_out, settings=settings, home=home)
+                nursery.start_soon(serve_control, holders, work, socket_of(directory.run, number))
+                task_status.started(holders)
                 await trio.sleep_forever()

@@ -14,12 +14,15 @@ Each of these is put into the product by hand; `make mutants` does it and tells 
  9. what precedes a whole snapshot is applied when it comes again
 10. the sweep after a whole snapshot never happens: people deleted meanwhile stay
 11. a truncate drops no rows, only remembers that it was
-12. a batch polled before the shard was opened anew is taken (by both who look), and leaves a gap
+12. a batch polled before the shard was opened again is taken, and leaves a gap
 13. readiness comes with the first snapshot row
 14. an older row heals a newer one that could not be understood
 15. delete markers are dropped while a replay may still need them
 16. a child whose own key changes stays under the former one too
-17. a batch polled before the shard was opened anew is offered to it: comes again, and is in its own way
+17. runs are counted from 1 for each assignment, and no partition is parked: an earlier one's batch is taken
+18. a shard whose mailbox was full does not say that it has room again: it stands still
+19. a mailbox is never full: it grows as fast as the log is read
+20. a batch ends inside a source transaction whose rest is in hand
 """
 
 from pathlib import Path

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from kycache.cli.settings.loading import Settings
     from kycache.http.serving.settings import HttpSettings
     from kycache.http.serving.workers import Worker
+    from kycache.ingest.consuming.holders import Holders
     from kycache.model.view import View
     from kycache.snapshots.schedule import Schedule
 
@@ -123,6 +124,7 @@ async def _ingest(
 ) -> None:
     gc.set_threshold(GC_NEW_OBJECTS)
     # Imported in the services: Kafka's client and Quart take their time, and `status` needs neither.
+    from kycache.actors.files.home import Home
     from kycache.ingest.process import run_ingest
     from kycache.snapshots.schedule import take_snapshots
     from kycache.snapshots.scratch import sweep
@@ -130,12 +132,13 @@ async def _ingest(
     async with trio.open_nursery() as nursery:
         directory = data_directory(settings)
         sweep(directory.run)
-        kafka, warm_start = kafka_settings(settings), bootstrap(settings, view)
-        about = (kafka, directory, opened, view, warm_start, source_dsn(settings))
-        running = await nursery.start(partial(run_ingest, *about))
+        home, warm_start = Home(directory, opened, view), bootstrap(settings, view)
+        holders: Holders = await nursery.start(
+            run_ingest, kafka_settings(settings), home, warm_start, source_dsn(settings)
+        )
         log.info("ingesting", topic=settings.kafka.topic, data=str(settings.data.dir))
         if schedule is not None:
-            nursery.start_soon(take_snapshots, schedule, directory, running.holds_what_is_worth_keeping)
+            nursery.start_soon(take_snapshots, schedule, directory, holders.holds_what_is_worth_keeping)
         task_status.started()
 
 

@@ -1,18 +1,20 @@
 """The consumer thread: the one place that speaks to Kafka while ingest runs.
 
-kafka-python blocks, so it has a thread of its own. Everything it learns it hands to a `Sink` on the trio
-side; everything it is told comes through a queue that it empties between polls. The position to read from is
-always the store's: a freshly assigned partition is parked (paused, at a made-up position) until its shard is
-open and says where to read on. Offsets committed to the group are a hint for lag tools and never read.
+kafka-python blocks, so it has a thread of its own. Everything it learns it hands to the `Holders` on the trio
+side, with one call for what a poll brought of a partition. Orders to it are data in a queue, which it empties
+between polls. The position to read from is always the store's: a freshly assigned partition is parked (paused, at
+a made-up position) until its shard is open and orders a run. Each batch carries the number of the run that it was
+polled for. Offsets committed to the group are a hint for lag tools and never read.
 """
 
 import queue
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
 import structlog
+import trio
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.errors import (
@@ -25,6 +27,7 @@ from kafka.errors import (
 )
 from kafka.structs import OffsetAndMetadata
 
+from kycache.actors.partition import Order, Partition, Pause, ReadFrom, Resume
 from kycache.actors.shard import Batch
 from kycache.actors.store.turn import Turn
 from kycache.ingest.decoding.decode import RecordDecoder
@@ -33,6 +36,7 @@ from kycache.model.partition import KeyForm
 from kycache.model.view import View
 
 from .client import SESSION_TIMEOUT_MS, go_on, joining, open_consumer, seek
+from .holders import Holders
 from .refusals import log_cut
 from .settings import KafkaSettings
 from .topic import foreign_members
@@ -53,54 +57,43 @@ HINT_INTERVAL_S = 5.0
 
 
 log = structlog.get_logger()
+_T = TypeVar("_T")
 
 
-class Sink(Protocol):
-    """The trio side, as the consumer thread sees it. Each call may come from that thread."""
+class Hint(NamedTuple):
+    """Order: tell the group how far the stores are."""
 
-    def assigned(self, partition: int) -> None:
-        """The partition is this member's; it is parked until `read_from` is ordered."""
-        ...
-
-    def revoked(self, partitions: list[int]) -> None:
-        """They go to another member; returns when their shards are closed, or in bounded time."""
-        ...
-
-    def deliver(self, partition: int, batch: Batch) -> bool:
-        """Records, in order. False: no more until `resume` is ordered."""
-        ...
-
-    def halt(self, partition: int, error: HaltShard) -> None:
-        """The partition cannot be read on."""
-        ...
-
-
-class _Order(NamedTuple):
-    run: Callable[["_Session"], None]
+    offsets: dict[int, int]
+    """Per partition, of the next change to read."""
 
 
 class _Session(NamedTuple):
     consumer: KafkaConsumer
-    parked: set[int]
-    expected: dict[int, int]
-    """Per partition, the offset behind what was delivered last."""
+    runs: dict[int, int]
+    """Per partition, the number of the run that is delivered. A partition that is not in it is parked."""
 
 
 class ConsumerThread:
-    """Reads the topic as a member of the group. `run` is the thread; the other methods give it orders."""
+    """Reads the topic as a member of the group. `run` is the thread; the other methods are the trio side's."""
 
     def __init__(
-        self, settings: KafkaSettings, view: View, instance_id: str, place: str, sink: Sink, turn: Turn
+        self,
+        settings: KafkaSettings,
+        view: View,
+        instance_id: str,
+        place: str,
+        holders: Holders,
+        turn: Turn,
     ) -> None:
         self._settings = settings
         self._decoder = RecordDecoder(view, KeyForm(settings.key_form))
         self._instance_id = instance_id
         self._place = place
-        self._sink = sink
+        self._holders = holders
         self._turn = turn
-        self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
-        self._asked: Counter[int] = Counter()  # per partition, orders to read on; counted by who gives them
-        self._obeyed: Counter[int] = Counter()  # the same, counted by the thread
+        self._orders: queue.SimpleQueue[Order | Hint] = queue.SimpleQueue()
+        self._runs = count(1)
+        """The numbers of runs to come: one counter for all partitions, holders and sessions."""
         self._stopping = False
         self._well: bool | None = None
 
@@ -108,62 +101,9 @@ class ConsumerThread:
         """End the thread; the group keeps this member's place for the session's time."""
         self._stopping = True
 
-    def read_from(self, partition: int, offset: int, leader_epoch: int) -> None:
-        """Order: deliver the partition's records from `offset` on; `leader_epoch` is that of the one before it."""
-
-        self._asked[partition] += 1
-
-        def run(session: _Session) -> None:
-            self._obeyed[partition] += 1
-            tp = self._tp(partition)
-            if tp in session.consumer.assignment():
-                session.parked.discard(partition)
-                session.expected[partition] = offset
-                seek(session.consumer, tp, offset, leader_epoch)
-                go_on(session.consumer, tp)
-
-        self._orders.put(_Order(run))
-
-    def polled_before_order(self, partition: int) -> bool:
-        """Whether what is being delivered was polled before the last order to read on: those records come again.
-
-        For who gives the orders, while the thread waits for the delivery to be taken.
-        """
-        return self._obeyed[partition] < self._asked[partition]
-
-    def pause(self, partition: int) -> None:
-        """Order: deliver no more records of the partition until `read_from`."""
-
-        def run(session: _Session) -> None:
-            session.parked.add(partition)
-            self._pause(session, partition)
-
-        self._orders.put(_Order(run))
-
-    def resume(self, partition: int) -> None:
-        """Order: go on where a delivery found no room."""
-
-        def run(session: _Session) -> None:
-            tp = self._tp(partition)
-            if partition not in session.parked and tp in session.consumer.assignment():
-                go_on(session.consumer, tp)
-
-        self._orders.put(_Order(run))
-
     def hint(self, offsets: dict[int, int]) -> None:
         """Order: tell the group how far the stores are."""
-
-        def run(session: _Session) -> None:
-            ours = session.consumer.assignment()
-            known = {
-                self._tp(p): OffsetAndMetadata(offset, "", -1)
-                for p, offset in offsets.items()
-                if self._tp(p) in ours
-            }
-            if known:
-                session.consumer.commit_async(known)
-
-        self._orders.put(_Order(run))
+        self._orders.put(Hint(offsets))
 
     def run(self) -> None:
         """The thread's body: until `stop`. Reconnects for ever while the broker is away.
@@ -179,7 +119,7 @@ class ConsumerThread:
                 time.sleep(RETRY_WAIT_S)
                 continue
             try:
-                self._session(_Session(consumer, set(), {}))
+                self._session(_Session(consumer, {}))
             finally:
                 # Without its listener: the trio side is closing the shards by itself.
                 consumer.close(autocommit=False, timeout_ms=1000)
@@ -211,7 +151,7 @@ class ConsumerThread:
         return open_consumer(self._settings, self._instance_id, self._place)
 
     def _session(self, session: _Session) -> None:
-        session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session, self._sink))
+        session.consumer.subscribe([self._settings.topic], listener=_Listener(self, session))
         alive = time.monotonic()
         while not self._stopping:
             stood_still_s, alive = time.monotonic() - alive, time.monotonic()
@@ -220,7 +160,7 @@ class ConsumerThread:
                 log.warning(
                     "stood still for longer than the session, joining the group anew", seconds=stood_still_s
                 )
-                self._sink.revoked([tp.partition for tp in session.consumer.assignment()])
+                self.revoked([tp.partition for tp in session.consumer.assignment()])
                 return
             self._obey(session)
             try:
@@ -254,10 +194,50 @@ class ConsumerThread:
                 order = self._orders.get_nowait()
             except queue.Empty:
                 return
-            order.run(session)
+            self._obey_one(session, order)
+
+    def _obey_one(self, session: _Session, order: Order | Hint) -> None:
+        ours = session.consumer.assignment()
+        match order:
+            case ReadFrom(partition, run, offset, leader_epoch):
+                tp = self._tp(partition)
+                if tp in ours:
+                    session.runs[partition] = run
+                    seek(session.consumer, tp, offset, leader_epoch)
+                    go_on(session.consumer, tp)
+            case Pause(partition, run):
+                if session.runs.get(partition) == run:
+                    del session.runs[partition]
+                    self._pause(session, partition)
+            case Resume(partition, run):
+                tp = self._tp(partition)
+                if session.runs.get(partition) == run and tp in ours:
+                    go_on(session.consumer, tp)
+            case Hint(offsets):
+                known = {
+                    self._tp(p): OffsetAndMetadata(offset, "", -1)
+                    for p, offset in offsets.items()
+                    if self._tp(p) in ours
+                }
+                if known:
+                    session.consumer.commit_async(known)
+
+    # What the trio side is asked and hears. The thread goes on when that has taken it.
+
+    def assigned(self, partition: int) -> None:
+        """The partition is this member's, and parked until its shard orders a run."""
+        self._on_trio(self._holders.assigned, Partition(partition, self._runs, self._orders.put))
+
+    def revoked(self, partitions: list[int]) -> None:
+        """They go to another member; returns when their shards are closed, or in bounded time."""
+        trio.from_thread.run(self._holders.revoked, partitions, trio_token=self._holders.token)
+
+    def _on_trio(self, run: Callable[..., _T], *args: object) -> _T:
+        return trio.from_thread.run_sync(run, *args, trio_token=self._holders.token)
 
     def _deliver(self, session: _Session, partition: int, records: list[Any]) -> None:
-        if partition in session.parked or not records:
+        run = session.runs.get(partition)
+        if run is None or not records:
             return
         tp = self._tp(partition)
         decode = self._decoder.decode
@@ -266,15 +246,14 @@ class ConsumerThread:
         last = records[-1]
         epoch = getattr(last, "leader_epoch", None)
         batch = Batch(
-            session.expected[partition],
+            run,
             items,
             sum(len(r.value or b"") for r in records),
             last.offset + 1,
             -1 if epoch is None else epoch,
             session.consumer.highwater(tp) or 0,
         )
-        session.expected[partition] = batch.next_offset
-        if not self._sink.deliver(partition, batch):
+        if not self._on_trio(self._holders.offer, partition, batch):
             self._pause(session, partition)
 
     def _pause(self, session: _Session, partition: int) -> None:
@@ -283,11 +262,11 @@ class ConsumerThread:
             session.consumer.pause(tp)
 
     def _park(self, session: _Session, partition: int, error: HaltShard) -> None:
-        session.parked.add(partition)
+        session.runs.pop(partition, None)
         tp = self._tp(partition)
         session.consumer.seek(tp, 0)
         session.consumer.pause(tp)
-        self._sink.halt(partition, error)
+        self._on_trio(self._holders.halt, partition, error)
 
     def _cut(self, session: _Session, offsets: dict[TopicPartition, int]) -> None:
         for tp, offset in offsets.items():
@@ -363,23 +342,22 @@ class ConsumerThread:
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
     """Kafka's callbacks; they run on the consumer thread, inside `poll`."""
 
-    def __init__(self, thread: ConsumerThread, session: _Session, sink: Sink) -> None:
+    def __init__(self, thread: ConsumerThread, session: _Session) -> None:
         self._thread = thread
         self._session = session
-        self._sink = sink
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
         for tp in assigned:
             # Any position keeps the client from looking for a committed one; it is paused, so none is read.
             self._session.consumer.seek(tp, 0)
             self._session.consumer.pause(tp)
-            self._session.parked.add(tp.partition)
-            self._sink.assigned(tp.partition)
+            self._session.runs.pop(tp.partition, None)
+            self._thread.assigned(tp.partition)
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         gone = [tp.partition for tp in revoked]
         if gone and not self._thread.stopping:
-            self._sink.revoked(gone)
+            self._thread.revoked(gone)
 
     def on_partitions_lost(self, lost: Iterable[TopicPartition]) -> None:
         self.on_partitions_revoked(lost)

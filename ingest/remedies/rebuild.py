@@ -148,7 +148,7 @@ def rebuild(
 ) -> None:
     """Start a shard over from where its partition is whole. The caller holds the shard's lock. Blocking.
 
-    What it put in doubt stays in doubt until the new generation serves (service.py clears it then).
+    What it put in doubt stays in doubt until the new generation serves (opening.py clears it then).
 
     Raises:
         Unreachable: the broker does not answer, or has no such topic.

@@ -17,6 +17,7 @@ from kycache.actors.store.store import Applied
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
+from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.shards import ShardUnderTest
 from support.waiting import until
@@ -42,7 +43,9 @@ class Running:
             return apply(items, position, high_water, fence)
 
         monkeypatch.setattr(store, "apply", recorded)
-        self.actor = ShardActor(Opened(store, "id", 0), self.shard.fence, lambda: None)
+        self.orders = Orders()
+        run = self.orders.partition.read_from(0, -1)
+        self.actor = ShardActor(Opened(store, "id", 0), self.shard.fence, self.orders.partition, run)
         source = FakeSource(Random(1), 1)
         source.snapshot()
         source.transactions(3)
@@ -51,7 +54,8 @@ class Running:
         self.items: list[Item] = [decoder.decode(record) for record in source.records()[0]]
 
     def offer(self, first: int, end: int, high_water: int, size_bytes: int = 1) -> None:
-        assert self.actor.offer(Batch(first, self.items[first:end], size_bytes, end, -1, high_water))
+        batch = Batch(self.orders.run, self.items[first:end], size_bytes, end, -1, high_water)
+        assert self.actor.offer(batch)
 
 
 @asynccontextmanager

@@ -14,6 +14,7 @@ import trio
 
 from kycache.actors import supervisor
 from kycache.actors.files.shard_folder import holder_name
+from kycache.actors.partition import Pause
 from kycache.actors.rules.state import Position
 from kycache.actors.shard import Batch, Opened
 from kycache.actors.store.fence import Fence
@@ -23,6 +24,7 @@ from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.errors import HaltShard, Refused, Unreachable
+from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.shards import ShardUnderTest
 from support.waiting import until
@@ -49,14 +51,21 @@ class Desk:
         self.failures: list[Exception] = []
         self.make: Callable[[], ShardUnderTest] | None = None
         self.opened = 0
-        self.asked: list[int] = []
-        self.holder = ShardHolder(made.folder, self._open, self._read_from, lambda: None, lambda: None)
+        self.orders = Orders()
+        self.holder = ShardHolder(made.folder, self.open, self.orders.partition)
         source = FakeSource(Random(1), 1)
         source.snapshot()
         source.transactions(3)
         source.beat()
         decoder = RecordDecoder(VIEW)
         self.items: list[Item] = [decoder.decode(record) for record in source.records()[0]]
+
+    @property
+    def asked(self) -> list[int]:
+        return self.orders.read_from
+
+    async def open(self) -> Opened:
+        return await trio.to_thread.run_sync(self._open)
 
     def _open(self) -> Opened:
         self.opened += 1
@@ -68,11 +77,12 @@ class Desk:
             self.shard.store = self.shard._open()
         return Opened(self.shard.store, "id", self.shard.store.opened_at.position.offset)
 
-    def _read_from(self, offset: int, _epoch: int) -> None:
-        self.asked.append(offset)
+    def batch(self, first: int, end: int, *, run: int | None = None) -> Batch:
+        return self.orders.batch(self.items, first, end, run=run)
 
-    def batch(self, first: int, end: int) -> Batch:
-        return Batch(first, self.items[first:end], 1, end, -1, len(self.items))
+    def offer(self, batch: Batch) -> bool:
+        assert self.holder.actor is not None
+        return self.holder.actor.offer(batch)
 
     def report(self) -> str:
         report = self.shard.folder.report()
@@ -92,24 +102,32 @@ async def held(desk: Desk) -> AsyncIterator[ShardHolder]:
 
 async def test_batches_are_applied_and_a_restart_goes_on(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
-    async with held(desk) as holder:
+    async with held(desk):
         await until(lambda: desk.asked)
-        assert holder.offer(desk.batch(0, 3))
+        assert desk.offer(desk.batch(0, 3))
         await until(lambda: desk.position() == 3)
     assert desk.report() == "closed"
     assert desk.shard.folder.holder() is None
 
 
-async def test_a_batch_that_does_not_begin_where_the_last_ended_is_dropped(tmp_path: Path) -> None:
-    """It was polled for an earlier run: taking it would commit a gap."""
+async def test_a_batch_of_another_run_is_dropped(tmp_path: Path) -> None:
+    """It was polled before the shard was opened again: taking it would commit a gap, or meet itself later."""
     desk = Desk(tmp_path)
     async with held(desk) as holder:
         await until(lambda: desk.asked)
-        holder.offer(desk.batch(0, 2))
-        assert not holder.offer(desk.batch(4, 6))
+        assert desk.offer(desk.batch(0, 2))
+        late = [desk.batch(2, 4), desk.batch(4, 6)]
         await until(lambda: desk.position() == 2)
-        holder.offer(desk.batch(2, 6))
+        await holder.remedy(lambda: None, WAIT_S)
+        await until(lambda: len(desk.asked) == 2)
+        assert [order for order in desk.orders.given if isinstance(order, Pause)] == [Pause(0, 1)]
+        assert not any(desk.offer(batch) for batch in late)
+        assert desk.offer(desk.batch(2, 4))
+        await until(lambda: desk.position() == 4)
+        assert not desk.offer(late[1])
+        assert desk.offer(desk.batch(4, 6))
         await until(lambda: desk.position() == 6)
+    assert desk.orders.paused == [1, 2]
 
 
 async def test_an_unreachable_broker_is_waited_for(tmp_path: Path) -> None:
@@ -170,10 +188,10 @@ async def test_a_removed_folder_is_noticed_and_locked_again(
             holder.look_at_lock()
         else:
             monkeypatch.setattr(holder, "_log_failure", None)  # it is none
-            holder.offer(desk.batch(0, 1))
+            desk.offer(desk.batch(0, 1))
         await until(lambda: len(desk.asked) == 2)
         assert desk.shard.folder.holder() is not None
-        assert holder.offer(desk.batch(0, 3))
+        assert desk.offer(desk.batch(0, 3))
         await until(lambda: desk.position() == 3)
 
 
@@ -181,14 +199,16 @@ async def test_a_remedy_goes_before_filling_a_shard(tmp_path: Path) -> None:
     """A snapshot store that is waited for keeps no operator waiting."""
     desk = Desk(tmp_path)
     began = 0
+    open_shard = desk.open
 
-    async def fill() -> None:
+    async def filled_first() -> Opened:
         nonlocal began
         began += 1
         if began == 1:
             await trio.sleep_forever()
+        return await open_shard()
 
-    desk.holder._fill = fill
+    desk.holder._open_store = filled_first
     async with held(desk) as holder:
         await until(lambda: began == 1)
         assert desk.opened == 0
@@ -234,7 +254,7 @@ async def test_a_report_that_cannot_be_written_stops_nothing(
     monkeypatch.setattr(desk.shard.folder, "write_report", full)
     async with held(desk) as holder:
         await until(lambda: desk.asked)
-        holder.offer(desk.batch(0, 2))
+        desk.offer(desk.batch(0, 2))
         await until(lambda: desk.position() == 2)
         holder.halt(HaltShard("because", "do this"))
         await until(lambda: holder.actor is None)
@@ -244,7 +264,7 @@ async def test_no_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """FAULTS 9, the deciding part: the same batch again, and nothing lost."""
     monkeypatch.setattr("kycache.actors.shard.NO_ROOM_RETRY_S", 0.0)
     desk = Desk(tmp_path)
-    async with held(desk) as holder:
+    async with held(desk):
         await until(lambda: desk.asked)
         apply, tries = desk.shard.store.apply, list[int]()
 
@@ -255,6 +275,6 @@ async def test_no_room_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyP
             return apply(items, position, high_water, fence)
 
         monkeypatch.setattr(desk.shard.store, "apply", full)
-        holder.offer(desk.batch(0, 3))
+        desk.offer(desk.batch(0, 3))
         await until(lambda: desk.position() == 3)
         assert len(tries) == 4

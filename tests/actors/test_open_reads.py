@@ -22,13 +22,14 @@ from kycache.actors.files import open_reads
 from kycache.actors.files.open_reads import OpenRead, OpenReads, Reader, readers_in
 from kycache.actors.rules.freshness import Limits
 from kycache.actors.rules.standing import Facts, status
-from kycache.actors.shard import Batch, Opened
+from kycache.actors.shard import Opened
 from kycache.actors.store.store import Store
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from support.http_stand import Stand, people
+from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.services import started
 from support.shards import ShardUnderTest
@@ -218,12 +219,12 @@ async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
     began = written.pages()
     written.shard.store.close()
 
-    def opened() -> Opened:
+    async def opened() -> Opened:
         written.shard.store = written.shard._open()
         return Opened(written.shard.store, "id", written.next)
 
-    ready = trio.Event()
-    holder = ShardHolder(folder, opened, lambda _offset, _epoch: ready.set(), lambda: None, lambda: None)
+    orders = Orders()
+    holder = ShardHolder(folder, opened, orders.partition)
 
     def position() -> int:
         return written.shard.state.position.offset
@@ -234,15 +235,15 @@ async def test_a_read_that_never_ends_stops_the_writer_before_the_disk_is_full(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)
-        await ready.wait()
+        await until(lambda: orders.read_from)
+        actor = holder.actor
+        assert actor is not None
         with reading(tmp_path) as child:
             child.send_signal(signal.SIGSTOP)
             for first in range(written.next, len(items), CHANGES_PER_BATCH):
                 end = min(first + CHANGES_PER_BATCH, len(items))
-                holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
+                actor.offer(orders.batch(items, first, end))
             await until(lambda: str(child.pid) in reason())
-            actor = holder.actor
-            assert actor is not None
             stood, blocked_at = position(), written.pages()
             assert stood < len(items)
             assert blocked_at - began < 2 * 64 + 64  # the limit, and what one batch may take beyond it

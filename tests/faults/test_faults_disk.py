@@ -15,13 +15,14 @@ from kycache.actors import shard as shard_module
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.reader import NoStore, ShardReader
-from kycache.actors.shard import Batch, Opened, ShardActor
+from kycache.actors.shard import Opened, ShardActor
 from kycache.actors.supervisor import ShardHolder
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.values import uuid_bytes
 from support.faults import in_child, seeds
+from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.shards import TOPIC_ID, ShardUnderTest
 from support.waiting import until
@@ -89,28 +90,26 @@ async def test_a_full_disk_pauses_and_goes_on_by_itself(
     source, items = items_of(seed, 150)
     shard = ShardUnderTest(small_disk, VIEW)
     shard.store.close()
-    asked: list[int] = []
+    orders = Orders()
 
-    def open_store() -> Opened:
+    async def open_store() -> Opened:
         shard.store = shard._open()
         return Opened(shard.store, TOPIC_ID, shard.store.opened_at.position.offset)
 
-    holder = ShardHolder(
-        shard.folder, open_store, lambda offset, _: asked.append(offset), lambda: None, lambda: None
-    )
+    holder = ShardHolder(shard.folder, open_store, orders.partition)
     ballast = small_disk / "ballast"
     offset, paused = 0, 0
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(holder.run)
-            await until(lambda: asked)
+            await until(lambda: orders.read_from)
             while offset < len(items):
                 if offset == 0 or rng.random() < 0.3:  # later it may find room within its file
                     fill(ballast)
                 end = min(len(items), offset + rng.choice((20, 100, 300)))
                 actor = holder.actor
                 assert actor is not None
-                assert actor.offer(Batch(offset, items[offset:end], 1, end, -1, len(items)))
+                assert actor.offer(orders.batch(items, offset, end))
                 while actor.state.position.offset < end:
                     if actor.blocked:
                         paused += 1

@@ -16,7 +16,7 @@ import trio
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
 from kycache.actors.reader import ShardReader, snapshots
-from kycache.ingest import service
+from kycache.ingest import opening
 from kycache.ingest.consuming.topic import Topic
 from simulation.check import check_index, check_sql
 from simulation.log import Log
@@ -36,7 +36,7 @@ async def ingest(disk: Disk, rng: random.Random) -> None:
         for shard in range(PARTITIONS):
             member.assign(shard)
         while True:
-            actors = [holder.actor for holder in member.holders.values()]
+            actors = [holder.actor for holder in member.holders.by_shard.values()]
             if [actor and actor.state.position.offset for actor in actors] == disk.log.ends():
                 break
             await member.poll(rng)
@@ -64,7 +64,7 @@ def test_killed_anywhere_and_started_again(tmp_path: Path, seed: int) -> None:
     def live(reaper: Reaper | None) -> Callable[[], None]:
         def run() -> None:
             topic = Topic(TOPIC, TOPIC_ID, PARTITIONS, (0,) * PARTITIONS)
-            patches = [patch.object(service, "describe_topic", lambda _: topic)]
+            patches = [patch.object(opening, "describe_topic", lambda _: topic)]
             if reaper is not None:
                 patches += [patch.object(os, name, reaper.around(getattr(os, name))) for name in WATCHED]
             for one in patches:

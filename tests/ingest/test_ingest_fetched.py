@@ -18,9 +18,10 @@ from kafka.record.util import calc_crc32c
 from kycache.actors.store.turn import Turn
 from kycache.ingest.consuming.fetched import Fetched, PartitionRecords
 from kycache.ingest.consuming.settings import KafkaSettings
-from kycache.ingest.consuming.thread import ConsumerThread, _Session
+from kycache.ingest.consuming.thread import _Session
 from kycache.model.definition import default_view
 from kycache.model.errors import HaltShard
+from simulation.member import SteppedThread
 from support.faults import seeds
 
 TP = TopicPartition("kyc.changes", 3)
@@ -166,8 +167,8 @@ def test_a_compression_that_cannot_be_read_halts_its_partition(
     with pytest.raises(UnsupportedCodecError) as caught:
         PartitionRecords(0, TP, MemoryRecords(batch), isolation_level=IsolationLevel.READ_COMMITTED).take(10)
     parked: Any = Parked()
-    thread = ConsumerThread(KafkaSettings(""), default_view(), "i", "p", parked, Turn())
-    thread._unreadable(_Session(parked, set(), {}), caught.value)
+    thread = SteppedThread(KafkaSettings(""), default_view(), "i", "p", parked, Turn())
+    thread._unreadable(_Session(parked, {TP.partition: 1}), caught.value)
     assert parked.paused == [TP]
     assert list(parked.halted) == [TP.partition]
     assert "zstd" in parked.halted[TP.partition].problem

@@ -102,7 +102,7 @@ def test_the_group_is_joined_only_when_it_could_be_asked(asked: Answers, monkeyp
     monkeypatch.setattr(consumer, "KafkaConsumer", lambda **_: pytest.fail("the group was joined"))
 
     class Nobody:
-        """A sink that nothing reaches."""
+        """Holders that nothing reaches."""
 
     thread = ConsumerThread(SETTINGS, default_view(), f"{OURS}-0", PLACE, Nobody(), Turn())  # type: ignore[arg-type]
     with pytest.raises(

@@ -7,7 +7,7 @@ import pytest
 import trio
 from kafka import TopicPartition
 
-from kycache.ingest import service
+from kycache.ingest import opening, watching
 from kycache.ingest.consuming.refusals import log_cut
 from kycache.ingest.consuming.topic import Topic
 from simulation.log import Log
@@ -25,7 +25,7 @@ async def test_a_poll_across_a_reopening_at_the_same_offset(
 ) -> None:
     """A generation takes over, say, while a poll is under way: the shard must not stop there for ever (seen)."""
     topic = Topic(TOPIC, TOPIC_ID, PARTITIONS, (0,) * PARTITIONS)
-    monkeypatch.setattr(service, "describe_topic", lambda _: topic)
+    monkeypatch.setattr(opening, "describe_topic", lambda _: topic)
     source = FakeSource(random.Random(3), PARTITIONS)
     source.snapshot()
     log = Log(source)
@@ -36,7 +36,7 @@ async def test_a_poll_across_a_reopening_at_the_same_offset(
             member.assign(0)
 
             def position() -> int:
-                actor = member.holders[0].actor
+                actor = member.holders.by_shard[0].actor
                 return -1 if actor is None else actor.state.position.offset
 
             def polled(count: int) -> list[object]:
@@ -53,7 +53,7 @@ async def test_a_poll_across_a_reopening_at_the_same_offset(
             log.take({})
             late = polled(2)
             assert late
-            await member.carry_out(0, lambda: None)
+            await member.holders.carry_out(0, lambda: None)
             await until(lambda: position() >= 0)
             member.thread._deliver(member._session, 0, late)
             await read_to_the_end()
@@ -65,18 +65,20 @@ async def test_a_topic_made_anew_is_told_from_a_log_that_was_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """FAULTS 17: whichever is noticed first, its id or that it does not hold what is to be read next."""
-    monkeypatch.setattr(service, "describe_topic", lambda _: Topic(TOPIC, TOPIC_ID, PARTITIONS, (0,) * PARTITIONS))
+    first = Topic(TOPIC, TOPIC_ID, PARTITIONS, (0,) * PARTITIONS)
+    monkeypatch.setattr(opening, "describe_topic", lambda _: first)
     source = FakeSource(random.Random(3), PARTITIONS)
     log = Log(source)
     with trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             member = Member(Disk(tmp_path, log, None), "member", nursery)
             member.assign(0)
-            await until(lambda: member.holders[0].actor is not None)
+            await until(lambda: member.holders.by_shard[0].actor is not None)
             anew = Topic(TOPIC, "00000000-0000-0000-0000-000000000002", PARTITIONS, (0,) * PARTITIONS)
-            monkeypatch.setattr(service, "describe_topic", lambda _: anew)
-            member.halt(0, log_cut(0, 7))
-            folder = member.holders[0].folder
+            monkeypatch.setattr(watching, "describe_topic", lambda _: anew)
+            nursery.start_soon(member.watch.run)
+            member.holders.halt(0, log_cut(0, 7))
+            folder = member.holders.by_shard[0].folder
             await until(lambda: (report := folder.report()) is not None and anew.id in report.reason)
             report = folder.report()
             assert report is not None

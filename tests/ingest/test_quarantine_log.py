@@ -8,13 +8,14 @@ import structlog
 import trio
 
 from kycache.actors.files.home import Home
-from kycache.actors.shard import POISONS_LOGGED_MAX, Batch, Opened, ShardActor
+from kycache.actors.shard import POISONS_LOGGED_MAX, Opened, ShardActor
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.remedies.control import answer
 from kycache.ingest.remedies.protocol import Drop, Replay
 from kycache.ingest.remedies.work import carry_out
 from kycache.model.change import Item, Poison, Scope
 from kycache.model.definition import default_view
+from support.orders import Orders
 from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
 from support.waiting import until
 
@@ -40,11 +41,13 @@ async def test_quarantined_and_released(tmp_path: Path) -> None:
         Poison(n, 1_700_000_000_000, None, b'{"first_name": "Lovelace"', "not JSON", Scope.SHARD, None, None)
         for n in range(COUNT)
     ]
-    actor = ShardActor(Opened(shard.store, TOPIC_ID, 0), shard.fence, lambda: None)
+    orders = Orders()
+    run = orders.partition.read_from(0, -1)
+    actor = ShardActor(Opened(shard.store, TOPIC_ID, 0), shard.fence, orders.partition, run)
     with structlog.testing.capture_logs() as lines, trio.fail_after(WAIT_S):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(actor.run)
-            actor.offer(Batch(0, poisons, COUNT, COUNT, -1, COUNT))
+            actor.offer(orders.batch(poisons, 0, COUNT))
             await until(lambda: actor.state.quarantined >= COUNT)
             nursery.cancel_scope.cancel()
     where = {"shard": 0, "topic": TOPIC, "partition": 0, "log_level": "warning"}

@@ -20,7 +20,7 @@ from kycache.actors.rules.freshness import Limits, concerns
 from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.standing import Standing
 from kycache.actors.rules.state import Position, ShardState
-from kycache.actors.shard import Batch, Opened
+from kycache.actors.shard import Opened
 from kycache.actors.store.fence import Fence
 from kycache.actors.store.store import FORMAT, Store
 from kycache.actors.supervisor import ShardHolder
@@ -32,6 +32,7 @@ from kycache.model.change import Item
 from kycache.model.definition import default_view, load_view
 from kycache.model.errors import HaltShard, Refused
 from support.command_line import RunCommand
+from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
 from support.waiting import until
@@ -228,14 +229,16 @@ def site(tmp_path: Path) -> Iterator[Site]:
 async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Site) -> None:
     site.start_over()
     served = site.shard.folder.current()
-    items, asked = site.items(), list[int]()
+    items, orders = site.items(), Orders()
     position = site.shard.state.position.offset
-    holder = ShardHolder(
-        site.shard.folder, site.open, lambda offset, _: asked.append(offset), lambda: None, lambda: None
-    )
+
+    async def open_store() -> Opened:
+        return site.open()
+
+    holder = ShardHolder(site.shard.folder, open_store, orders.partition)
 
     def reached(offset: int) -> bool:
-        return bool(asked) and holder.actor is not None and holder.actor.state.position.offset >= offset
+        return holder.actor is not None and holder.actor.state.position.offset >= offset
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(holder.run)
@@ -250,10 +253,11 @@ async def test_readers_keep_the_former_one_until_the_new_one_is_as_new(site: Sit
             assert ("`kycache rebuild --epoch`" in reason) is (first == 0), reason
             assert site.shard.folder.current() == served
             end = min(first + 20, position)
-            holder.offer(Batch(first, items[first:end], 1, end, -1, len(items)))
-        await until(lambda: site.standing() is Standing.READY and len(asked) >= 2)
+            assert holder.actor is not None
+            holder.actor.offer(orders.batch(items, first, end))
+        await until(lambda: site.standing() is Standing.READY and len(orders.read_from) >= 2)
         await holder.release()
-    assert asked == [0, position]  # built from the start; reading goes on where it is
+    assert orders.read_from == [0, position]  # built from the start; reading goes on where it is
     assert site.shard.folder.building() is None
     assert site.generations() == [2]
     site.assert_serves_all()

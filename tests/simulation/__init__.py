@@ -6,6 +6,7 @@ the consumer's way with orders, holders, actors, folding, LMDB. Replaced are wha
 
     log.py     Kafka's topic and client: records in, whichever a poll happens to bring
     seams.py   threads (run in place), and a commit that fails, is lost, or is the last thing the process does
+    limits.py  in half of the histories: mailbox and batch so small that their limits are met
     member.py  one ingest process over these
     world.py   a data directory and its members: who holds which shard, what a death leaves behind
 

@@ -1,27 +1,34 @@
-"""One ingest process: the product's own `Ingest` and consumer thread, driven step by step instead of by Kafka."""
+"""One ingest process: the product's own holders and consumer thread, driven step by step instead of by Kafka."""
 
 import random
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import trio
 from kafka import TopicPartition
 
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments, check_before_mapping
+from kycache.actors.files.home import Home
 from kycache.actors.integrity.vouching import Checker, mark_of, vouch, vouched
+from kycache.actors.partition import Partition
 from kycache.actors.shard import Opened
+from kycache.actors.store.turn import Turn
+from kycache.actors.supervisor import ShardHolder
+from kycache.ingest.consuming.holders import Holders
 from kycache.ingest.consuming.settings import KafkaSettings
-from kycache.ingest.consuming.thread import _Listener, _Session
-from kycache.ingest.service import Ingest
+from kycache.ingest.consuming.thread import ConsumerThread, _Listener, _Session
+from kycache.ingest.opening import Opening
+from kycache.ingest.watching import Watch
 from kycache.model.view import View
 from simulation.log import Log, LogConsumer
 from simulation.seams import Died, Fate, WatchedFence
 from support.shards import TOPIC
 
 SETTINGS = KafkaSettings("nowhere:9092", topic=TOPIC)
+_T = TypeVar("_T")
 POLL_RECORDS = (1, 2, 3, 5, 20, 100)
 LULL_S = 1.0
 """The most that passes between a poll and the delivery of what it brought: a shard may fail and open meanwhile."""
@@ -56,19 +63,50 @@ class _InPlace(Checker):
         return True
 
 
-class Member(Ingest):
+class SteppedThread(ConsumerThread):
+    """A consumer thread whose loop somebody else runs, on the trio thread."""
+
+    def _on_trio(self, run: Callable[..., _T], *args: object) -> _T:
+        return run(*args)
+
+
+class _Opening(Opening):
+    """Opens shards for a member: it may be dead, and what it commits is watched."""
+
+    def __init__(self, member: "Member", disk: Disk, home: Home) -> None:
+        super().__init__(SETTINGS, home, disk.node, _InPlace(disk.view), Turn())
+        self._member = member
+        self._disk = disk
+
+    def hold(self, partition: Partition) -> ShardHolder:
+        holder = super().hold(partition)
+        holder.fence = WatchedFence(self._member, partition.number)
+        return holder
+
+    def _open(self, shard: int) -> Opened:
+        if self._member.dead:
+            raise Died
+        self._disk.thaw(shard)
+        opened = super()._open(shard)
+        self._disk.opened(shard, opened.offset)
+        return opened
+
+
+class Member:
     """An ingest process."""
 
     def __init__(self, disk: Disk, name: str, nursery: trio.Nursery) -> None:
         self.environments = Environments(readonly=False, map_size=disk.map_bytes)
-        about = (disk.directory, self.environments, disk.view)
-        super().__init__(SETTINGS, *about, _InPlace(disk.view), disk.node, nursery, name)
         self.dead = False
         self.scope = nursery.cancel_scope
+        opening = _Opening(self, disk, Home(disk.directory, self.environments, disk.view))
+        self.holders = Holders(opening.hold, nursery, disk.node.shards)
+        self.watch = Watch(SETTINGS, disk.directory, disk.node, opening, self.holders)
+        self.thread = SteppedThread(SETTINGS, disk.view, name, "", self.holders, Turn())
         self._disk = disk
         self._consumer = LogConsumer(disk.log)
-        self._session = _Session(self._consumer, set(), {})
-        self._listener = _Listener(self.thread, self._session, self)
+        self._session = _Session(self._consumer, {})
+        self._listener = _Listener(self.thread, self._session)
 
     # In place of the consumer thread's loop.
 
@@ -79,7 +117,7 @@ class Member(Ingest):
 
     async def revoke(self, shard: int) -> None:
         """A rebalance takes the partition away, or the process learns that it did."""
-        await self._revoked([shard])
+        await self.holders.revoked([shard])
         self._consumer.unassign(shard)
 
     async def poll(self, rng: random.Random) -> None:
@@ -120,25 +158,8 @@ class Member(Ingest):
             f"shard {shard}: halted: {holder.halted.problem}"
             if holder.halted
             else f"shard {shard}: {'not open' if holder.actor is None else holder.actor.blocked or 'open'}"
-            for shard, holder in self.holders.items()
+            for shard, holder in self.holders.by_shard.items()
         ]
-
-    # In place of crossing from one thread to another.
-
-    def _on_trio(self, run: Any, *args: object) -> Any:
-        return run(*args)
-
-    def _assigned(self, partition: int) -> None:
-        super()._assigned(partition)
-        self.holders[partition].fence = WatchedFence(self, partition)
-
-    def _open(self, shard: int) -> Opened:
-        if self.dead:
-            raise Died
-        self._disk.thaw(shard)
-        opened = super()._open(shard)
-        self._disk.opened(shard, opened.offset)
-        return opened
 
     # What its commits ask (`seams.Commits`).
 
@@ -157,5 +178,5 @@ class Member(Ingest):
         """Killed: nothing it still does reaches the disk."""
         if not self.dead:
             self.dead = True
-            self._disk.freeze([shard for shard, holder in self.holders.items() if holder.actor is not None])
+            self._disk.freeze([shard for shard, _ in self.holders.actors()])
             self.scope.cancel()

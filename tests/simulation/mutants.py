@@ -1,7 +1,7 @@
 """Bugs put into the product by hand, to see that the simulation finds them: `python -m simulation.mutants`.
 
 Each is a piece of text that replaces another in a copy of the package; the simulation runs on the copy. What is
-guarded twice, as a batch polled before a reopening, is a bug in both places: one alone would do no harm.
+guarded twice, as a batch of an earlier assignment, is a bug in both places: one alone would do no harm.
 """
 
 import argparse
@@ -40,13 +40,12 @@ class Mutant(NamedTuple):
             self.unguarded.put_into(package)
 
 
-EARLY = Mutant(
-    "batch-from-before-a-reopening-is-offered",
-    "ingest/service.py",
-    "if holder is None or self.thread.polled_before_order(partition):",
-    "if holder is None:",
+UNPARKED = Mutant(
+    "partition-is-not-parked",
+    "ingest/consuming/thread.py",
+    "            self._session.runs.pop(tp.partition, None)\n",
+    "",
 )
-
 
 MUTANTS = (
     Mutant("equal-is-dropped", "actors/rules/fold.py", "version < stored)", "version <= stored)"),
@@ -103,8 +102,27 @@ MUTANTS = (
         "if t == table and r.version < version]",
         "if t == table and r.version < version and False]",
     ),
-    EARLY,
-    Mutant("gap-is-taken", "actors/shard.py", "if batch.begins != self._next:", "if False:", EARLY),
+    Mutant("run-is-not-compared", "actors/shard.py", "if batch.run != self._run:", "if False:"),
+    Mutant(
+        "runs-are-counted-per-assignment",
+        "ingest/consuming/thread.py",
+        "Partition(partition, self._runs, self._orders.put)",
+        "Partition(partition, count(1), self._orders.put)",
+        UNPARKED,
+    ),
+    Mutant(
+        "room-is-not-reported",
+        "actors/shard.py",
+        "            self._partition.resume(self._run)\n",
+        "            pass\n",
+    ),
+    Mutant("mailbox-is-never-full", "actors/shard.py", "return not self._full", "return True"),
+    Mutant(
+        "batch-ends-inside-a-transaction",
+        "actors/shard.py",
+        "BATCH_ITEMS_MAX if _continues(items, following.items) else BATCH_ITEMS",
+        "BATCH_ITEMS",
+    ),
     Mutant(
         "ready-too-early",
         "actors/rules/timeline.py",

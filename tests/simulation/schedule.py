@@ -14,10 +14,11 @@ import structlog
 import structlog.testing
 import trio
 
-from kycache.ingest import service
+from kycache.ingest import opening
 from kycache.ingest.decoding.decode import Record
 from kycache.model.change import Poison
 from kycache.model.values import PLACEHOLDER
+from simulation.limits import small_limits
 from simulation.member import Member
 from simulation.seams import THREAD_S, Fate, Violation, in_place_of_threads, run_seeded
 from simulation.world import DECODER, World, scratch
@@ -173,6 +174,11 @@ class History:
                 world.stale.append((owner, shard))
                 await self._give(shard, other)
             return
+        if self._rng.random() < 0.2:  # it comes back before what was polled is delivered
+            async with owner.poll_across(shard, self._rng):
+                await owner.revoke(shard)
+                await self._give(shard, owner)
+            return
         world.owners[shard] = None
         await owner.revoke(shard)
         if not owner.dead:
@@ -324,9 +330,10 @@ def run(seed: int) -> None:
         tempfile.TemporaryDirectory(prefix="kycache-simulation-", dir=scratch()) as folder,
         structlog.testing.capture_logs(),
         in_place_of_threads(rng),
+        small_limits(rng),
     ):
         world = World(Path(folder), source, rng, rng.choice(MAP_BYTES))
-        with patch.object(service, "describe_topic", world.topic):
+        with patch.object(opening, "describe_topic", world.topic):
             try:
                 run_seeded(seed, lambda: main(world))
             except BaseExceptionGroup as group:

@@ -222,9 +222,9 @@ class World:
         rest = [offset for offset in offsets if offset not in meant]
         try:
             if meant:
-                await owner.carry_out(shard, work(sorted(meant), drop=False))
+                await owner.holders.carry_out(shard, work(sorted(meant), drop=False))
             if rest and not owner.dead:
-                await owner.carry_out(shard, work(rest, drop=True))
+                await owner.holders.carry_out(shard, work(rest, drop=True))
         except Refused:
             if not owner.dead:  # then nobody hears the answer
                 raise
