@@ -134,6 +134,18 @@ class Store:
     def apply(self, items: Sequence[Item], position: Position, high_water: int, fence: "Fence") -> Applied | None:
         """Apply a batch in one transaction. Blocking; runs in a worker thread.
 
+        In this order:
+
+        1. Refuse where a read holds too many old pages; lengthen the file ahead of what the batch may need.
+        2. Begin the transaction, and in turn with what else of this process computes:
+           a. read the state as last committed;
+           b. fold each item into its profile; an item that halts the shard ends the batch before itself;
+           c. drop delete markers that fell due, unless the quarantine may still need them;
+           d. write the profiles, the order index, the counts, the position and the state.
+        3. Mark what puts the whole data directory in doubt, durably: a kill after this marks too much, never too
+           little.
+        4. Commit, unless the fence was closed. What is not committed, the order index forgets.
+
         Args:
             items: in partition order.
             position: of the change behind the last item.
