@@ -75,13 +75,13 @@ class Opening:
 
     async def _fill(self, shard: int) -> None:
         """Give a shard without a file one from elsewhere than the log, where there is one."""
-        home, folder = self._home, self._home.directory.shard(shard)
+        folder = self._home.directory.shard(shard)
         if self._warm_start is None or folder.current() is not None or folder.building() is not None:
             return
         await trio.to_thread.run_sync(folder.clean)  # what a killed one left must not be in the way of the next
         name = await self._warm_start(shard)
         if name is not None:
-            await trio.to_thread.run_sync(bring, home.directory, home.environments, shard, name, True)
+            await trio.to_thread.run_sync(partial(bring, self._home, shard, name, replace=True))
 
     def _open(self, shard: int) -> Opened:
         """Open the store and check that the topic still fits it. Blocking."""
@@ -91,7 +91,7 @@ class Opening:
         folder = directory.shard(shard)
         folder.prepare()
         if folder.current() is None:
-            start_over(directory, environments, view, directory.node() or self._node, topic, shard)
+            start_over(self._home, directory.node() or self._node, topic, shard)
         self._look_at_files(folder)
         until = take_over_when_due(environments, folder)
         folder.clean()

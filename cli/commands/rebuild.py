@@ -175,13 +175,13 @@ def _start_over(
 
     node = directory.node()
     assert node is not None
+    home = Home(directory, environments(settings, readonly=False), view)
     if node.view != view.hash:
-        rebuild_for(kafka, directory, environments(settings, readonly=False), view, replace=replace)
+        rebuild_for(kafka, home, replace=replace)
         typer.echo(f"view definition is {view.hash} now")
         for number in shards:
             typer.echo(_began(settings, directory, number))
         return
-    home = Home(directory, environments(settings, readonly=False), view)
     for number in shards:
         command_shard(Rebuild(number, replace), kafka, home)
         typer.echo(_began(settings, directory, number))

@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.files.meta import read_state
 from kycache.actors.files.quarantine import kept_offsets
 from kycache.actors.files.shard_folder import ShardFolder
@@ -19,7 +19,7 @@ from kycache.model.errors import Refused
 _NAME = re.compile(r"gen-[0-9]{6,}")
 
 
-def bring(directory: DataDirectory, environments: Environments, shard: int, name: str, replace: bool) -> None:
+def bring(home: Home, shard: int, name: str, *, replace: bool) -> None:
     """Bring a generation into use. The caller holds the shard's lock, and its actor is stopped. Blocking.
 
     Where a generation serves, the new one first reads on from its own position to where that one is, and then
@@ -28,21 +28,19 @@ def bring(directory: DataDirectory, environments: Environments, shard: int, name
     Raises:
         Refused: it is not there, or nobody vouches for it; nothing was changed.
     """
-    folder = directory.shard(shard)
+    folder = home.directory.shard(shard)
     generation = folder.path / name
-    state, _ = _look(environments, folder, generation)
+    state, _ = _look(home.environments, folder, generation)
     if state.doubts:
         reason = "it was restored with records in quarantine that name no user"
-        directory.add_doubts((Doubt(SUSPECT, shard, state.position.offset, reason),))
-    if not replace and served_state(environments, folder) is not None:
+        home.directory.add_doubts((Doubt(SUSPECT, shard, state.position.offset, reason),))
+    if not replace and served_state(home.environments, folder) is not None:
         folder.build(generation)
     else:
         folder.flip(generation)
 
 
-def bring_compacted(
-    settings: KafkaSettings, directory: DataDirectory, environments: Environments, shard: int, name: str, of: str
-) -> None:
+def bring_compacted(settings: KafkaSettings, home: Home, shard: int, name: str, of: str) -> None:
     """Bring a compacted copy of the generation `of` into use. The caller holds the shard's lock. Blocking.
 
     At once where nothing was committed since it was copied; else it first reads on beside what serves, to where
@@ -53,15 +51,15 @@ def bring_compacted(
             committed; nothing was changed.
         Unreachable: the broker does not answer, and something is to be read from it.
     """
-    folder = directory.shard(shard)
+    folder = home.directory.shard(shard)
     generation = folder.path / name
-    copied, kept = _look(environments, folder, generation)
+    copied, kept = _look(home.environments, folder, generation)
     served = folder.current()
     if served is None or served.name != of or folder.building() is not None:
         raise Refused(
             f"shard {shard}: it was rebuilt or restored while it was copied", "run the command again if need be"
         )
-    state, still_kept = _look(environments, folder, served)
+    state, still_kept = _look(home.environments, folder, served)
     if not kept <= still_kept:
         # The log does not say so: the copy would bring back what an operator has settled.
         raise Refused(f"shard {shard}: records left its quarantine while it was copied", "run the command again")

@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import lmdb
 import trio
 
-from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.files.quarantine import Quarantined
 from kycache.actors.integrity.vouching import Checker
 from kycache.actors.rules.reports import SUSPECT
@@ -16,14 +15,11 @@ from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Item
 from kycache.model.errors import Refused
-from kycache.model.view import View
 
 
 def settle(
     settings: KafkaSettings,
-    directory: DataDirectory,
-    environments: Environments,
-    view: View,
+    home: Home,
     shard: int,
     offsets: Sequence[int],
     *,
@@ -34,6 +30,7 @@ def settle(
     Raises:
         Refused: the shard has no store, or its file is damaged.
     """
+    directory, view = home.directory, home.view
     node, generation = directory.node(), directory.shard(shard).current()
     if node is None or generation is None:
         raise Refused(f"shard {shard} has no store", "start `kycache ingest`")
@@ -49,7 +46,7 @@ def settle(
 
     Checker(view).ensure(generation, shard)
     identity = Identity(FORMAT, shard, node.shards, view.hash)
-    store = Store(environments, generation, view, identity, directory.add_doubts)
+    store = Store(home.environments, generation, view, identity, directory.add_doubts)
     try:
         while True:
             try:

@@ -14,7 +14,8 @@ from contextlib import ExitStack, suppress
 import msgspec
 
 from kycache.actors.files.directory import DataDirectory, Node
-from kycache.actors.files.environment import DamagedFile, Environments, data_file
+from kycache.actors.files.environment import DamagedFile, data_file
+from kycache.actors.files.home import Home
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.create import create_store
 from kycache.actors.generations.takeover import served_state
@@ -25,7 +26,6 @@ from kycache.ingest.consuming.refusals import check_partitions, log_cut
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import Topic, describe_topic
 from kycache.model.errors import HaltShard, Refused
-from kycache.model.view import View
 
 STAT_BLOCK_BYTES = 512
 """The unit of `st_blocks` (stat(2)): a shard's file is sparse, so its length says nothing of the room it takes."""
@@ -43,16 +43,7 @@ def check_log(node: Node, topic: Topic, shard: int) -> int:
     return offset
 
 
-def start_over(
-    directory: DataDirectory,
-    environments: Environments,
-    view: View,
-    node: Node,
-    topic: Topic,
-    shard: int,
-    *,
-    replace: bool = False,
-) -> None:
+def start_over(home: Home, node: Node, topic: Topic, shard: int, *, replace: bool = False) -> None:
     """Make an empty generation, to be filled from where the partition is whole. The caller holds the shard's lock.
 
     It is built beside what serves; where nothing serves, or `replace` says so, it is in use at once.
@@ -62,14 +53,14 @@ def start_over(
         Refused: there is no room for two generations; nothing was changed.
     """
     offset = check_log(node, topic, shard)
-    folder = directory.shard(shard)
-    beside = not replace and served_state(environments, folder) is not None
+    folder = home.directory.shard(shard)
+    beside = not replace and served_state(home.environments, folder) is not None
     if beside:
         check_room(folder)
     generation = folder.next_generation()
-    identity = Identity(FORMAT, shard, node.shards, view.hash, node.epoch)
+    identity = Identity(FORMAT, shard, node.shards, home.view.hash, node.epoch)
     position = Position(topic.name, topic.id, shard, offset)
-    create_store(environments, generation, identity, position, from_start=True)
+    create_store(home.environments, generation, identity, position, from_start=True)
     if beside:
         folder.build(generation)
     else:
@@ -95,14 +86,7 @@ def check_room(folder: ShardFolder) -> None:
         )
 
 
-def rebuild_for(
-    settings: KafkaSettings,
-    directory: DataDirectory,
-    environments: Environments,
-    view: View,
-    *,
-    replace: bool = False,
-) -> None:
+def rebuild_for(settings: KafkaSettings, home: Home, *, replace: bool = False) -> None:
     """Start every shard over for another view definition; the directory is its home from then on. Blocking.
 
     Everything that could refuse is looked at, and every lock held, before anything is changed. What serves the
@@ -112,6 +96,7 @@ def rebuild_for(
         Unreachable: the broker does not answer, or has no such topic.
         Refused: a process holds a shard, the log is cut, the topic or its partition count is another.
     """
+    directory, view = home.directory, home.view
     node = directory.node()
     assert node is not None
     topic = describe_topic(settings)
@@ -134,18 +119,10 @@ def rebuild_for(
             locks.callback(lock.release)
         node = directory.rehome(lambda node: msgspec.structs.replace(_for_topic(node, topic), view=view.hash))
         for shard in range(node.shards):
-            start_over(directory, environments, view, node, topic, shard, replace=replace)
+            start_over(home, node, topic, shard, replace=replace)
 
 
-def rebuild(
-    settings: KafkaSettings,
-    directory: DataDirectory,
-    environments: Environments,
-    view: View,
-    shard: int,
-    *,
-    replace: bool = False,
-) -> None:
+def rebuild(settings: KafkaSettings, home: Home, shard: int, *, replace: bool = False) -> None:
     """Start a shard over from where its partition is whole. The caller holds the shard's lock. Blocking.
 
     What it put in doubt stays in doubt until the new generation serves (opening.py clears it then).
@@ -154,6 +131,7 @@ def rebuild(
         Unreachable: the broker does not answer, or has no such topic.
         Refused: the log no longer holds everything, or the partition count changed; nothing was changed.
     """
+    directory, view = home.directory, home.view
     topic = describe_topic(settings)
     node = directory.found(view.hash, topic.name, topic.id, topic.partitions)
     current = directory.shard(shard).current()
@@ -163,7 +141,7 @@ def rebuild(
     try:
         check_log(node, topic, shard)
         node = directory.rehome(lambda node: _for_topic(node, topic))
-        start_over(directory, environments, view, node, topic, shard, replace=replace)
+        start_over(home, node, topic, shard, replace=replace)
     except HaltShard as halt:
         raise Refused(halt.problem, halt.remedy) from None
 

@@ -21,17 +21,17 @@ def carry_out(command: Command, settings: KafkaSettings, home: Home) -> tuple[Se
     Raises:
         KycacheError: it cannot be done; nothing was changed.
     """
-    directory, environments, view, shard = home.directory, home.environments, home.view, command.shard
+    shard = command.shard
     match command:
         case Rebuild():
-            rebuild(settings, directory, environments, view, shard, replace=command.replace)
+            rebuild(settings, home, shard, replace=command.replace)
         case Replay() | Drop():
             offsets, drop = command.offsets[:OFFSETS_MAX], isinstance(command, Drop)
-            return tuple(settle(settings, directory, environments, view, shard, offsets, drop=drop))
+            return tuple(settle(settings, home, shard, offsets, drop=drop))
         case Bring():
-            bring(directory, environments, shard, command.generation, command.replace)
+            bring(home, shard, command.generation, replace=command.replace)
         case Compact():
-            bring_compacted(settings, directory, environments, shard, command.generation, command.of)
+            bring_compacted(settings, home, shard, command.generation, command.of)
         case _:
             assert_never(command)
     return ()

@@ -6,6 +6,7 @@ from random import Random
 import pytest
 
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.files.meta import read_state
 from kycache.actors.generations import compaction
 from kycache.actors.generations.compaction import Sizes, check_room, compact
@@ -38,7 +39,7 @@ def compacted(stand: Stand) -> Sizes:
     environments = opened()
 
     def use(made: Path) -> None:
-        bring_compacted(NOWHERE, shard.directory, environments, 0, made.name, generation.name)
+        bring_compacted(NOWHERE, Home(shard.directory, environments, VIEW), 0, made.name, generation.name)
 
     run = shard.directory.run
     return compact(environments, shard.folder, generation, VIEW, CopyLimits(), run, use)

@@ -13,6 +13,7 @@ import trio
 
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.generations.takeover import may_serve, take_over_when_due
 from kycache.actors.integrity.vouching import MARK
 from kycache.actors.router import Router
@@ -190,8 +191,8 @@ class Site:
     def start_over(self, *, replace: bool = False) -> None:
         node = self.shard.directory.node()
         assert node is not None
-        environments = self.shard.environments
-        start_over(self.shard.directory, environments, VIEW, node, WHOLE, 0, replace=replace)
+        home = Home(self.shard.directory, self.shard.environments, VIEW)
+        start_over(home, node, WHOLE, 0, replace=replace)
 
     def open(self) -> Opened:
         """As ingest opens it."""
@@ -363,7 +364,7 @@ def test_another_view_is_built_while_the_former_one_serves(site: Site, tmp_path:
     other = load_view(tmp_path / "other.toml")
     directory = site.shard.directory
     node = directory.rehome(lambda node: msgspec.structs.replace(node, view=other.hash))
-    start_over(directory, site.shard.environments, other, node, WHOLE, 0)
+    start_over(Home(directory, site.shard.environments, other), node, WHOLE, 0)
     site.assert_serves_all()
     assert site.standing() is Standing.STALE
     reads = Router(directory, site.shard.environments, other, Limits())

@@ -11,6 +11,7 @@ from unittest.mock import patch
 import trio
 
 from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.home import Home
 from kycache.actors.integrity.vouching import mark_of, vouch
 from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest.consuming.topic import Topic
@@ -235,8 +236,8 @@ class World:
         self.thaw(shard)
         self.about_to_commit(shard)
         with patch.object(quarantine, "RecordDecoder", lambda *_: _Mended(self.log, shard)):
-            about = (SETTINGS, self.directory, owner.environments, VIEW, shard)
-            settled = quarantine.settle(*about, offsets, drop=drop)
+            home = Home(self.directory, owner.environments, VIEW)
+            settled = quarantine.settle(SETTINGS, home, shard, offsets, drop=drop)
         model = self.models[shard]
         for one in settled:
             require(one.gone, f"shard {shard}: offset {one.offset} stays in quarantine: {one.outcome}")

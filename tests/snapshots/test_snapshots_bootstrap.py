@@ -12,6 +12,7 @@ import trio
 import trio.testing
 
 from kycache.actors.files.directory import DataDirectory
+from kycache.actors.files.home import Home
 from kycache.ingest.remedies.bring import bring
 from kycache.model.errors import Refused
 from kycache.snapshots import bootstrap
@@ -253,7 +254,7 @@ async def test_the_child_brings_it_and_ingest_uses_it(stand: Stand) -> None:
     assert report.state == "restoring"
     assert manifest.id in report.reason
     assert name is not None
-    bring(directory, stand.shards[0].environments, 0, name, True)
+    bring(Home(directory, stand.shards[0].environments, VIEW), 0, name, replace=True)
     assert directory.shard(0).current_name() == name
     stand.close()
 

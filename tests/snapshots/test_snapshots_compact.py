@@ -8,6 +8,7 @@ from unittest.mock import patch
 
 import pytest
 
+from kycache.actors.files.home import Home
 from kycache.actors.generations.compaction import Sizes, compact, sizes
 from kycache.actors.generations.hot_copy import CopyLimits
 from kycache.actors.generations.takeover import take_over_when_due
@@ -37,7 +38,8 @@ def compacted(stand: Stand, meanwhile: Callable[[], None] = lambda: None) -> Siz
         meanwhile()
         shard.store.close()
         try:
-            bring.bring_compacted(KAFKA, shard.directory, shard.environments, 0, made.name, generation.name)
+            home = Home(shard.directory, shard.environments, VIEW)
+            bring.bring_compacted(KAFKA, home, 0, made.name, generation.name)
         finally:
             reopen(stand)
 

@@ -7,6 +7,7 @@ import pytest
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.router import Router
 from kycache.actors.rules.freshness import Limits, freshness
 from kycache.actors.rules.reports import Doubt
@@ -42,7 +43,7 @@ def brought_back(stand: Stand, manifest: Manifest, directory: DataDirectory) -> 
         # Before anyone may read it: a reader in between would be told that nothing is wrong.
         assert directory.doubts() == manifest.entry(0).doubts
         assert directory.shard(0).current() is None
-        bring(directory, environments, 0, generation.name, True)
+        bring(Home(directory, environments, VIEW), 0, generation.name, replace=True)
 
     bring_back(stand.store(), stand.keys(), manifest, manifest.entry(0), directory, VIEW, use)
     return Router(directory, Environments(readonly=True, map_size=1 << 30), VIEW, Limits(stale_after_s=1e12))

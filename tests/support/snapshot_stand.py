@@ -7,6 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.home import Home
 from kycache.actors.generations.hot_copy import CopyLimits
 from kycache.actors.integrity.vouching import Checker
 from kycache.ingest.decoding.decode import RecordDecoder
@@ -147,6 +148,7 @@ def restored(
     """As `snapshot restore` does where nobody holds the shard."""
 
     def use(generation: Path) -> None:
-        bring(directory, Environments(readonly=False, map_size=1 << 30), 0, generation.name, replace)
+        home = Home(directory, Environments(readonly=False, map_size=1 << 30), VIEW)
+        bring(home, 0, generation.name, replace=replace)
 
     bring_back(store or stand.store(), keys or stand.keys(), manifest, manifest.entry(0), directory, VIEW, use)
