@@ -50,6 +50,8 @@ TABLES = {
     "kycache_heartbeat": PublishedFacts(frozenset({"user_id"})),
 }
 
+BEATS = {key: shard for shard, key in enumerate(beat_keys(4))}
+
 SOUND = SourceFacts(
     wal_level="logical",
     in_recovery=False,
@@ -58,7 +60,7 @@ SOUND = SourceFacts(
         "kycache_heartbeat": TableFacts("d", dict.fromkeys(HEARTBEAT_COLUMNS, ColumnFacts("text"))),
     },
     publication=PublicationFacts(TABLES, OPERATIONS),
-    heartbeat_rows={key: shard for shard, key in enumerate(beat_keys(4))},
+    heartbeat_rows=BEATS,
     slot=SlotFacts("pgoutput", "app", True, "reserved", 1 << 20, None),
     database="app",
 )
@@ -124,12 +126,12 @@ def test_sound_source() -> None:
             "kycache_heartbeat does not exist",
         ),
         (
-            replace(SOUND, heartbeat_rows={k: s for k, s in SOUND.heartbeat_rows.items() if s != 2}),  # type: ignore[union-attr]
+            replace(SOUND, heartbeat_rows={k: s for k, s in BEATS.items() if s != 2}),
             "heartbeat",
             "no row for partition 2 of 4",
         ),
         (
-            replace(SOUND, heartbeat_rows={k: 3 - s for k, s in SOUND.heartbeat_rows.items()}),  # type: ignore[union-attr]
+            replace(SOUND, heartbeat_rows={k: 3 - s for k, s in BEATS.items()}),
             "heartbeat",
             "names shard 3, and lands in partition 0 of 4",
         ),

@@ -55,8 +55,8 @@ def found(days: float, shards: tuple[int, ...] = (0,), condition: Condition = Co
     return Found(name, condition, None if unknown else manifest, "", (Stored(f"{name}/{name_of}", 1, at),))
 
 
-def kept(*snapshots: Found, **asked: object) -> list[bool]:
-    decisions = decide(snapshots, NOW, **asked)  # type: ignore[arg-type]
+def kept(*snapshots: Found, keep: int | None = None, older_than: timedelta | None = None) -> list[bool]:
+    decisions = decide(snapshots, NOW, keep=keep, older_than=older_than)
     assert [d.id for d in decisions] == [s.id for s in snapshots]
     return [not d.removed for d in decisions]
 
@@ -152,10 +152,10 @@ def test_every_shard_keeps_a_good_one(seed: int) -> None:
             found(days, tuple(s for s in (0, 1) if rng.random() < 0.7), rng.choice(conditions))
             for days in sorted((rng.random() * 40 for _ in range(rng.randrange(8))), reverse=True)
         ]
-        asked = {"keep": rng.choice([None, 1, 2, 5]), "older_than": rng.choice([None, timedelta(days=7)])}
-        if not any(asked.values()):
+        keep, older_than = rng.choice([None, 1, 2, 5]), rng.choice([None, timedelta(days=7)])
+        if keep is None and older_than is None:
             continue
-        decisions = decide(there, NOW, **asked)  # type: ignore[arg-type]
+        decisions = decide(there, NOW, keep=keep, older_than=older_than)
         left = [s for s, d in zip(there, decisions, strict=True) if not d.removed]
 
         def good(snapshots: list[Found]) -> set[int]:
