@@ -58,7 +58,7 @@ mutants: $(FOR_DEV)
 	PYTHONPATH=tests $(VENV)/bin/python -m simulation.mutants --jobs $(JOBS) $(ARGS)
 
 faults: $(FOR_DEV)
-	KYCACHE_SEEDS=$(or $(SEEDS),200) $(VENV)/bin/python -m pytest -n 0 $$(grep -l 'faults import.*seeds' tests/test_*.py) $(ARGS)
+	KYCACHE_SEEDS=$(or $(SEEDS),200) $(VENV)/bin/python -m pytest -n 0 $$(grep -rl --include='test_*.py' 'faults import.*seeds' tests) $(ARGS)
 
 # What is run is a script; the others are modules of theirs.
 bench: $(FOR_BENCH)
