@@ -171,3 +171,19 @@ def test_variables_and_settings_do_not_collide() -> None:
 
 if __name__ == "__main__":
     PAGE.write_text(settings_page(), encoding="utf-8")
+
+
+def test_the_architecture_names_what_is_there() -> None:
+    """Every room stands on the page, and every path and module it names exists."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rooms = {f"{path.parent.relative_to(ROOT)}/" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    drawn = set(re.findall(r"^ [ │├└─]*([a-z/]+/) {2,}\S", page, re.MULTILINE))
+    assert drawn == rooms
+    modules = {path.name for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    for named in re.findall(r"`([\w/*]+\.py)`", page):
+        if "*" in named:
+            assert list(ROOT.glob(named)) or list(ROOT.rglob(named)), named
+        elif "/" in named:
+            assert (ROOT / named).is_file(), named
+        else:
+            assert named in modules, named
