@@ -40,6 +40,15 @@ class DamagedFile(Refused):
     """A shard file that must not be mapped."""
 
 
+def no_address_space(shard: int, map_size: int) -> Refused:
+    """What LMDB calls a lack of memory: the kernel reserves no more addresses, whatever memory is free."""
+    return Refused(
+        f"shard {shard}: {map_size / 2**30:,.1f} GiB of address space cannot be reserved for it",
+        "lower `[data] map_size_gib`, which every shard reserves, or raise the limit (`ulimit -v`, that of the "
+        "service or container)",
+    )
+
+
 def data_file(generation: Path) -> Path:
     """Where LMDB keeps a generation."""
     return generation / "data.mdb"
@@ -152,6 +161,7 @@ class Environments:
 
         Raises:
             DamagedFile: it must not be mapped, or its creation was cut off.
+            Refused: there is no room for it in the address space.
         """
         with self._lock:
             lease, users = self._open.get(generation, (None, 0))
@@ -172,18 +182,21 @@ class Environments:
                 lease.environment.close()
 
     def _start(self, generation: Path, shard: int) -> Lease:
-        environment = lmdb.open(
-            os.fspath(generation),
-            map_size=self._map_size,
-            readonly=self.readonly,
-            metasync=self._metasync,
-            mode=0o600,
-            max_readers=READERS_MAX,
-            max_dbs=DATABASES_MAX,
-            max_spare_txns=4,
-            # Shards are far larger than memory and read at random: read-ahead would evict what is hot.
-            readahead=False,
-        )
+        try:
+            environment = lmdb.open(
+                os.fspath(generation),
+                map_size=self._map_size,
+                readonly=self.readonly,
+                metasync=self._metasync,
+                mode=0o600,
+                max_readers=READERS_MAX,
+                max_dbs=DATABASES_MAX,
+                max_spare_txns=4,
+                # Shards are far larger than memory and read at random: read-ahead would evict what is hot.
+                readahead=False,
+            )
+        except lmdb.MemoryError:
+            raise no_address_space(shard, self._map_size) from None
         environment.reader_check()
         # Here, before anyone can have a transaction: `open_db` takes the writer's lock while it holds the
         # interpreter's, and a process that both reads and writes would stand still for ever (seen).

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import lmdb
 import msgspec
 
-from kycache.actors.files.environment import Environments, check_before_mapping, grow_ahead
+from kycache.actors.files.environment import Environments, check_before_mapping, grow_ahead, no_address_space
 from kycache.actors.files.meta import check_identity, read_state, write_state
 from kycache.actors.files.open_reads import OpenRead, OpenReads, ReadHeldOpen
 from kycache.actors.files.quarantine import Quarantined
@@ -265,8 +265,16 @@ class Store:
         return self._environment.reader_check()
 
     def grow_map(self) -> None:
-        """Double the reserved address space, with no transaction open (FAULTS 10)."""
-        self._environment.set_mapsize(self._environment.info()["map_size"] * 2)
+        """Double the reserved address space, with no transaction open (FAULTS 10).
+
+        Raises:
+            Refused: there is none left. The store is of no use then, and must be closed.
+        """
+        wanted = self._environment.info()["map_size"] * 2
+        try:
+            self._environment.set_mapsize(wanted)
+        except lmdb.MemoryError:
+            raise no_address_space(self.shard, wanted) from None
 
 
 class _Halt(NamedTuple):

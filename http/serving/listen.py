@@ -36,7 +36,7 @@ def bind(settings: HttpSettings) -> socket.socket:
     where = f"port {settings.port} on {settings.host}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
-            settings.host, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            settings.address, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except socket.gaierror as error:
         problem = f"`[http] host` {settings.host!r}: {error.strerror}"

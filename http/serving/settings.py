@@ -1,6 +1,7 @@
 """Settings of the HTTP server, and which addresses it may bind."""
 
 import ipaddress
+import re
 from dataclasses import dataclass
 
 from kycache.model.errors import ConfigurationError
@@ -34,6 +35,11 @@ class HttpSettings:
     allow_unauthenticated: bool = False
     """Bind other addresses than loopback although no authentication is configured."""
 
+    @property
+    def address(self) -> str:
+        """The host as sockets take it: an IPv6 address may be written as in a URL."""
+        return self.host[1:-1] if re.fullmatch(r"\[[^][]*:[^][]*\]", self.host) else self.host
+
     def check(self) -> None:
         """Refuse values that would not work, or would open the data to the network by oversight.
 
@@ -51,7 +57,7 @@ class HttpSettings:
         for name in ("freshness_wait_s", "list_ttl_s", "drain_s", "grace_s"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ConfigurationError(f"`[http] {name.removesuffix('_s')}` is negative", "set it to 0 or more")
-        check_exposure(self.host, allowed=self.allow_unauthenticated)
+        check_exposure(self.address, allowed=self.allow_unauthenticated)
 
 
 def check_exposure(host: str, *, allowed: bool) -> None:

@@ -222,3 +222,15 @@ def test_another_shards_file_and_no_file_are_refused(tmp_path: Path) -> None:
     with pytest.raises(NoStore), empty.snapshot():
         pass
     shard.close()
+
+
+def test_no_address_space_names_the_setting(tmp_path: Path) -> None:
+    """LMDB says that there is no memory, whatever is free."""
+    with pytest.raises(Refused, match=r"shard 0: 1,048,576\.0 GiB of address .*; lower `\[data\] map_size_gib`"):
+        ShardUnderTest(tmp_path / "opened", VIEW, map_bytes=1 << 50)
+    shard = ShardUnderTest(tmp_path / "grown", VIEW, map_bytes=1 << 46)
+    with pytest.raises(
+        Refused, match=r"shard 0: 131,072\.0 GiB of address space cannot .* `\[data\] map_size_gib`"
+    ):
+        shard.store.grow_map()  # to all that 47 bits name
+    shard.store.close()

@@ -209,15 +209,22 @@ class TestStartAndStop:
             assert (await client.get("/readyz")).status_code == 503
             assert "kycache_http_requests_total" in (await client.get("/metrics")).text
 
-    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org", ""])
+    @pytest.mark.parametrize("host", ["0.0.0.0", "::", "[::]", "192.0.2.1", "example.org", ""])
     def test_loopback_only(self, host: str) -> None:
         with pytest.raises(ConfigurationError, match=r"set `\[http\] allow_unauthenticated`"):
             HttpSettings(host=host).check()
         HttpSettings(host=host, allow_unauthenticated=True).check()
 
-    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "localhost"])
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.8.8", "::1", "[::1]", "localhost"])
     def test_loopback(self, host: str) -> None:
         HttpSettings(host=host).check()
+
+    def test_an_ipv6_address_may_be_written_as_in_a_url(self) -> None:
+        with bind(HttpSettings(host="[::1]", port=0)) as listener:
+            assert listener.getsockname()[0] == "::1"
+        for wrong in ("[127.0.0.1]", "[]", "[::1", "[[::1]]", "[::1]:80"):
+            with pytest.raises(ConfigurationError):
+                bind(HttpSettings(host=wrong, port=0))
 
     @pytest.mark.parametrize(
         "settings", [{"port": -1}, {"port": 65536}, {"workers": 0}, {"grace_s": -1.0}, {"drain_s": float("nan")}]
