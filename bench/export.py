@@ -24,111 +24,22 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from datetime import datetime
-from itertools import islice
 from pathlib import Path
 
 import report
+from shards import Shards
 
-from kycache.actors.files.directory import DataDirectory
-from kycache.actors.files.environment import Environments
-from kycache.actors.generations.create import create_store
-from kycache.actors.rules.state import Identity, Position
-from kycache.actors.store.fence import Fence
-from kycache.actors.store.store import FORMAT, Store
 from kycache.demo.population.people import Person, people
 from kycache.demo.servers.ports import free_ports
-from kycache.model.change import Beat, Change, Item, Origin, Snapshot
-from kycache.model.definition import default_view
-from kycache.model.partition import partition_of
-from kycache.model.values import uuid_bytes
 
-VIEW = default_view()
-MAP_BYTES = 1 << 34
-BATCH = 20_000
 CODINGS = ("identity", "gzip", "zstd")
 COMMITS = 2_000
 """While a reader stands still; each of one beat and one user, as a busy source makes them."""
 
-SNAPSHOT_LSN = 1_000
 SAMPLE_BYTES = 1 << 20
 """Memory is looked at after so many bytes received."""
 
 READY_WAIT_S = 60.0
-_EPOCH = datetime(1970, 1, 1)
-
-
-class Shards:
-    """The shards of a data directory, filled, and open for writing."""
-
-    def __init__(self, root: Path, shards: int, users: int) -> None:
-        self.count = shards
-        self.directory = DataDirectory(root)
-        self.directory.found(VIEW.hash, "kyc.changes", "id", shards)
-        self._environments = Environments(readonly=False, map_size=MAP_BYTES)
-        self._offsets = [0] * shards
-        self._lsn = SNAPSHOT_LSN
-        self._stores = [self._made(number) for number in range(shards)]
-        snapshot = Origin(Snapshot.WHOLE, None, SNAPSHOT_LSN, _now_ms(), None)
-        for number in range(shards):
-            self._apply(number, [Beat(self._offsets[number], snapshot, ())])
-        crowd = people(users)
-        while batch := list(islice(crowd, BATCH)):
-            self._write(batch, snapshot)
-        self.commit([])
-
-    def commit(self, batch: list[Person]) -> None:
-        """One transaction: these users, and a beat on each shard."""
-        self._lsn += 100
-        streamed = Origin(Snapshot.STREAMED, self._lsn - 50, self._lsn, _now_ms(), self._lsn)
-        self._write(batch, streamed)
-        for number in range(self.count):
-            self._apply(number, [Beat(self._offsets[number], streamed, ())])
-
-    def blocks(self) -> int:
-        """Bytes on disk."""
-        return sum(512 * f.stat().st_blocks for f in self.directory.root.glob("shards/*/gen-*/data.mdb"))
-
-    def close(self) -> None:
-        for store in self._stores:
-            store.close()
-
-    def _made(self, number: int) -> Store:
-        folder = self.directory.shard(number)
-        folder.prepare()
-        generation = folder.next_generation()
-        identity = Identity(FORMAT, number, self.count, VIEW.hash)
-        position = Position("kyc.changes", "id", number, 0)
-        create_store(self._environments, generation, identity, position, from_start=True)
-        folder.flip(generation)
-        return Store(self._environments, generation, VIEW, identity, lambda _: None)
-
-    def _write(self, batch: list[Person], origin: Origin) -> None:
-        parts: list[list[Item]] = [[] for _ in range(self.count)]
-        for person in batch:
-            number = partition_of(person.user[0].encode(), self.count)
-            parts[number].append(_change(person, origin, self._offsets[number] + len(parts[number])))
-        for number, items in enumerate(parts):
-            if items:
-                self._apply(number, items)
-
-    def _apply(self, number: int, items: list[Item]) -> None:
-        self._offsets[number] += len(items)
-        position = Position("kyc.changes", "id", number, self._offsets[number])
-        assert self._stores[number].apply(items, position, self._offsets[number], Fence()) is not None
-
-
-def _change(person: Person, origin: Origin, offset: int) -> Change:
-    user_id, first, last, *_, region, created, _updated = person.user
-    key = uuid_bytes(user_id)
-    created_us = None if created is None else round((created - _EPOCH).total_seconds() * 1_000_000)
-    given = {"user_id": key, "first_name": first, "last_name": last, "region": region, "created_at": created_us}
-    values = tuple(given.get(column.name) for column in VIEW.root.columns)
-    return Change(offset, origin, 0, user_id.encode(), key, key, values)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)
 
 
 @dataclass(frozen=True)
@@ -224,9 +135,14 @@ def measure(web: Web, users: int) -> Iterator[Figure]:
         )
 
 
+def childless(users: int) -> Iterator[Person]:
+    """The demo's people without their KYC records and accounts."""
+    return (Person(person.user, (), ()) for person in people(users))
+
+
 def growth_under_a_slow_reader(web: Web, shards: Shards) -> dict[str, float]:
     """MB that the files grow by in so many commits: with nobody reading, then beside a reader who stands still."""
-    crowd = list(people(COMMITS))
+    crowd = list(childless(COMMITS))
 
     def commits() -> float:
         before = shards.blocks()
@@ -269,7 +185,7 @@ def main() -> None:
     parser.add_argument("--no-results", action="store_true", help="only print")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.dir) as name:
-        shards = Shards(Path(name) / "data", arguments.shards, arguments.users)
+        shards = Shards(Path(name) / "data", arguments.shards, childless(arguments.users))
         web = Web(Path(name))
         try:
             figures = list(measure(web, arguments.users))

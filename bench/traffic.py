@@ -207,10 +207,10 @@ def _image(row: Row | None) -> Row | None:
 
 
 def _row(table: str, columns: str, values: tuple[Any, ...]) -> Row:
-    return {"_": table, **dict(zip(columns.split(", "), map(_as_debezium, values), strict=True))}
+    return {"_": table, **dict(zip(columns.split(", "), map(as_debezium, values), strict=True))}
 
 
-def _as_debezium(value: Any) -> Any:
+def as_debezium(value: Any) -> Any:
     """A value as Debezium's JSON has it: microseconds, days, decimal strings."""
     if isinstance(value, datetime):
         if value.tzinfo is not None:
