@@ -17,16 +17,14 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import report
+from redis_server import RedisServer, redis_server
 from topic import LOOK_S, PARTITIONS, TOPIC, broker, end_offsets, held, positions, produce
 from traffic import Traffic
-
-from kycache.demo.servers.ports import free_ports
 
 QUIX = "Quix Streams (RocksDB)"
 HERE = Path(__file__).parent
@@ -81,7 +79,7 @@ def measure(folder: Path, bootstrap: str, redis: RedisServer, users: int, change
         ),
         Contender(
             "kafka-python to Redis",
-            lambda: redis.with_server(lambda: peer("redis_hash", bootstrap, str(redis.port))),
+            lambda: with_server(redis, lambda: peer("redis_hash", bootstrap, str(redis.port))),
         ),
     ]
     first = {c.name: c.run() for c in contenders}
@@ -172,46 +170,18 @@ def peer(name: str, bootstrap: str, *options: str) -> Spent:
     return Spent(cpu, time.monotonic() - begin)
 
 
+def with_server(server: RedisServer, run: Callable[[], Spent]) -> Spent:
+    """A run, with what the server spent meanwhile."""
+    before = server.cpu_s()
+    spent = run()
+    return Spent(spent.cpu + server.cpu_s() - before, spent.wall)
+
+
 def cpu_of(process: subprocess.Popen[bytes]) -> float:
     """Wait for a process; its CPU seconds."""
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     return used.ru_utime + used.ru_stime
-
-
-@dataclass
-class RedisServer:
-    """A running redis-server."""
-
-    port: int
-    pid: int
-
-    def with_server(self, run: Callable[[], Spent]) -> Spent:
-        """A run, with what the server spent meanwhile."""
-        before = self._cpu()
-        spent = run()
-        return Spent(spent.cpu + self._cpu() - before, spent.wall)
-
-    def _cpu(self) -> float:
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-@contextmanager
-def redis_server(folder: Path) -> Iterator[RedisServer]:
-    """Redis in memory alone: what it costs at its cheapest."""
-    program = shutil.which("redis-server")
-    if program is None:
-        raise SystemExit("redis-server is missing: apt-get install redis-server")
-    (port,) = free_ports(1)
-    command = [program, "--port", str(port), "--save", "", "--appendonly", "no", "--bind", "127.0.0.1"]
-    with (folder / "redis.log").open("wb") as log:
-        server = subprocess.Popen(command, cwd=folder, stdout=log, stderr=subprocess.STDOUT)
-    try:
-        yield RedisServer(port, server.pid)
-    finally:
-        server.terminate()
-        server.wait()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ They hold the demo's people, as one whole snapshot sends them, and stay open for
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ VIEW = default_view()
 MAP_BYTES = 1 << 34
 BATCH = 20_000
 SNAPSHOT_LSN = 1_000
-COLUMNS = tuple(columns.split(", ") for columns in (USER_COLUMNS, KYC_COLUMNS, ACCOUNT_COLUMNS))
+COLUMNS: tuple[Sequence[str], ...] = tuple(
+    columns.split(", ") for columns in (USER_COLUMNS, KYC_COLUMNS, ACCOUNT_COLUMNS)
+)
 """Of the view's tables, in its order."""
 
 _DECODERS = [{c.name: decoder(c.type) for c in table.columns} for table in VIEW.tables]
@@ -109,7 +111,7 @@ def _changes(person: Person, origin: Origin, offset: int) -> Iterator[Change]:
 
 def _stored(number: int, row: tuple[Any, ...]) -> tuple[Value, ...]:
     """The values of a row of that table, as the view stores them."""
-    given = dict(zip(COLUMNS[number], row, strict=True))
+    given: dict[str, Any] = dict(zip(COLUMNS[number], row, strict=True))
     return tuple(
         None if given[name] is None else decode(as_debezium(given[name]))
         for name, decode in _DECODERS[number].items()

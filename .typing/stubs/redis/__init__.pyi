@@ -1,2 +1,2 @@
-# What bench/peers/redis_hash.py uses: a check finds the same with the bench extra and without it.
+# What the benches use: a check finds the same with the bench extra and without it.
 from .client import Redis as Redis

@@ -1,0 +1,1 @@
+"""What `bench/reads.py` needs: the sides, the requests they are sent, and the load."""
