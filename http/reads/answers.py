@@ -179,9 +179,8 @@ class Answers:
 
     def users(self, request: Request) -> Outcome:
         """`GET /users`."""
-        query = parse_list(request.query, self._router.view)
+        key = self._key(request.query)
         demand = request.headers.demand()
-        key = (self._place(query), query.page)
         page = self._kept(key, demand)
         if page is None:
             read = self._read_page(key, demand)
@@ -191,10 +190,18 @@ class Answers:
             self._pages.put(key, page)
         caching = LIST_CACHING_BOUND if demand.any else LIST_CACHING
         self._granted(demand)
-        if len(self._places) >= PLACES_MAX:
-            self._places.clear()
-        self._places[request.query] = key
         return Answer(200, (JSON, caching, VARY, *page.links, *page.truth.headers), page.body)
+
+    def _key(self, query: bytes) -> Key:
+        """What a query string of the list means. Remembered: clients send few different ones again and again."""
+        key = self._places.get(query)
+        if key is None:
+            parsed = parse_list(query, self._router.view)
+            key = (self._place(parsed), parsed.page)
+            if len(self._places) >= PLACES_MAX:
+                self._places.clear()
+            self._places[query] = key
+        return key
 
     def kept_users(self, query: bytes, headers: RequestHeaders) -> Ready | None:
         """A page of the list that is kept, where that is as fresh as is demanded; else ask `users`."""
