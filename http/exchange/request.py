@@ -78,7 +78,8 @@ class RequestHeaders:
         consistency = self._single(CONSISTENCY)
         if consistency not in (None, "strong"):
             raise _invalid(CONSISTENCY, "takes the one value strong")
-        return Demand(lsn, None if seconds is None else float(seconds), consistency is not None)
+        demand = Demand(lsn, None if seconds is None else float(seconds), consistency is not None)
+        return demand if demand.any else NO_DEMAND
 
     def _single(self, name: str) -> str | None:
         values = self.all(name)
