@@ -17,9 +17,8 @@ from kycache.actors.store.store import Applied
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
-from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
-from support.shards import ShardUnderTest
+from support.shards import Orders, ShardUnderTest
 from support.waiting import until
 
 VIEW = default_view()

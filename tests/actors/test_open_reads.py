@@ -29,10 +29,9 @@ from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
 from kycache.model.definition import default_view
 from support.http_stand import Stand, people
-from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
 from support.services import started
-from support.shards import ShardUnderTest
+from support.shards import Orders, ShardUnderTest
 from support.waiting import until
 
 VIEW = default_view()

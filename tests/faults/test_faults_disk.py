@@ -22,9 +22,8 @@ from kycache.model.change import Item
 from kycache.model.definition import default_view
 from kycache.model.values import uuid_bytes
 from support.faults import in_child, seeds
-from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
-from support.shards import TOPIC_ID, ShardUnderTest
+from support.shards import TOPIC_ID, Orders, ShardUnderTest
 from support.waiting import until
 
 VIEW = default_view()

@@ -15,8 +15,7 @@ from kycache.ingest.remedies.protocol import Drop, Replay
 from kycache.ingest.remedies.work import carry_out
 from kycache.model.change import Item, Poison, Scope
 from kycache.model.definition import default_view
-from support.orders import Orders
-from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
+from support.shards import TOPIC, TOPIC_ID, Orders, ShardUnderTest
 from support.waiting import until
 
 VIEW = default_view()

@@ -33,9 +33,8 @@ from kycache.model.change import Item
 from kycache.model.definition import default_view, load_view
 from kycache.model.errors import HaltShard, Refused
 from support.command_line import RunCommand
-from support.orders import Orders
 from support.pipeline.fake_source import FakeSource
-from support.shards import TOPIC, TOPIC_ID, ShardUnderTest
+from support.shards import TOPIC, TOPIC_ID, Orders, ShardUnderTest
 from support.waiting import until
 
 VIEW = default_view()

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from kycache.actors.files.environment import Environments
 from kycache.actors.generations.create import create_store
 from kycache.actors.order.reader import page, total
 from kycache.actors.order.recount import check
+from kycache.actors.partition import Order, Partition, Pause, ReadFrom
 from kycache.actors.reader import ShardReader, ShardSnapshot
 from kycache.actors.rules.reports import Doubt
 from kycache.actors.rules.state import Identity, Position, ShardState
+from kycache.actors.shard import Batch
 from kycache.actors.store.fence import Fence
 from kycache.actors.store.store import FORMAT, Applied, Store
 from kycache.model.change import Item
@@ -122,3 +125,34 @@ class ShardUnderTest:
             rows = page([snapshot.order], where, newest=True, skip=0, size=count)
             assert len(rows) == count
             return [json.loads(row) for _, row in rows]
+
+
+class Orders:
+    """A partition without a consumer thread: what a shard ordered of it, and batches for its runs."""
+
+    def __init__(self) -> None:
+        self.given: list[Order] = []
+        self.partition = Partition(0, count(1), self.given.append)
+
+    @property
+    def read_from(self) -> list[int]:
+        """The offsets from which it was ordered to read, in order."""
+        return [order.offset for order in self.given if isinstance(order, ReadFrom)]
+
+    @property
+    def paused(self) -> list[int]:
+        """The runs that were ended."""
+        return [order.run for order in self.given if isinstance(order, Pause)]
+
+    @property
+    def run(self) -> int:
+        """The number of the latest run."""
+        return max(order.run for order in self.given if isinstance(order, ReadFrom))
+
+    def batch(self, items: list[Item], first: int, end: int, *, run: int | None = None) -> Batch:
+        """Items from `first` to before `end`, polled for a run, of a log that holds all of them.
+
+        Args:
+            run: None: the latest.
+        """
+        return Batch(self.run if run is None else run, items[first:end], 1, end, -1, len(items))
