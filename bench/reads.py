@@ -2,7 +2,7 @@
 
     python bench/reads.py [--rounds 5] [--seconds 3] [--only ROW...] [--million] [--quick] [--no-results]
 
-Starts each side on a port of its own: `kycache web` (both lanes, where the settings have a switch), FastAPI with
+Starts each side on a port of its own: `kycache web` (with its fast lane, and without), FastAPI with
 Redis, FastAPI with asyncpg and PostgreSQL, a bare ASGI application. All servers share one core; wrk and vegeta
 have another. Before the first round every side is asked the same, and must answer the same. Needs two cores, wrk,
 redis-server, Go (which builds vegeta into the user's cache folder), and the extra `bench`.
@@ -25,7 +25,7 @@ from reading import load
 from reading.deep import deep_pages
 from reading.figures import Figure, Measured
 from reading.rows import ROWS, Row, World
-from reading.sides import LOAD_CORE, SERVER_CORE, Side, Sides, keeps_bodies, lanes, on_core
+from reading.sides import LANES, LOAD_CORE, SERVER_CORE, Side, Sides, on_core
 from reading.world import beating, compare, crowd, discover, fill_redis, warm
 from shards import Shards
 
@@ -104,8 +104,8 @@ def measure(folder: Path, rows: Sequence[Row], rounds: int, seconds: int, versio
     calibration: list[float] = []
     try:
         with on_core(LOAD_CORE), Sides(folder, folder / "data") as sides, beating(shards):
-            world = discover(sides.kycache(lanes()[0], {}), everyone)
-            for lane in lanes()[1:]:
+            world = discover(sides.kycache(LANES[0], {}), everyone)
+            for lane in LANES[1:]:
                 warm(sides.kycache(lane, {}), world)
             cells = [cell for row in rows for cell in prepared(folder, row, sides, world, everyone, seconds)]
             for number in range(rounds):
@@ -122,8 +122,7 @@ def measure(folder: Path, rows: Sequence[Row], rounds: int, seconds: int, versio
         body_bytes_mean=round(sum(map(len, world.bodies.values())) / len(world.bodies)),
         rounds=rounds,
         seconds=seconds,
-        bodies_kept=keeps_bodies(),
-        lanes=[lane.name for lane in lanes()],
+        lanes=[lane.name for lane in LANES],
         versions=versions,
         calibration_ms=calibration,
         figures=figures,
@@ -134,8 +133,7 @@ def prepared(
     folder: Path, row: Row, sides: Sides, world: World, everyone: Sequence[Person], seconds: int
 ) -> Iterator[Cell]:
     """The sides of a row, started, asked the same once, and their requests written down."""
-    known = {name: value for name, value in row.settings.items() if name != "body_cache_mb" or keeps_bodies()}
-    ours = [sides.kycache(lane, known) for lane in lanes()]
+    ours = [sides.kycache(lane, row.settings) for lane in LANES]
     peers = {peer: started(peer, sides, world, everyone) for peer in row.peers}
     count = compare(row, world, ours, peers)
     print(f"{row.name}: {len(ours) + len(peers)} sides, {count} requests compared", flush=True)
@@ -170,8 +168,23 @@ def turned(cells: Sequence[Cell], number: int) -> list[Cell]:
 
 def one(cell: Cell, number: int, seconds: int) -> Figure:
     """Latency first: it warms the side up at a rate that says nothing about throughput."""
+    ours = cell.side.name in [lane.name for lane in LANES]
+    before = cell.side.counted() if ours else {}
     spent = load.latency(cell.side, cell.for_vegeta, seconds)
-    return Figure(cell.row.name, cell.side.name, number, load.throughput(cell.side, cell.for_wrk, seconds), spent)
+    reached = load.throughput(cell.side, cell.for_wrk, seconds)
+    after = cell.side.counted() if ours else {}
+    counted = {key: after[key] - before.get(key, 0.0) for key in after}
+    kept, fast = (
+        share(counted, "kycache_http_bodies_total", "kept"),
+        share(counted, "kycache_http_lanes_total", "fast"),
+    )
+    return Figure(cell.row.name, cell.side.name, number, reached, spent, kept, fast)
+
+
+def share(counted: Mapping[tuple[str, str], float], counter: str, label: str) -> float | None:
+    """How much of a counter has this label; None where it counted nothing."""
+    total = sum(value for (name, _), value in counted.items() if name == counter)
+    return round(counted.get((counter, label), 0.0) / total, 3) if total else None
 
 
 def line_of(figure: Figure) -> str:

@@ -14,8 +14,11 @@ import os
 from fastapi import FastAPI, Response
 from redis.asyncio import Redis
 
+CONNECTIONS_MAX = 512
+"""More than requests come at once. With redis-py's own limit, 100, a stalled machine makes some of them errors."""
+
 app = FastAPI(openapi_url=None)
-_redis = Redis(port=int(os.environ["REDIS_PORT"]))
+_redis = Redis(port=int(os.environ["REDIS_PORT"]), max_connections=CONNECTIONS_MAX)
 
 
 @app.get("/users/{user_id}")

@@ -11,7 +11,7 @@ from kycache.demo.population.people import Person, people
 
 from .figures import DEEP_RATE, Deep
 from .load import Requests, latency, write_for_vegeta
-from .sides import LOAD_CORE, Sides, lanes, on_core
+from .sides import LANES, LOAD_CORE, Sides, on_core
 from .world import beating
 
 USERS = 1_000_000
@@ -25,7 +25,7 @@ def deep_pages(folder: Path, rounds: int, seconds: float) -> Iterator[Deep]:
     shards = Shards(folder / "data", SHARDS, everyone)
     try:
         with on_core(LOAD_CORE), Sides(folder, folder / "data") as sides, beating(shards):
-            side = sides.kycache(lanes()[0], {"list_ttl": 0})
+            side = sides.kycache(LANES[0], {"list_ttl": 0})
             files = {page: folder / f"page-{page}.vegeta" for page in PAGES}
             for page, file in files.items():
                 write_for_vegeta(file, Requests([f"/users?page={page}"], [0]), side.url, seconds, DEEP_RATE)

@@ -115,10 +115,14 @@ def write_for_wrk(path: Path, requests: Requests) -> None:
 
 
 def write_for_vegeta(path: Path, requests: Requests, url: str, seconds: float, rate: int = RATE) -> None:
-    """As many targets as are sent in so many seconds, each with its headers."""
+    """As many targets as are sent in so many seconds, each with its headers.
+
+    They begin in the middle of the order. wrk begins at its start: it must not find there what was just asked for.
+    """
+    middle = len(requests.order) // 2
     with path.open("w", encoding="ascii") as file:
         for sent in range(round(rate * seconds)):
-            place = requests.order[sent % len(requests.order)]
+            place = requests.order[(middle + sent) % len(requests.order)]
             header = {name: [value] for name, value in requests.headers_of(place).items()}
             file.write(json.dumps({"method": "GET", "url": url + requests.paths[place], "header": header}) + "\n")
 

@@ -18,7 +18,7 @@ DRAWS = 100_000
 HOT_USERS = 100
 """They get half of the requests where half of the bodies are kept."""
 
-SMALL_CACHE_MB = 2
+SMALL_CACHE_MIB = 2
 """Holds the hot users by far, and by far not all: users asked in turn are gone before they are asked again."""
 
 OTHER_ROUTE_SHARE = 1 / 200
@@ -164,7 +164,7 @@ def _pages_of_cursors(world: World) -> Requests:
 
 _FOR_DETAIL = ("redis", "hello")
 _FOR_LIST = ("postgres", "tuned")
-_SMALL = {"body_cache_mb": SMALL_CACHE_MB}
+_SMALL = {"body_cache_mib": SMALL_CACHE_MIB}
 _UNKEPT = {"list_ttl": 0}
 
 ROWS = (

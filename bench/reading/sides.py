@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,7 +16,6 @@ from pathlib import Path
 import psycopg
 from redis_server import redis_server
 
-from kycache.cli.settings.sections import Http
 from kycache.demo.population.people import ACCOUNT_COLUMNS, KYC_COLUMNS, USER_COLUMNS, Person
 from kycache.demo.servers import postgres
 from kycache.demo.servers.children import Child, Program, stopping
@@ -36,6 +36,7 @@ READY_S = 120.0
 """Until a server answers: a `kycache web` of a million users walks its files first."""
 
 LOOK_S = 0.05
+_COUNTER = re.compile(r'^(kycache_\w+)\{\w+="(\w+)"\} (\S+)$', re.MULTILINE)
 TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 
 INDEXES = (
@@ -56,16 +57,7 @@ class Lane:
     settings: Mapping[str, object]
 
 
-def lanes() -> list[Lane]:
-    """Both where there is a switch, else the one there is."""
-    if "fast_lane" not in Http.model_fields:
-        return [Lane("kycache", {})]
-    return [Lane("kycache", {"fast_lane": True}), Lane("kycache, Hypercorn's lane", {"fast_lane": False})]
-
-
-def keeps_bodies() -> bool:
-    """Whether there is a cache of bodies to be filled, made small, or switched off."""
-    return "body_cache_mb" in Http.model_fields
+LANES = (Lane("kycache", {"fast_lane": True}), Lane("kycache, full lane", {"fast_lane": False}))
 
 
 @dataclass(frozen=True)
@@ -84,6 +76,11 @@ class Side:
     def cpu_s(self) -> float:
         """User and system time of all its processes since they began."""
         return sum(_cpu_s(pid) for pid in _family(self.roots))
+
+    def counted(self) -> dict[tuple[str, str], float]:
+        """What kycache has counted since it began, by counter and label: of `/metrics`, what has one label."""
+        text = self.get("/metrics", {})[1].decode()
+        return {(name, label): float(value) for name, label, value in _COUNTER.findall(text)}
 
     def get(self, path: str, headers: Mapping[str, str]) -> tuple[int, bytes, Message]:
         """Status, body and headers of one answer, over a connection of its own."""

@@ -55,7 +55,9 @@ def test_every_row_writes_the_same_requests_for_both_tools(reading: dict[str, Mo
             assert len(sent) == load.RATE // 10
             assert len(targets) == len(asked.paths)
             for at, request in enumerate(sent):
-                path, *own = targets[int(order.split()[at % len(asked.order)])].split("\t")
+                path, *own = targets[int(order.split()[(len(asked.order) // 2 + at) % len(asked.order)])].split(
+                    "\t"
+                )
                 headers = dict(line.split(": ", 1) for line in [*common.split("\t"), *own])
                 assert headers.pop("Host")
                 assert request["url"] == f"http://h:1{path}"
@@ -76,7 +78,7 @@ def test_a_ratio_is_the_median_of_the_rounds(reading: dict[str, ModuleType]) -> 
         for side, many in rates.items()
         for number, rate in enumerate(many)
     ]
-    measured = figures.Measured(20_000, 900, 3, 3, True, ["kycache"], {"wrk": "4"}, [20.0, 21.0], figures=found)
+    measured = figures.Measured(20_000, 900, 3, 3, ["kycache"], {"wrk": "4"}, [20.0, 21.0], figures=found)
     assert measured.ratio("kept", "FastAPI + Redis") == (6.0, 5.0, 9.0)
     section = measured.section()
     assert "| every body kept | 60 (50–90) | 10 | 100 (90–100) | 6.00 (5.00–9.00) | 0.60 (0.50–1.00) |" in section
@@ -87,17 +89,8 @@ def test_a_ratio_is_the_median_of_the_rounds(reading: dict[str, ModuleType]) -> 
 def test_a_side_that_did_not_keep_up_has_no_latency(reading: dict[str, ModuleType]) -> None:
     figures, load = reading["figures"], reading["load"]
     slow = figures.Figure("kept", "kycache", 0, load.Throughput(9.0, 9.0, 1.0, 1), load.Latency(None, None, 500.0))
-    measured = figures.Measured(1, 1, 1, 1, True, ["kycache"], {}, [20.0], figures=[slow])
+    measured = figures.Measured(1, 1, 1, 1, ["kycache"], {}, [20.0], figures=[slow])
     assert measured.latency("kept", "kycache") == "too slow"
-
-
-def test_both_lanes_are_sides_where_the_settings_have_a_switch(
-    reading: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    sides = reading["sides"]
-    for fields, count in (({}, 1), ({"fast_lane": None}, 2)):
-        monkeypatch.setattr(sides, "Http", SimpleNamespace(model_fields=fields))
-        assert len({lane.name for lane in sides.lanes()}) == len(sides.lanes()) == count
 
 
 def test_a_side_that_answers_otherwise_ends_the_bench(reading: dict[str, ModuleType]) -> None:
