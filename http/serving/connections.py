@@ -195,7 +195,8 @@ class Connections:
             self._log.error(f"a connection failed and was closed: {whereabouts(failed)}")
         finally:
             self._open.discard(stream)
-            await stream.aclose()
+            with trio.CancelScope(shield=True):
+                await stream.aclose()
             listener.ended()
             if not self._open:
                 self._none_open.set()
@@ -219,7 +220,7 @@ class Connections:
         """Idle connections close at once, the others when they have answered; what is left then is shut down."""
         await self._context.terminated.set()
         if self._lane is not None:
-            await self._lane.end()
+            self._lane.end()
         with trio.move_on_after(self._grace_s):
             while self._open:
                 self._none_open = trio.Event()

@@ -9,8 +9,10 @@ when Hypercorn has answered and is idle. Both lanes answer alike, byte for byte 
 """
 
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import NamedTuple
 
 import trio
@@ -63,6 +65,11 @@ class _Link:
         if lines != self.lines:
             self.lines, self.understood = lines, understand(lines)
         return self.understood
+
+    def end(self) -> None:
+        """Make `read` return, so that its own task closes it: the descriptor may soon be another client's."""
+        with suppress(OSError):
+            self.stream.socket.shutdown(socket.SHUT_RDWR)
 
     async def read(self) -> bytes:
         """What the client sent next; empty at the end."""
@@ -123,14 +130,16 @@ class Lane:
         while True:
             await trio.sleep(min(SWEEP_S, self._idle_s / 4))
             limit_s = trio.current_time() - self._idle_s
-            for link in [link for link in self._links if link.waiting and link.since_s < limit_s]:
-                await link.stream.aclose()
+            for link in self._links:
+                if link.waiting and link.since_s < limit_s:
+                    link.end()
 
-    async def end(self) -> None:
-        """Close what waits for a request now, and everything else once it has its answer."""
+    def end(self) -> None:
+        """End what waits for a request now, and everything else once it has its answer."""
         self._ending = True
-        for link in [link for link in self._links if link.waiting]:
-            await link.stream.aclose()
+        for link in self._links:
+            if link.waiting:
+                link.end()
 
     async def serve(self, stream: trio.SocketStream, hand_over: HandOver) -> None:
         """Answer a connection's requests until it ends."""
