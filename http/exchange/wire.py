@@ -8,8 +8,10 @@ from .problems import Headers
 
 END = b"\r\n"
 CLOSE = b"connection: close\r\n"
+CLOSE_ASKED = b"Connection: close\r\n"
+"""The same where the client asked for it: h11 writes this one itself."""
 
-_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} {s.phrase}\r\n".encode() for s in HTTPStatus}
+_STATUS_LINES = {s.value: f"HTTP/1.1 {s.value} \r\n".encode() for s in HTTPStatus}  # Hypercorn sends no phrase
 
 
 def status_line(status: int) -> bytes:

@@ -44,6 +44,10 @@ class _Moving:
         self.unread = read
         """What was read of the connection and not handed out."""
         self.given_back = False
+        self.answering: Callable[[], bool] = lambda: False
+        """Whether a whole request has no answer yet: what comes meanwhile may be for the next reader."""
+        self._answered = trio.Event()
+        self._closed = False
         self._stream = stream
         self._unmoved_s = unmoved_s
         self._sends = 0
@@ -52,11 +56,14 @@ class _Moving:
 
     async def receive_some(self, bytes_max: int) -> bytes | bytearray:
         if self.unread and not self.given_back:
-            data, self.unread = self.unread, b""
-            return data
+            first, self.unread = self.unread, b""
+            return first
         while not self._over():
+            data: bytes | None = None
             with trio.move_on_after(self._unmoved_s) as self._receiving:
-                return self._received(bytes(await self._stream.receive_some(bytes_max)))
+                data = bytes(await self._stream.receive_some(bytes_max))
+            if data is not None:
+                return await self._received(data)
         return b""
 
     def _over(self) -> bool:
@@ -71,12 +78,23 @@ class _Moving:
             raise trio.ClosedResourceError("nothing moves on this connection")
         return self.given_back
 
-    def _received(self, data: bytes) -> bytes:
-        """What came; where the stream was given back meanwhile, it is for its next reader."""
+    async def _received(self, data: bytes) -> bytes:
+        """What came; where the stream was given back meanwhile, it is for its next reader.
+
+        Clients send the next request before Hypercorn has put the last one away. It waits here until then: else
+        a connection in use would never be idle, and never come back (seen).
+        """
+        while data and self.answering() and not self._closed:
+            self._answered = trio.Event()
+            await self._answered.wait()
         if not self.given_back:
             return data
         self.unread = data
         return b""
+
+    def answered(self) -> None:
+        """The answer was sent."""
+        self._answered.set()
 
     async def send_all(self, data: bytes) -> None:
         self._sends += 1
@@ -90,6 +108,7 @@ class _Moving:
         """To its owner: what reads it sees its end, and it stays open."""
         self.given_back = True
         self._receiving.cancel()
+        self.answered()
 
     async def send_eof(self) -> None:
         if not self.given_back:
@@ -97,6 +116,8 @@ class _Moving:
 
     async def aclose(self) -> None:
         if not self.given_back:
+            self._closed = True
+            self.answered()
             await self._stream.aclose()
 
 
@@ -106,6 +127,7 @@ class _Handler(TCPServer):
     """
 
     _left = False
+    _busy = False
     lender: _Moving | None = None
 
     async def _read_data(self) -> None:
@@ -116,9 +138,15 @@ class _Handler(TCPServer):
     async def protocol_send(self, event: Event) -> None:
         if self._left and isinstance(event, Updated):  # an answer nobody waits for ends, and all is idle
             return
+        if isinstance(event, Updated) and not event.idle:
+            self._busy = True
         await super().protocol_send(event)
-        if self.lender is not None and isinstance(event, Updated) and event.idle and self._idle():
-            self.lender.give_back()
+        if self.lender is not None and isinstance(event, Updated) and event.idle:
+            self._busy = False
+            if self._idle():
+                self.lender.give_back()
+            else:
+                self.lender.answered()
 
     def _idle(self) -> bool:
         """It speaks HTTP/1.1, has answered, and holds nothing that the client sent."""
@@ -128,6 +156,13 @@ class _Handler(TCPServer):
         connection = protocol.connection
         states = (connection.our_state, connection.their_state)
         return states == (h11.IDLE, h11.IDLE) and connection.trailing_data == (b"", False)
+
+    def answering(self) -> bool:
+        """A whole request of HTTP/1.1 has no answer yet, or is not put away."""
+        protocol = self.protocol.protocol
+        if not self._busy or not isinstance(protocol, H11Protocol):
+            return False
+        return protocol.stream is None or protocol.connection.their_state in (h11.DONE, h11.MUST_CLOSE)
 
     @property
     def requests(self) -> int:
@@ -212,7 +247,7 @@ class Connections:
         config = copy(self._config)
         config.keep_alive_max_requests -= requests
         handler = self._handler(moving, config)
-        handler.lender = moving
+        handler.lender, moving.answering = moving, handler.answering
         await handler
         return Returned(moving.unread, handler.requests) if moving.given_back else None
 

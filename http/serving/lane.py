@@ -21,11 +21,11 @@ from kycache.http.exchange.counts import Counts
 from kycache.http.exchange.driver import Driver, Pending, Route
 from kycache.http.exchange.problems import Answer
 from kycache.http.exchange.request import Request
-from kycache.http.exchange.wire import CLOSE, END, DateLine, header_lines, status_line
+from kycache.http.exchange.wire import CLOSE, CLOSE_ASKED, END, DateLine, header_lines, status_line
 from kycache.http.reads.answers import PREFIX, Answers
 
 from .heads import Foreign, Head, Understood, read_head, understand
-from .limits import TURN_BYTES
+from .limits import ANSWERED_BYTES, TURN_BYTES, TURN_S
 
 SWEEP_S = 1.0
 """How often idle connections are looked for: one look for all, instead of a timer for each read."""
@@ -81,6 +81,14 @@ class _Link:
                 continue
             except (OSError, trio.ClosedResourceError):
                 return b""
+
+    async def left(self) -> None:
+        """Wait until the client has left. Of one that has sent more nothing is known: that is read later."""
+        try:
+            if await self.stream.socket.recv(1, socket.MSG_PEEK):
+                await trio.sleep_forever()
+        except OSError:
+            return
 
     async def write(self, data: bytes) -> bool:
         """Send all of it; whether the client still takes it."""
@@ -195,7 +203,8 @@ class Lane:
             Where the first one begins that was not answered, and why the lane leaves it; -1: the connection ends.
         """
         sent: list[bytes] = []
-        at = 0
+        size = at = 0
+        began_s = time.perf_counter()
         head: Head | Foreign | None = found
         while isinstance(head, Head):
             understood = link.headers(head.lines)
@@ -203,25 +212,50 @@ class Lane:
                 head = understood
                 break
             link.requests += 1
-            close = understood.close or self._ending or link.requests >= self._requests_max
-            answer = self._at_once(head, understood, close)
+            ends = self._ending or link.requests >= self._requests_max
+            last = CLOSE_ASKED if understood.close else CLOSE if ends else b""
+            answer = self._at_once(head, understood, last)
             if isinstance(answer, Pending):
                 # What was answered before it goes out first: this one may take seconds.
                 if sent and not await link.write(b"".join(sent)):
                     return -1, None
-                sent = []
-                answer = self._bytes(await self._driver.finish(answer), close)
+                sent, size = [], 0
+                finished = await self._finish(link, answer)
+                if finished is None:
+                    return -1, None
+                answer = self._bytes(finished, last)
             sent.append(answer)
+            size += len(answer)
             at = head.end
-            if close:
+            if last:
                 await link.write(b"".join(sent))
                 return -1, None
             head = read_head(data, at) if at < len(data) else None
+            if head and (size > ANSWERED_BYTES or time.perf_counter() - began_s > TURN_S):
+                if not await link.write(b"".join(sent)):
+                    return -1, None
+                sent, size = [], 0
+                await trio.lowlevel.checkpoint()  # the other connections' turn
+                began_s = time.perf_counter()
         if sent and not await link.write(b"".join(sent)):
             return -1, None
         return at, head
 
-    def _at_once(self, head: Head, understood: Understood, close: bool) -> bytes | Pending:
+    async def _finish(self, link: _Link, pending: Pending) -> Answer | None:
+        """The answer that there was not at once; None: the client left before."""
+        answer = None
+
+        async def leave() -> None:
+            await link.left()
+            nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(leave)
+            answer = await self._driver.finish(pending)
+            nursery.cancel_scope.cancel()
+        return answer
+
+    def _at_once(self, head: Head, understood: Understood, last: bytes) -> bytes | Pending:
         """The answer to a request, where it need not wait.
 
         A guard enters here, before anything that was kept is looked at.
@@ -238,7 +272,7 @@ class Lane:
         if ready is None:
             request = Request(head.path, head.query, understood.headers, head.head)
             begun = self._driver.begin(self._routes.user if detail else self._routes.users, request)
-            return begun if isinstance(begun, Pending) else self._bytes(begun, close)
+            return begun if isinstance(begun, Pending) else self._bytes(begun, last)
         route = self._routes.user if detail else self._routes.users
         self._counts.request(route.name, ready.status, time.perf_counter() - started_s)
         body = b"" if head.head else ready.body
@@ -248,15 +282,14 @@ class Lane:
                 ready.lines,
                 ready.truth,
                 self._date.now(),
-                CLOSE if close else b"",
+                last,
                 END,
                 body,
             )
         )
 
-    def _bytes(self, answer: Answer, close: bool) -> bytes:
+    def _bytes(self, answer: Answer, last: bytes) -> bytes:
         lines = header_lines(answer.headers)
-        last = CLOSE if close else b""
         return b"".join((status_line(answer.status), lines, self._date.now(), last, END, answer.body))
 
 

@@ -20,6 +20,12 @@ REQUESTS_PER_CONNECTION_MAX = 10_000
 TURN_BYTES = 16 * 1024
 """What the fast lane reads at once before the other connections have their turn: some 100 pipelined requests."""
 
+ANSWERED_BYTES = 64 * 1024
+"""Answers to pipelined requests that are gathered before they are sent: a turn of pages of 500 rows is 30 MB."""
+
+TURN_S = 0.005
+"""How long pipelined requests are answered before the other connections have their turn."""
+
 BODY_EVENTS_MAX = 4
 """Pieces of a request body that wait unread. No route reads one."""
 
