@@ -12,6 +12,14 @@ from dataclasses import dataclass, field
 
 from .errors import ConfigurationError
 from .partition import KeyForm, key_bytes, partition_of
+from .publication import (
+    publication_sql,
+    refuse_foreign_beats,
+    refuse_foreign_publication,
+    setting_name,
+    trigger_name,
+)
+from .sql_text import dollar_quoted, literal, one_line, qualified, quoted
 from .view import HEARTBEAT_TABLE, View
 
 HEARTBEAT_INTERVAL_MS = 500
@@ -66,7 +74,7 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
     """The Debezium connector configuration for `view`, as Kafka Connect's REST interface takes it.
 
     Raises:
-        ConfigurationError: a column that holds the user id has a name that Kafka Connect's lists cannot carry.
+        ConfigurationError: a name cannot stand in the lists that it must stand in.
     """
     owners = dict(_owners(view, settings))
     return {
@@ -234,36 +242,49 @@ def beat_keys(partitions: int, key_form: KeyForm = KeyForm.PLAIN, column: str = 
 
 
 def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
-    """The statements that make a source fit for `connector_config`, in order; running them again is harmless.
+    """The statements that make a source fit for `connector_config`, in order, for one transaction.
 
-    They need a role that owns the view's tables and may create publications.
+    Running them again is harmless. They refuse, before they change anything, to take from a publication or a
+    heartbeat table what belongs to another view. `source_rights` says who may run them.
 
     Raises:
-        ConfigurationError: a column that holds the user id has a name that Kafka Connect's lists cannot carry.
+        ConfigurationError: a name cannot stand in the lists that it must stand in.
     """
     tables = list(dict(_owners(view, settings)))
+    mine = [table.name for table in view.tables]
+    beats, function = settings.heartbeat_table, _truncate_function(settings)
     return [
+        refuse_foreign_publication(settings.publication, settings.schema, tables),
+        refuse_foreign_beats(settings.schema, beats, function, mine),
         *_heartbeat_rows(view, settings),
         # Without FULL a deleted child's event does not say whose it was, and an update hides a move.
         *(f"ALTER TABLE {_qualified(settings, table)} REPLICA IDENTITY FULL" for table in tables),
         *_truncate_triggers(view, settings),
-        _publication(tables, settings),
+        publication_sql(settings.publication, settings.schema, tables),
     ]
 
 
+def source_rights(view: View, settings: ConnectorSettings) -> str:
+    """Who may run `source_sql`, and what Debezium's role needs; one line of text."""
+    tables = ", ".join(quoted(table.name) for table in view.tables)
+    schema, beats = quoted(settings.schema), quoted(settings.heartbeat_table)
+    role = f" {quoted(settings.user)}" if settings.user else ""
+    return one_line(
+        f"Run as the owner of {tables}, with CREATE on the database (for the publication) and on schema {schema} "
+        f"(for {beats} and its function). Debezium's role{role} needs LOGIN, REPLICATION, USAGE on schema "
+        f"{schema}, SELECT on {tables}, and SELECT and UPDATE on {beats}."
+    )
+
+
 def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
+    """Rows for another partition count stay: together they cover both, while two topics stand side by side."""
     beats = _qualified(settings, settings.heartbeat_table)
     keys = beat_keys(settings.partitions, settings.key_form, view.root.key)
-    rows = ", ".join(f"({_literal(k)}, {p}, now())" for p, k in enumerate(keys))
-    kept = ", ".join(_literal(k) for k in keys)
+    rows = ", ".join(f"({literal(k)}, {p}, now())" for p, k in enumerate(keys))
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
         "(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text)",
-        f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} "
-        "ON CONFLICT (user_id) DO UPDATE SET shard = excluded.shard "
-        f"WHERE {_quoted(settings.heartbeat_table)}.shard IS DISTINCT FROM excluded.shard",
-        # Rows made for another partition count would beat in partitions they do not name.
-        f"DELETE FROM {beats} WHERE user_id NOT IN ({kept})",
+        f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
     ]
 
 
@@ -277,30 +298,36 @@ def _truncate_triggers(view: View, settings: ConnectorSettings) -> list[str]:
     SECURITY DEFINER, because who may truncate need not be allowed to write heartbeats. The rows are locked in
     one order first, so that two truncating transactions wait for each other instead of deadlocking.
     """
-    function = _qualified(settings, f"{settings.heartbeat_table}_truncated")
+    function = _qualified(settings, _truncate_function(settings))
+    trigger = quoted(trigger_name(settings.heartbeat_table))
     body = truncate_body(view, settings)
     return [
         f"CREATE OR REPLACE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER "
-        f"SET search_path = pg_catalog, pg_temp AS {_dollar_quoted(body)}",
+        f"SET search_path = pg_catalog, pg_temp AS {dollar_quoted(body)}",
         *(
-            f"CREATE OR REPLACE TRIGGER kycache_truncated AFTER TRUNCATE ON {_qualified(settings, table.name)} "
+            f"CREATE OR REPLACE TRIGGER {trigger} AFTER TRUNCATE ON {_qualified(settings, table.name)} "
             f"FOR EACH STATEMENT EXECUTE FUNCTION {function}()"
             for table in view.tables
         ),
     ]
 
 
+def _truncate_function(settings: ConnectorSettings) -> str:
+    return f"{settings.heartbeat_table}_truncated"
+
+
 def truncate_body(view: View, settings: ConnectorSettings) -> str:
     """What the truncate trigger's function does, in PL/pgSQL."""
     beats = _qualified(settings, settings.heartbeat_table)
-    known = ", ".join(_literal(table.name) for table in view.tables)
+    known = ", ".join(literal(table.name) for table in view.tables)
+    gathered = literal(setting_name(settings.heartbeat_table))
     return f"""
 DECLARE
     earlier text;
     filled boolean;
     names text := '';
 BEGIN
-    FOREACH earlier IN ARRAY string_to_array(coalesce(current_setting('kycache.truncated', true), ''), ',') LOOP
+    FOREACH earlier IN ARRAY string_to_array(coalesce(current_setting({gathered}, true), ''), ',') LOOP
         IF earlier IN ({known}) AND earlier <> TG_TABLE_NAME THEN
             EXECUTE format('SELECT EXISTS (SELECT FROM %I.%I)', TG_TABLE_SCHEMA, earlier) INTO filled;
             IF NOT filled THEN
@@ -309,7 +336,7 @@ BEGIN
         END IF;
     END LOOP;
     names := names || TG_TABLE_NAME;
-    PERFORM set_config('kycache.truncated', names, true);
+    PERFORM set_config({gathered}, names, true);
     PERFORM 1 FROM {beats} ORDER BY user_id FOR UPDATE;
     UPDATE {beats} SET truncated = names;
     RETURN NULL;
@@ -317,32 +344,14 @@ END
 """
 
 
-def _publication(tables: list[str], settings: ConnectorSettings) -> str:
-    name, there = _quoted(settings.publication), _literal(settings.publication)
-    listed = ", ".join(_qualified(settings, table) for table in tables)
-    # Partitioned tables would otherwise come as one topic per partition, which the router does not know.
-    options = "publish = 'insert, update, delete, truncate', publish_via_partition_root = true"
-    body = (
-        "BEGIN "
-        f"IF NOT EXISTS (SELECT FROM pg_publication WHERE pubname = {there}) THEN "
-        f"CREATE PUBLICATION {name} FOR TABLE {listed}; "
-        # One of all tables has these, and PostgreSQL lets none be named.
-        f"ELSIF NOT (SELECT puballtables FROM pg_publication WHERE pubname = {there}) THEN "
-        f"ALTER PUBLICATION {name} SET TABLE {listed}; "
-        "END IF; "
-        f"ALTER PUBLICATION {name} SET ({options}); "
-        # Since 18 a table under FULL whose generated columns are not published refuses UPDATE and DELETE.
-        "IF current_setting('server_version_num')::int >= 180000 THEN "
-        f"ALTER PUBLICATION {name} SET (publish_generated_columns = stored); "
-        "END IF; "
-        "END"
-    )
-    return f"DO {_dollar_quoted(body)}"
-
-
 def _owners(view: View, settings: ConnectorSettings) -> Iterator[tuple[str, str]]:
     """Each captured table with the column that holds the user id; the heartbeat table comes last."""
     for table, owner in [(t.name, t.owner) for t in view.tables] + [(settings.heartbeat_table, KEY_FIELD)]:
+        if "," in table:
+            raise ConfigurationError(
+                f"the table name {table!r} has a comma, which separates names where a truncate is reported",
+                "rename the table at the source",
+            )
         # A rename is no regular expression, so nothing in it can be escaped; blanks at the ends are cut off.
         if "," in owner or ":" in owner or owner != owner.strip():
             raise ConfigurationError(
@@ -365,23 +374,5 @@ def _topic_part(name: str) -> str:
     return re.sub(r"[^a-zA-Z0-9._-]", "_", name)
 
 
-def _quoted(identifier: str) -> str:
-    return '"' + identifier.replace('"', '""') + '"'
-
-
 def _qualified(settings: ConnectorSettings, table: str) -> str:
-    return f"{_quoted(settings.schema)}.{_quoted(table)}"
-
-
-def _literal(text: str) -> str:
-    """A string constant that reads the same whatever `standard_conforming_strings` says."""
-    if "\\" in text:
-        return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
-    return "'" + text.replace("'", "''") + "'"
-
-
-def _dollar_quoted(body: str) -> str:
-    tag = "$kycache$"
-    while tag in body:
-        tag = tag[:-1] + "x$"
-    return f"{tag}{body}{tag}"
+    return qualified(settings.schema, table)

@@ -241,7 +241,7 @@ def _missing(state: ShardState) -> str | None:
     else:  # and none is in what there is to read: it may wait for ever
         waits, remedy = "no row of a whole snapshot has come", NO_SNAPSHOT_REMEDY
     if not state.heartbeat:
-        waits, remedy = f"{waits}, nor a row of kycache_heartbeat", remedy or NO_BEAT_REMEDY
+        waits, remedy = f"{waits}, nor a row of the heartbeat table", remedy or NO_BEAT_REMEDY
     return _joined(waits, remedy)
 
 

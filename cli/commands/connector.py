@@ -9,7 +9,7 @@ import typer
 from kycache.cli.settings.composition import connector_settings, data_directory, partitions_of
 from kycache.cli.settings.invocation import JsonOption, invocation
 from kycache.cli.settings.sections import PARTITIONS_MAX, REDACTED
-from kycache.model.connector import ConnectorSettings, connector_config, source_sql
+from kycache.model.connector import ConnectorSettings, connector_config, source_rights, source_sql
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
 
@@ -36,8 +36,9 @@ def connector(
     view = settings.load_view()
     source = connector_settings(settings, partitions_of(settings, data_directory(settings), partitions))
     statements = source_sql(view, source)
+    printed = script(statements, source_rights(view, source))
     if only_sql and not only_connector:
-        typer.echo(json.dumps(statements) if as_json else script(statements), nl=as_json)
+        typer.echo(json.dumps(statements) if as_json else printed, nl=as_json)
         return
     # What is piped on must work as it is; what somebody looks at need not show the password.
     shown = with_secrets or not on_terminal()
@@ -51,8 +52,8 @@ def connector(
     elif only_connector and not only_sql:
         typer.echo(json.dumps(posted, indent=None if as_json else 2))
     else:
-        typer.echo("-- At the source, as the tables' owner: kycache connector --sql | psql\n")
-        typer.echo(script(statements))
+        typer.echo("-- At the source: kycache connector --sql | psql\n")
+        typer.echo(printed)
         typer.echo("-- Then to Kafka Connect: kycache connector --connector")
         typer.echo("--   | curl -H 'Content-Type: application/json' -d @- http://localhost:8083/connectors\n")
         typer.echo(json.dumps(posted, indent=2))
@@ -81,6 +82,11 @@ def request(view: View, source: ConnectorSettings, *, with_secrets: bool) -> dic
     return {"name": source.name, "config": config}
 
 
-def script(statements: list[str]) -> str:
-    """The statements as psql reads them."""
-    return "".join(f"{statement.strip()};\n\n" for statement in statements)
+def script(statements: list[str], rights: str) -> str:
+    """The statements as psql reads them: all of them or none, and then psql ends with an error.
+
+    Args:
+        rights: who may run them; the first line.
+    """
+    body = "".join(f"{statement.strip()};\n\n" for statement in statements)
+    return f"-- {rights}\n\\set ON_ERROR_STOP on\n\nBEGIN;\n\n{body}COMMIT;\n"

@@ -11,6 +11,7 @@ from kycache.cli.settings.kafka_connect import KafkaConnect
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
 from kycache.model.lsn import parse_lsn
+from kycache.model.publication import trigger_name
 from kycache.model.view import View
 
 from .connector_rules import ConnectorFacts, TaskFailure
@@ -59,7 +60,7 @@ SELECT c.relname, c.relreplident,
              WHERE i.indrelid = c.oid AND i.indisreplident),
        -- 32: for truncate; 1: for each row; O and A: enabled, also for a session that is no replica
        (SELECT p.prosrc FROM pg_trigger t JOIN pg_proc p ON p.oid = t.tgfoid
-        WHERE t.tgrelid = c.oid AND t.tgname = 'kycache_truncated'
+        WHERE t.tgrelid = c.oid AND t.tgname = %s
               AND t.tgtype & 32 <> 0 AND t.tgtype & 1 = 0 AND t.tgenabled IN ('O', 'A')),
        c.relkind = 'p',
        ARRAY(SELECT l.relname FROM pg_partition_tree(c.oid) t JOIN pg_class l ON l.oid = t.relid
@@ -133,6 +134,7 @@ def look_at_source(
         ConfigurationError: the role may not read what must be looked at.
     """
     names = [*(table.name for table in view.tables), connector.heartbeat_table]
+    trigger = trigger_name(connector.heartbeat_table)
     try:
         with psycopg.connect(dsn, connect_timeout=SOURCE_WAIT_S, autocommit=True) as database:
             database.execute(sql.SQL("SET statement_timeout = {}").format(SOURCE_WAIT_S * 1000))
@@ -141,7 +143,7 @@ def look_at_source(
                 " CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
             ).fetchone()
             (role,) = database.execute(_ROLE, [connector.slot, connector.user]).fetchone() or ("",)
-            tables = {r[0]: _table(r) for r in database.execute(_TABLES, [role, connector.schema, names])}
+            tables = {r[0]: _table(r) for r in database.execute(_TABLES, [trigger, role, connector.schema, names])}
             publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
             slot = database.execute(_SLOT, [connector.slot]).fetchone()
             there = tables.get(connector.heartbeat_table)

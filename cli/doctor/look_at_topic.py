@@ -113,7 +113,7 @@ def _read_ends(consumer: KafkaConsumer, settings: KafkaSettings, view: View, par
     starts, ends = consumer.beginning_offsets(every), consumer.end_offsets(every)
     for tp in every:
         consumer.seek(tp, max(starts[tp], ends[tp] - sample))
-    decode = RecordDecoder(view, settings.key_form).decode
+    decode = RecordDecoder(view, settings.key_form, settings.heartbeat_table).decode
     samples = {n: _Sample(n, partitions) for n in range(partitions)}
     deadline = time.monotonic() + SAMPLE_WAIT_S
     while time.monotonic() < deadline and any(consumer.position(tp) < ends[tp] for tp in every):

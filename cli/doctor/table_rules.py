@@ -39,11 +39,12 @@ MILLISECOND_DIGITS = 3
 """A timestamp declared with so many digits or fewer comes in milliseconds, any other in microseconds."""
 
 
-def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> Iterator[Finding]:
+def judge_table(table: Table, source: SourceFacts, schema: str, trigger: str, body: str) -> Iterator[Finding]:
     """One table of the view.
 
     Args:
-        body: of the truncate trigger's function, as it is printed.
+        trigger: the truncate trigger's name.
+        body: of its function, as it is printed.
     """
     facts, name = source.tables.get(table.name), f"{schema}.{table.name}"
     if facts is None:
@@ -80,7 +81,7 @@ def judge_table(table: Table, source: SourceFacts, schema: str, body: str) -> It
             yield from _judge_column(name, column, facts.columns[column.name])
     yield from judge_keys(name, table, facts)
     yield from _judge_identity(name, table, facts)
-    yield from _judge_trigger(name, facts, body)
+    yield from _judge_trigger(name, facts, trigger, body)
     yield from _judge_generated(name, table, facts, source)
     yield from _judge_role(name, facts, source.role)
 
@@ -166,17 +167,17 @@ def _judge_identity(name: str, table: Table, facts: TableFacts) -> Iterator[Find
         )
 
 
-def _judge_trigger(name: str, facts: TableFacts, body: str) -> Iterator[Finding]:
+def _judge_trigger(name: str, facts: TableFacts, trigger: str, body: str) -> Iterator[Finding]:
     if facts.truncate_trigger is None:
         yield Finding(
             "truncate trigger",
-            f"table {name} has no enabled trigger kycache_truncated: a truncate would not reach every shard",
+            f"table {name} has no enabled trigger {trigger}: a truncate would not reach every shard",
             RUN_SQL,
         )
     elif facts.truncate_trigger.strip() != body.strip():
         yield Finding(
             "truncate trigger",
-            f"trigger kycache_truncated of table {name} calls another function than the one printed for this view",
+            f"trigger {trigger} of table {name} calls another function than the one printed for this view",
             RUN_SQL,
         )
 

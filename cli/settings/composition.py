@@ -18,7 +18,7 @@ from kycache.http.serving.settings import HttpSettings
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
-from kycache.model.view import HEARTBEAT_TABLE, View
+from kycache.model.view import View
 from kycache.snapshots.bootstrap import Bootstrap
 from kycache.snapshots.plan import TopicFacts
 from kycache.snapshots.schedule import Schedule
@@ -83,6 +83,7 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         kafka,
         bootstrap=kafka.bootstrap.replace(" ", ""),
         key_form=kafka.key,
+        heartbeat_table=settings.connector.heartbeat_table,
         halt_on_poison=settings.ingest.poison == "halt",
         security={name: value for name, value in security.items() if value is not None},
     )
@@ -186,7 +187,6 @@ def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings
         dbname=str(database.get("dbname") or database.get("user") or ""),
         topic=settings.kafka.topic,
         partitions=partitions,
-        heartbeat_table=HEARTBEAT_TABLE,
         key_form=settings.kafka.key,
     )
 

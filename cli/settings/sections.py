@@ -20,6 +20,7 @@ from pydantic import (
 from kycache.actors.files.open_reads import GROWTH_SHARE
 from kycache.model.partition import KeyForm
 from kycache.model.signing import KEY_CHARACTERS_MIN
+from kycache.model.view import HEARTBEAT_TABLE
 
 from .durations import LONGEST_S, seconds
 
@@ -195,6 +196,12 @@ class Connector(Section):
     topic_prefix: str = Field(default="kyc", min_length=1, description="Debezium's `topic.prefix`.")
     slot: str = Field(default="kycache", pattern=r"^[a-z0-9_]{1,63}$", description="The replication slot.")
     publication: str = Field(default="kycache", min_length=1, description="The publication.")
+    heartbeat_table: str = Field(
+        default=HEARTBEAT_TABLE,
+        pattern=r"^[a-z_][a-z0-9_]{0,52}$",
+        description="The table, in the same schema, whose rows Debezium's heartbeat writes. Views beside each "
+        "other have one each: names of trigger and function follow from it.",
+    )
     slot_wal_max_mib: int = Field(
         default=1024,
         ge=1,

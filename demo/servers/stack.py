@@ -84,7 +84,7 @@ class Stack:
 
     def start_debezium(self) -> None:
         """Prepares the source as `kycache connector` says, then starts Debezium, which takes its snapshot."""
-        with psycopg.connect(self.dsn, autocommit=True) as db:
+        with psycopg.connect(self.dsn) as db:  # one transaction, as it is printed
             for statement in source_sql(self.view, self.layout.connector):
                 db.execute(statement.encode())
         self.debezium.start()

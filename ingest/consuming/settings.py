@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kycache.model.partition import KeyForm
+from kycache.model.view import HEARTBEAT_TABLE
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,7 @@ class KafkaSettings:
     topic: str = "kyc.changes"
     group: str = "kycache"
     key_form: KeyForm = KeyForm.PLAIN
+    heartbeat_table: str = HEARTBEAT_TABLE
     security: Mapping[str, Any] = field(default_factory=dict)
     """Further client options of kafka-python: security_protocol, sasl_…, ssl_…."""
 

@@ -86,7 +86,7 @@ class ConsumerThread:
         turn: Turn,
     ) -> None:
         self._settings = settings
-        self._decoder = RecordDecoder(view, KeyForm(settings.key_form))
+        self._decoder = RecordDecoder(view, KeyForm(settings.key_form), settings.heartbeat_table)
         self._instance_id = instance_id
         self._place = place
         self._holders = holders

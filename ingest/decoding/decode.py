@@ -75,8 +75,11 @@ class _User(NamedTuple):
 class RecordDecoder:
     """Decodes the records of one view."""
 
-    def __init__(self, view: View, key_form: KeyForm = KeyForm.PLAIN) -> None:
+    def __init__(
+        self, view: View, key_form: KeyForm = KeyForm.PLAIN, heartbeat_table: str = HEARTBEAT_TABLE
+    ) -> None:
         self._form = key_form
+        self._heartbeats = heartbeat_table
         self._shapes = {t.name: _Shape(n, t) for n, t in enumerate(view.tables)}
         self._numbers = {t.name: n for n, t in enumerate(view.tables)}
         self._user = id_decoder(view.root.key_type)
@@ -127,7 +130,7 @@ class RecordDecoder:
         if source is None or op is None:
             raise Poisoned("not a Debezium envelope: no `op` or no `source`")
         shape = self._shapes.get(source.table)
-        if shape is None and source.table != HEARTBEAT_TABLE:
+        if shape is None and source.table != self._heartbeats:
             return Skip(record.offset, "a table outside the view")
         origin = origin_of(op, source)
         if op == "t":
@@ -337,7 +340,7 @@ class RecordDecoder:
         if not isinstance(beat_id, str) or record.key not in (expected, beat_id.encode()):
             return Misrouted(
                 record.offset,
-                f"a row of table {HEARTBEAT_TABLE!r} has {_describe_key(record.key)}, not its 'user_id'",
+                f"a row of table {self._heartbeats!r} has {_describe_key(record.key)}, not its 'user_id'",
                 "check message.key.columns and the connector's key transform (`kycache connector` prints them)",
             )
         truncated = image.get("truncated") if op == "u" else None

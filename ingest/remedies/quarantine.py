@@ -39,7 +39,7 @@ def settle(
             f"shard {shard} is being built anew, and what it is built of may have a quarantine of its own",
             "run the command again when it is `ready`",
         )
-    decoder = RecordDecoder(view, settings.key_form)
+    decoder = RecordDecoder(view, settings.key_form, settings.heartbeat_table)
 
     def redecode(record: Quarantined) -> Item:
         return decoder.decode(Record(record.offset, record.timestamp_ms, record.kafka_key, record.kafka_value))

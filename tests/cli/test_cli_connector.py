@@ -9,7 +9,7 @@ from kycache.actors.files.directory import DataDirectory
 from kycache.cli.commands.connector import script
 from kycache.cli.settings.loading import load_settings
 from kycache.cli.settings.sections import REDACTED
-from kycache.model.connector import ConnectorSettings, connector_config, source_sql
+from kycache.model.connector import ConnectorSettings, connector_config, source_rights, source_sql
 from kycache.model.definition import default_view
 from support.command_line import RunCommand
 
@@ -50,7 +50,14 @@ def test_prints_what_the_demo_runs(kycache: RunCommand) -> None:
     assert printed["connector"] == {"name": "people", "config": connector_config(default_view(), EXPECTED)}
     assert printed["sql"] == source_sql(default_view(), EXPECTED)
     assert json.loads(kycache("connector", "--connector", "--with-secrets").out) == printed["connector"]
-    assert kycache("connector", "--sql").out == script(printed["sql"])
+    sql = kycache("connector", "--sql").out
+    assert sql == script(printed["sql"], source_rights(default_view(), EXPECTED))
+    first, stop, *_ = sql.splitlines()
+    assert first.startswith(
+        '-- Run as the owner of "users", "kyc_records", "accounts", with CREATE on the database'
+    )
+    assert 'role "app" needs LOGIN, REPLICATION, USAGE on schema "crm", SELECT on' in first
+    assert stop == "\\set ON_ERROR_STOP on"
 
 
 @pytest.mark.usefixtures("settings")

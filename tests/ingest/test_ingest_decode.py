@@ -134,6 +134,10 @@ def test_heartbeat_rows() -> None:
         assert isinstance(beat, Beat)
         assert beat.truncated == ()  # it acts on a streamed update only
     assert isinstance(decode(envelope("u", "kycache_heartbeat", row), "beat-1"), Misrouted)
+    named = RecordDecoder(VIEW, heartbeat_table="beats_of_this_view")
+    for table, kind in (("beats_of_this_view", Beat), ("kycache_heartbeat", Skip)):
+        record = Record(3, 0, b"beat-0", json.dumps(envelope("u", table, row)).encode())
+        assert isinstance(named.decode(record), kind)
 
 
 @pytest.mark.parametrize(

@@ -132,14 +132,14 @@ class TestConfiguration:
 
     def test_names_are_escaped_where_a_list_would_take_them_apart(self) -> None:
         view = parse_view(
-            OTHER_VIEW.replace('"purse"', '"my pur,se"').replace('owner = "client_id"', 'owner = "client$.id"'),
+            OTHER_VIEW.replace('"purse"', '"my pur;se"').replace('owner = "client_id"', 'owner = "client$.id"'),
             "o",
         )
         config = connector_config(view, SETTINGS)
         assert len(config["table.include.list"].split(",")) == len(config["message.key.columns"].split(";"))
         _, purse, _ = config["message.key.columns"].split(";")
         table, _, column = purse.partition(":")
-        assert matches(table, "public.my pur,se")
+        assert matches(table, "public.my pur;se")
         assert matches(column, "client$.id")
         assert not matches(column, "client$xid")
         assert config["transforms.rename1.renames"] == "client$.id:user_id"
@@ -199,8 +199,9 @@ def source(server: postgres.Postgres) -> Iterator[psycopg.Connection[Any]]:
 
 
 def apply(db: psycopg.Connection[Any], settings: ConnectorSettings) -> None:
-    for statement in source_sql(default_view(), settings):
-        db.execute(statement.encode())
+    with db.transaction():
+        for statement in source_sql(default_view(), settings):
+            db.execute(statement.encode())
 
 
 def add_account(db: psycopg.Connection[Any]) -> None:
@@ -236,10 +237,74 @@ class TestOnPostgres:
         apply(source, SETTINGS)
         assert source.execute("SELECT *, xmin FROM kycache_heartbeat ORDER BY shard").fetchall() == before
 
-    def test_another_partition_count_leaves_one_row_for_each(self, source: psycopg.Connection[Any]) -> None:
-        apply(source, ConnectorSettings(host="h", port=1, user="u", password="", dbname="d", partitions=3))
-        rows = source.execute("SELECT user_id FROM kycache_heartbeat ORDER BY shard").fetchall()
-        assert [row[0] for row in rows] == beat_keys(3)
+    def test_rows_of_two_partition_counts_cover_both(self, source: psycopg.Connection[Any]) -> None:
+        apply(source, replace(SETTINGS, partitions=6))
+        rows = source.execute("SELECT user_id FROM kycache_heartbeat").fetchall()
+        assert {row[0] for row in rows} == {*beat_keys(4), *beat_keys(6)}
+
+    def test_what_another_view_publishes_is_not_taken_away(self, source: psycopg.Connection[Any]) -> None:
+        source.execute("CREATE TABLE other (id int PRIMARY KEY); ALTER PUBLICATION kycache ADD TABLE other")
+        with pytest.raises(psycopg.errors.RaiseException) as refused:
+            apply(source, SETTINGS)
+        assert "publication kycache covers what this view does not know: other" in str(refused.value)
+        assert "`heartbeat_table`" in str(refused.value.diag.message_hint)
+        assert 'ALTER PUBLICATION "kycache" DROP TABLE it' in str(refused.value.diag.message_hint)
+        assert ("other",) in source.execute("SELECT tablename FROM pg_publication_tables").fetchall()
+        source.execute("ALTER PUBLICATION kycache DROP TABLE other")
+        apply(source, SETTINGS)
+
+    def test_another_schema_that_is_published_whole_is_not_taken_away(
+        self, source: psycopg.Connection[Any]
+    ) -> None:
+        source.execute("CREATE SCHEMA crm; ALTER PUBLICATION kycache ADD TABLES IN SCHEMA crm")
+        with pytest.raises(psycopg.errors.RaiseException, match="all tables of schema crm"):
+            apply(source, SETTINGS)
+        source.execute("DROP SCHEMA crm")
+
+    @pytest.mark.parametrize("scope", ["ALL TABLES", "TABLES IN SCHEMA public"])
+    def test_a_publication_of_everything_covers_the_view(
+        self, source: psycopg.Connection[Any], scope: str
+    ) -> None:
+        source.execute(f"DROP PUBLICATION kycache; CREATE PUBLICATION kycache FOR {scope}".encode())
+        source.execute("CREATE TABLE other (id int PRIMARY KEY)")
+        apply(source, SETTINGS)
+        published = source.execute("SELECT tablename FROM pg_publication_tables").fetchall()
+        assert {"users", "other", "kycache_heartbeat"} <= {row[0] for row in published}
+
+    def test_partitions_that_are_published_one_by_one_are_the_views(self, source: psycopg.Connection[Any]) -> None:
+        source.execute(
+            "DROP TABLE accounts;"
+            "CREATE TABLE accounts (account_id uuid, user_id uuid) PARTITION BY HASH (user_id);"
+            "CREATE TABLE accounts_0 PARTITION OF accounts FOR VALUES WITH (MODULUS 1, REMAINDER 0);"
+            "ALTER PUBLICATION kycache ADD TABLE accounts_0"
+        )
+        apply(source, SETTINGS)
+        published = source.execute("SELECT tablename FROM pg_publication_tables").fetchall()
+        assert ("accounts",) in published
+
+    def test_a_heartbeat_table_of_another_view_is_refused(self, source: psycopg.Connection[Any]) -> None:
+        source.execute(
+            "CREATE TABLE other (id int PRIMARY KEY); CREATE TRIGGER kycache_truncated AFTER TRUNCATE ON other "
+            "FOR EACH STATEMENT EXECUTE FUNCTION kycache_heartbeat_truncated()"
+        )
+        with pytest.raises(psycopg.errors.RaiseException) as refused:
+            apply(source, replace(SETTINGS, publication="second"))
+        assert "heartbeat table kycache_heartbeat is another view's, which has also: other" in str(refused.value)
+        assert 'DROP TRIGGER "kycache_truncated" ON it' in str(refused.value.diag.message_hint)
+
+    def test_two_views_share_a_table(self, source: psycopg.Connection[Any]) -> None:
+        second = replace(SETTINGS, publication="second", heartbeat_table="second_heartbeat")
+        apply(source, second)
+        apply(source, SETTINGS)
+        source.execute("TRUNCATE accounts, kyc_records")
+        for table in ("kycache_heartbeat", "second_heartbeat"):
+            found = source.execute(f"SELECT DISTINCT truncated FROM {table}".encode()).fetchall()
+            assert [sorted(row[0].split(",")) for row in found] == [["accounts", "kyc_records"]]
+        triggers = source.execute(
+            "SELECT tgname FROM pg_trigger WHERE tgrelid = 'accounts'::regclass AND NOT tgisinternal"
+        )
+        assert {row[0] for row in triggers} == {"kycache_truncated", "second_heartbeat_truncated"}
+        source.execute("DROP PUBLICATION second")
 
     def test_a_truncate_marks_every_row_and_the_beat_clears_it(self, source: psycopg.Connection[Any]) -> None:
         assert marks(source) == {None}

@@ -33,6 +33,7 @@ import httpx
 import psycopg
 from kafka import KafkaAdminClient
 
+from kycache.cli.settings.kafka_connect import KafkaConnect
 from kycache.demo.servers import postgres
 from kycache.demo.servers.ports import free_ports
 from kycache.model.definition import parse_view
@@ -65,11 +66,13 @@ class Foreign:
         name: str,
         view: str,
         settings: Settings | None = None,
+        database: str | None = None,
     ) -> None:
         """Writes view.toml and kycache.toml into `folder`; starts nothing.
 
         Args:
             name: lower-case letters, digits and underscores; no other test of the session has it.
+            database: another than the one called `name`: that of a view beside this one.
             view: the view definition, TOML.
             settings: what kycache.toml says beside, or otherwise than, the names and places: `{"kafka": {"key":
                 "quoted"}}`.
@@ -78,9 +81,10 @@ class Foreign:
         assert pipeline.connect_url is not None, "needs the apache stack"
         self.name = name
         self.folder = folder
-        self.dsn = pipeline.stack.layout.postgres.dsn_of(name)
+        self.database = database or name
+        self.dsn = pipeline.stack.layout.postgres.dsn_of(self.database)
         self.view = parse_view(view, "view.toml")
-        self._pipeline = pipeline
+        self.pipeline = pipeline
         self._connect_url = pipeline.connect_url
         port = free_ports(1)[0]
         self.http = f"http://127.0.0.1:{port}"
@@ -115,26 +119,38 @@ class Foreign:
     @contextmanager
     def tables_at_source(self, schema_sql: str) -> Iterator[None]:
         """A database with these tables. At its end it goes, and slot, connector and topic with it."""
-        maintenance = self._pipeline.stack.layout.postgres.dsn_of("postgres")
+        maintenance = self.pipeline.stack.layout.postgres.dsn_of("postgres")
         with psycopg.connect(maintenance, autocommit=True) as db:
-            db.execute(f'CREATE DATABASE "{self.name}"'.encode())
+            db.execute(f'CREATE DATABASE "{self.database}"'.encode())
             try:
                 self.sql(schema_sql)
-                yield
+                with self.names():
+                    yield
             finally:
-                self.drop_connector()
-                self._drop_slot(db)
-                db.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)'.encode())
-                for topic in self.topics():
-                    delete_topic(self._pipeline.bootstrap, topic)
+                db.execute(f'DROP DATABASE "{self.database}" WITH (FORCE)'.encode())
+
+    @contextmanager
+    def names(self) -> Iterator[None]:
+        """At its end slot, connector and topic go."""
+        try:
+            yield
+        finally:
+            self.drop_connector()
+            self._drop_slot()
+            for topic in self.topics():
+                delete_topic(self.pipeline.bootstrap, topic)
 
     def prepare(self) -> str:
-        """README step 2: the SQL to the source. Returns what psql printed."""
-        return self._shell(readme_line("connector --sql"))
+        """README step 2: the SQL to the source, which must take it. Returns what psql printed."""
+        done = self.shell(readme_line("connector --sql"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
     def connect(self) -> None:
         """README step 3: the connector to Kafka Connect, which must take it."""
-        printed = self._shell(readme_line("connector --connector"))
+        done = self.shell(readme_line("connector --connector"))
+        assert done.returncode == 0, done.stdout + done.stderr
+        printed = done.stdout
         answer = json.loads(printed[printed.index("{") :])
         assert answer.get("name") == self.connector, answer
 
@@ -216,31 +232,34 @@ class Foreign:
 
     def topics(self) -> set[str]:
         """The topics that hold this connector's records."""
-        admin = KafkaAdminClient(bootstrap_servers=self._pipeline.bootstrap)
+        admin = KafkaAdminClient(bootstrap_servers=self.pipeline.bootstrap)
         try:
             return {t for t in admin.list_topics() if t == self.topic or t.startswith(f"{self.name}.")}
         finally:
             admin.close()
 
     def drop_connector(self) -> None:
-        """Take the connector out of Kafka Connect, if it is there."""
+        """Take the connector and its offsets out of Kafka Connect, if it is there."""
         with urlopen(f"{self._connect_url}/connectors", timeout=30) as known:
             if self.connector not in json.loads(known.read()):
                 return
+        connect = KafkaConnect(self._connect_url, self.connector)
+        connect.stop()
+        connect.drop_offsets()
         request = Request(f"{self._connect_url}/connectors/{self.connector}", method="DELETE")
         with urlopen(request, timeout=30):
             pass
 
-    def _drop_slot(self, db: "psycopg.Connection[Any]") -> None:
-        def unused() -> bool:
-            query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
-            return db.execute(query, [self._slot]).fetchone() in (None, (False,))
+    def _drop_slot(self) -> None:
+        with psycopg.connect(self.dsn, autocommit=True) as db:
 
-        _wait(unused, lambda: f"slot {self._slot} is still in use", STOP_WAIT_S)
-        db.execute(
-            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s",
-            [self._slot],
-        )
+            def unused() -> bool:
+                query = "SELECT active FROM pg_replication_slots WHERE slot_name = %s"
+                return db.execute(query, [self._slot]).fetchone() in (None, (False,))
+
+            _wait(unused, lambda: f"slot {self._slot} is still in use", STOP_WAIT_S)
+            drop = "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE slot_name = %s"
+            db.execute(drop, [self._slot])
 
     def _is_ready(self, client: httpx.Client) -> bool:
         try:
@@ -248,7 +267,7 @@ class Foreign:
         except httpx.TransportError:
             return False  # it is starting
 
-    def _shell(self, line: str) -> str:
+    def shell(self, line: str) -> "subprocess.CompletedProcess[str]":
         """A line of the README, in a shell whose path has kycache and psql."""
         path = f"{Path(sys.executable).parent}:{postgres.binary('psql').parent}:{os.environ['PATH']}"
         given = {
@@ -256,7 +275,7 @@ class Foreign:
             "KYCACHE_CONFIG": str(self.configuration),
             "ADMIN_DSN": self.dsn,
         }
-        done = subprocess.run(
+        return subprocess.run(
             ["sh", "-c", line.replace(README_CONNECT, self._connect_url)],
             capture_output=True,
             text=True,
@@ -265,8 +284,6 @@ class Foreign:
             cwd=self.folder,
             env={**os.environ, **given},
         )
-        assert done.returncode == 0, f"{line}\n{done.stdout}\n{done.stderr}"
-        return done.stdout
 
 
 class Deployed(Foreign):
@@ -312,6 +329,20 @@ def deployed(
     """
     tables = Deployed(pipeline, folder, name, view, settings)
     with tables.tables_at_source(schema_sql):
+        tables.prepare()
+        tables.connect()
+        tables.wait_sound()
+        with tables.serving() as tables.client:
+            yield tables
+
+
+@contextmanager
+def deployed_beside(
+    other: Foreign, folder: Path, name: str, view: str, settings: Settings | None = None
+) -> Iterator[Deployed]:
+    """Another view, or another topic of the same one, on tables that are there already."""
+    tables = Deployed(other.pipeline, folder, name, view, settings, other.database)
+    with tables.names():
         tables.prepare()
         tables.connect()
         tables.wait_sound()
