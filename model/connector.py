@@ -7,7 +7,7 @@ comments name the rule.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .errors import ConfigurationError
@@ -29,6 +29,14 @@ POLL_INTERVAL_MS = 20
 """Debezium's default, 500, alone takes 429 ms at P50 from commit to event; 20 costs no measurable CPU."""
 
 RESTART_WAIT_MS = 1_000
+
+MESSAGE_BYTES_MAX = 32 << 20
+"""What one change may take as it is sent: the row before and after it. Kafka's own megabyte stops the task for
+good at a row of half of it, and no restart helps. Ingest reads no larger values."""
+
+SESSION_SQL = "SET synchronous_commit = local"
+"""For Debezium's sessions: where a synchronous standby stalls, the beat's commit would wait for it, and with it
+the streaming thread. Nothing is lost with a beat. The role may serve others, so it is no setting of the role."""
 
 BEAT_KEY_TRIES_PER_PARTITION = 1_000
 """A beat key hits its partition with probability 1/P, so P tries are expected; missing a thousand times that
@@ -62,6 +70,13 @@ class ConnectorSettings:
     publication: str = "kycache"
     heartbeat_table: str = HEARTBEAT_TABLE
     key_form: KeyForm = KeyForm.PLAIN
+    message_bytes_max: int = MESSAGE_BYTES_MAX
+    producer_override: bool = True
+    """Whether the connector itself says how large messages may be; else Kafka Connect's worker must."""
+    tls: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """libpq's `ssl…` parameters; Debezium has the same names."""
+    uncarried: tuple[str, ...] = ()
+    """What the connection string says and Debezium has no setting for, in words."""
 
     def __post_init__(self) -> None:
         if self.partitions < 1:
@@ -86,6 +101,8 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         "database.user": settings.user,
         "database.password": settings.password,
         "database.dbname": settings.dbname,
+        **{f"database.{name}": value for name, value in settings.tls.items()},
+        "database.initial.statements": SESSION_SQL,
         "topic.prefix": settings.topic_prefix,
         "slot.name": settings.slot,
         "publication.name": settings.publication,
@@ -104,10 +121,18 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         "retriable.restart.connector.wait.ms": str(RESTART_WAIT_MS),
         "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
         "heartbeat.action.query": beat_query(settings),
+        **_limits(settings),
         **_converters(settings),
         **_transforms(view, owners, settings),
         **_topic_creation(settings),
     }
+
+
+def _limits(settings: ConnectorSettings) -> dict[str, str]:
+    if not settings.producer_override:
+        return {}
+    size = str(settings.message_bytes_max)
+    return {"producer.override.max.request.size": size, "producer.override.buffer.memory": size}
 
 
 def _converters(settings: ConnectorSettings) -> dict[str, str]:
@@ -203,6 +228,7 @@ def _topic_creation(settings: ConnectorSettings) -> dict[str, str]:
         "topic.creation.changes.partitions": str(settings.partitions),
         # The key is the user, not the row: compaction would drop all but one of a user's rows.
         "topic.creation.changes.cleanup.policy": "delete",
+        "topic.creation.changes.max.message.bytes": str(settings.message_bytes_max),
         # A shard is built from the log's start. Where snapshots are kept, the log may be shorter.
         "topic.creation.changes.retention.ms": "-1",
     }

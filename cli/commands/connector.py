@@ -13,7 +13,7 @@ from kycache.model.connector import ConnectorSettings, connector_config, source_
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import View
 
-PASSWORD_KEY = "database.password"
+SECRET_KEYS = ("database.password", "database.sslpassword")
 
 
 def connector(
@@ -68,7 +68,7 @@ def request(view: View, source: ConnectorSettings, *, with_secrets: bool) -> dic
     """The body of `POST /connectors`.
 
     Raises:
-        ConfigurationError: the source's address is not known.
+        ConfigurationError: the source's address is not known, or is none that Debezium can use.
     """
     if not source.host or not source.user or not source.dbname:
         raise ConfigurationError(
@@ -76,9 +76,14 @@ def request(view: View, source: ConnectorSettings, *, with_secrets: bool) -> dic
             "set `[source] dsn`, or `[connector] dsn` where Debezium reaches it by another address; "
             "`--sql` goes without",
         )
+    if source.uncarried:
+        raise ConfigurationError(
+            f"Debezium cannot connect as the dsn says: {'; '.join(source.uncarried)}",
+            "set `[connector] dsn` to the source as Debezium reaches it",
+        )
     config = connector_config(view, source)
-    if not with_secrets and config[PASSWORD_KEY]:
-        config[PASSWORD_KEY] = REDACTED
+    if not with_secrets:
+        config |= {key: REDACTED for key in SECRET_KEYS if config.get(key)}
     return {"name": source.name, "config": config}
 
 

@@ -163,7 +163,13 @@ class _Examination:
         self._partitions = facts.partitions or self._partitions
         snapshots = self._settings.snapshots.store is not None
         self.kept = facts.kept if snapshots and self._is_ours else ""
-        yield from judge_topic(facts, self._kafka.topic, self.home, snapshots=snapshots)
+        yield from judge_topic(
+            facts,
+            self._kafka.topic,
+            self.home,
+            snapshots=snapshots,
+            sent_bytes_max=self._connector.message_bytes_max,
+        )
 
     def look_at_source(self) -> Iterator[Finding]:
         from .look_at_source import look_at_source

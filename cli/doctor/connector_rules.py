@@ -3,9 +3,10 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from kycache.model.connector import EXACT_CASE
+from kycache.model.connector import EXACT_CASE, MESSAGE_BYTES_MAX
 
-from .topic_rules import RUN_CONNECTOR, Finding
+from .failure_rules import Reason
+from .topic_rules import RUN_CONNECTOR, WARNING, Finding
 
 _NOT_COMPARED = ("database.", "topic.creation.")
 """How Debezium reaches the source is the operator's affair, and a topic that exists is not made again."""
@@ -13,10 +14,11 @@ _NOT_COMPARED = ("database.", "topic.creation.")
 
 @dataclass(frozen=True, slots=True)
 class TaskFailure:
-    """A task that has failed. Of its trace the exceptions' names only: a message may hold a row."""
+    """A task that has failed. Of its trace what is known to hold no row, else the exceptions' names only."""
 
     task: int
     exceptions: tuple[str, ...] = ()
+    reason: Reason | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +30,20 @@ class ConnectorFacts:
     """Their states."""
     failures: tuple[TaskFailure, ...] = ()
     config: Mapping[str, str] = field(default_factory=dict)
+    reason: Reason | None = None
+    """Why the connector itself has failed, where it has and that is known."""
 
+
+_LARGER_WILL_DO = ("producer.override.max.request.size", "producer.override.buffer.memory")
+
+_MILD = {
+    **dict.fromkeys(
+        _LARGER_WILL_DO,
+        "a row that takes more, before and after an update together, stops the task for good",
+    ),
+    "database.initial.statements": "while a synchronous standby stalls, beats wait for it and the view freezes",
+}
+"""What is missed on a bad day only, so that a connector of before is no error."""
 
 _HARMFUL = {
     "snapshot.include.collection.list": "a whole snapshot would leave tables out, and their rows be swept",
@@ -83,13 +98,16 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
     if not facts.state:
         yield Finding("connector", f"Kafka Connect has no connector {name!r}", RUN_CONNECTOR)
         return
+    trace = f"GET /connectors/{name}/status has the trace"
     restart = f"POST /connectors/{name}/restart?includeTasks=true&onlyFailed=true"
     if facts.state != "RUNNING":
         ordered = facts.state in ("PAUSED", "STOPPED")
+        why = "" if facts.reason is None else f": {facts.reason.problem}"
+        cure = f"{trace}; remove the cause" if facts.reason is None else facts.reason.remedy
         yield Finding(
             "connector",
-            f"connector {name!r} is {facts.state}",
-            f"resume it: PUT /connectors/{name}/resume" if ordered else f"see Kafka Connect's log, then {restart}",
+            f"connector {name!r} is {facts.state}{why}",
+            f"resume it: PUT /connectors/{name}/resume" if ordered else f"{cure}, then {restart}",
         )
     elif not facts.tasks:
         yield Finding("connector", f"connector {name!r} has no task", "see Kafka Connect's log; restart it")
@@ -101,13 +119,21 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
         )
     for failure in facts.failures:
         of = f" of {', caused by '.join(failure.exceptions)}" if failure.exceptions else ""
+        why = "" if failure.reason is None else f": {failure.reason.problem}"
+        # Started again without that, it fails again.
+        cure = f"{trace}; remove the cause" if failure.reason is None else failure.reason.remedy
         yield Finding(
             "connector",
-            f"task {failure.task} of connector {name!r} has failed{of}",
-            f"see Kafka Connect's log, then {restart}",
+            f"task {failure.task} of connector {name!r} has failed{of}{why}",
+            f"{cure}, then {restart}",
         )
+    yield from _judge_limits(facts, name, expected)
     for key, value in expected.items():
-        if key.startswith(_NOT_COMPARED) or facts.config.get(key) in (value, value.replace(EXACT_CASE, "")):
+        if (
+            key in _MILD
+            or key.startswith(_NOT_COMPARED)
+            or facts.config.get(key) in (value, value.replace(EXACT_CASE, ""))
+        ):
             continue  # without the flag, tables come that nobody routes; those of the view come all the same
         there = f"is {facts.config[key]!r}" if key in facts.config else "is not set"
         yield Finding("connector", f"connector {name!r}: {key} {there}, expected {value!r}", RUN_CONNECTOR)
@@ -117,3 +143,25 @@ def judge_connector(facts: ConnectorFacts, name: str, expected: Mapping[str, str
         harm = _HARMFUL.get(key) or next((h for p, h in _HARMFUL_PREFIXES.items() if key.startswith(p)), "")
         if harm:
             yield Finding("connector", f"connector {name!r}: {key} is set: {harm}", f"remove it: {RUN_CONNECTOR}")
+
+
+def _judge_limits(facts: ConnectorFacts, name: str, expected: Mapping[str, str]) -> Iterator[Finding]:
+    """How much it sends, and for whom its sessions wait."""
+    for key, harm in _MILD.items():
+        value, there = expected.get(key), facts.config.get(key, "")
+        enough = key in _LARGER_WILL_DO and there.isdigit() and value is not None and int(there) >= int(value)
+        if value is None or enough or (value.partition(" ")[2] and value.partition(" ")[2] in there):
+            continue
+        found = f"is {there!r}" if there else "is not set"
+        yield Finding(
+            "connector", f"connector {name!r}: {key} {found}, expected {value!r}: {harm}", RUN_CONNECTOR, WARNING
+        )
+    sent = facts.config.get("producer.override.max.request.size", "")
+    if sent.isdigit() and int(sent) > MESSAGE_BYTES_MAX:
+        yield Finding(
+            "connector",
+            f"connector {name!r} sends up to {sent} bytes, and ingest reads up to {MESSAGE_BYTES_MAX}: a larger "
+            "change goes to quarantine",
+            RUN_CONNECTOR,
+            WARNING,
+        )

@@ -1,7 +1,7 @@
 """What `kycache doctor` looks at: the source and Kafka Connect, as plain facts. Decides nothing."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import psycopg
@@ -15,6 +15,7 @@ from kycache.model.publication import trigger_name
 from kycache.model.view import View
 
 from .connector_rules import ConnectorFacts, TaskFailure
+from .failure_rules import exceptions_of, reason_of
 from .source_facts import (
     HEARTBEAT_COLUMNS,
     ColumnFacts,
@@ -29,9 +30,6 @@ SOURCE_WAIT_S = 5
 
 HEARTBEAT_ROWS_MAX = 100_000
 """More rows than any topic has partitions: the table is another one that happens to bear the name."""
-
-EXCEPTIONS_MAX = 5
-"""Causes of a failed task that are named: the last one is what happened, the first ones who noticed."""
 
 _TABLES = """
 SELECT c.relname, c.relreplident,
@@ -251,19 +249,14 @@ def look_at_connector(connect: KafkaConnect) -> ConnectorFacts:
         return ConnectorFacts("")
     return ConnectorFacts(
         state=str(status["connector"]["state"]),
+        reason=reason_of(str(status["connector"].get("trace", ""))),
         tasks=tuple(str(task["state"]) for task in status["tasks"]),
-        failures=tuple(
-            TaskFailure(int(task["id"]), exceptions_of(str(task.get("trace", ""))))
-            for task in status["tasks"]
-            if task["state"] == "FAILED"
-        ),
+        failures=tuple(failure_of(task) for task in status["tasks"] if task["state"] == "FAILED"),
         config={key: str(value) for key, value in config.items()},
     )
 
 
-def exceptions_of(trace: str) -> tuple[str, ...]:
-    """The names of a Java stack trace's exceptions, outermost first, without their messages."""
-    heads = [line for line in trace.splitlines() if line and not line[0].isspace()]
-    names = [head.removeprefix("Caused by: ").partition(":")[0].strip() for head in heads]
-    known = [name.rpartition(".")[2] for name in names if name.replace(".", "").replace("$", "").isalnum()]
-    return tuple(known[:EXCEPTIONS_MAX])
+def failure_of(task: Mapping[str, Any]) -> TaskFailure:
+    """A failed task, as Kafka Connect's status shows it."""
+    trace = str(task.get("trace", ""))
+    return TaskFailure(int(task["id"]), exceptions_of(trace), reason_of(trace))

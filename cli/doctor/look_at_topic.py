@@ -1,6 +1,7 @@
 """What `kycache doctor` looks at: the topic, its partitions' last records and the group. Decides nothing."""
 
 import time
+from collections.abc import Collection
 from typing import Any
 
 from kafka import KafkaAdminClient, KafkaConsumer, TopicPartition
@@ -30,7 +31,17 @@ SAMPLES_RECORDS = 10_000
 
 SAMPLE_WAIT_S = 5.0
 
-_CONFIGS = ("cleanup.policy", "retention.ms", "retention.bytes", "unclean.leader.election.enable")
+BROKERS_MAX = 10
+"""Whose limits are asked for: brokers of one cluster are set up alike."""
+
+_CONFIGS = (
+    "cleanup.policy",
+    "max.message.bytes",
+    "retention.ms",
+    "retention.bytes",
+    "unclean.leader.election.enable",
+)
+_REQUEST_LIMIT = "socket.request.max.bytes"
 
 
 def look_at_topic(
@@ -51,7 +62,17 @@ def look_at_topic(
             found = next((t for t in described if t.get("name") == settings.topic), None)
             if found is None or found.get("error_code") or not found.get("partitions"):
                 return TopicFacts(0)
-            configs = _configs(admin, settings.topic)
+            configs = _configs(admin, ConfigResourceType.TOPIC, settings.topic, _CONFIGS)
+            leaders = {p["leader_id"] for p in found["partitions"] if p.get("leader_id", -1) >= 0}
+            requests = [
+                int(limit)
+                for leader in sorted(leaders)[:BROKERS_MAX]
+                if (
+                    limit := _configs(admin, ConfigResourceType.BROKER, str(leader), [_REQUEST_LIMIT])[
+                        _REQUEST_LIMIT
+                    ]
+                )
+            ]
             others = set(admin.list_topics()) & table_topics(view, connector) - {settings.topic}
             members = () if node is None else tuple(foreign_members(settings, f"kycache-{node.id}", place))
         finally:
@@ -67,20 +88,21 @@ def look_at_topic(
         int(configs.get("retention.ms") or -1),
         int(configs.get("retention.bytes") or -1),
         configs.get("unclean.leader.election.enable") == "true",
+        int(size) if (size := configs.get("max.message.bytes")) else None,
+        min(requests, default=None),
         tuple(sorted(others)),
         members,
     )
 
 
-def _configs(admin: KafkaAdminClient, topic: str) -> dict[str, str]:
+def _configs(admin: KafkaAdminClient, kind: ConfigResourceType, of: str, names: Collection[str]) -> dict[str, str]:
+    """Some settings of a topic or a broker; empty what it does not tell."""
     try:
-        configs = admin.describe_configs(
-            [ConfigResource(ConfigResourceType.TOPIC, topic, dict.fromkeys(_CONFIGS))], config_filter="all"
-        )
+        configs = admin.describe_configs([ConfigResource(kind, of, dict.fromkeys(names))], config_filter="all")
     except (KafkaError, OSError):
-        return {}  # brokers that are not Apache's need not answer this
-    entries = configs.get("topic", {}).get(topic, {})
-    return {name: str(entries.get(name, {}).get("value") or "") for name in _CONFIGS}
+        return dict.fromkeys(names, "")  # brokers that are not Apache's need not answer this
+    entries = configs.get(kind.name.lower(), {}).get(of, {})
+    return {name: str(entries.get(name, {}).get("value") or "") for name in names}
 
 
 def look_at_log(settings: KafkaSettings, view: View, partitions: int) -> LogFacts:

@@ -55,6 +55,10 @@ class TopicFacts:
     retention_bytes: int = -1
     """-1: for ever; also where the broker does not tell."""
     unclean_election: bool = False
+    message_bytes_max: int | None = None
+    """What it takes of one message, by its own setting or the brokers'; None where they do not tell."""
+    request_bytes_max: int | None = None
+    """What its brokers take of one request."""
     table_topics: tuple[str, ...] = ()
     """Topics that bear the names of single tables."""
     foreign_members: tuple[str, ...] = ()
@@ -93,10 +97,13 @@ class LogFacts:
     sample: int
 
 
-def judge_topic(topic: TopicFacts, name: str, node: "Node | None", *, snapshots: bool) -> Iterator[Finding]:
+def judge_topic(
+    topic: TopicFacts, name: str, node: "Node | None", *, snapshots: bool, sent_bytes_max: int = 0
+) -> Iterator[Finding]:
     """The topic itself, and against what the data directory was made for.
 
     Args:
+        sent_bytes_max: what the connector may send in one message.
         snapshots: a store for them is configured, so that the log alone need not hold everything.
     """
     if node is not None and node.topic != name:
@@ -134,6 +141,7 @@ def judge_topic(topic: TopicFacts, name: str, node: "Node | None", *, snapshots:
             "set it to false; a shard that read what is lost halts, and is rebuilt",
             WARNING,
         )
+    yield from _judge_sizes(topic, name, sent_bytes_max)
     if topic.table_topics:
         yield Finding(
             "topics",
@@ -151,6 +159,24 @@ def judge_topic(topic: TopicFacts, name: str, node: "Node | None", *, snapshots:
         )
     if node is not None and node.topic == name:
         yield from _judge_home(topic, name, node)
+
+
+def _judge_sizes(topic: TopicFacts, name: str, sent_bytes_max: int) -> Iterator[Finding]:
+    stops = f"and the connector sends up to {sent_bytes_max}: a row that takes more stops its task for good"
+    if topic.message_bytes_max is not None and topic.message_bytes_max < sent_bytes_max:
+        yield Finding(
+            "topic",
+            f"topic {name!r} takes messages of up to {topic.message_bytes_max} bytes, {stops}",
+            f"set its max.message.bytes={sent_bytes_max}, or `[connector] message_max_mib` to what no row exceeds",
+            WARNING,
+        )
+    if topic.request_bytes_max is not None and topic.request_bytes_max <= sent_bytes_max:
+        yield Finding(
+            "topic",
+            f"the brokers take requests of up to {topic.request_bytes_max} bytes, {stops}",
+            f"set socket.request.max.bytes of the brokers above {sent_bytes_max}",
+            WARNING,
+        )
 
 
 def _judge_home(topic: TopicFacts, name: str, node: "Node") -> Iterator[Finding]:

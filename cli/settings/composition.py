@@ -24,6 +24,7 @@ from kycache.snapshots.plan import TopicFacts
 from kycache.snapshots.schedule import Schedule
 from kycache.snapshots.storage.settings import MIB, SnapshotSettings
 
+from .debezium_source import tls_of, uncarried_by_debezium
 from .kafka_connect import KafkaConnect, Login
 from .loading import Settings, keys
 from .sections import Section, parts_of
@@ -187,6 +188,9 @@ def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings
         dbname=str(database.get("dbname") or database.get("user") or ""),
         topic=settings.kafka.topic,
         partitions=partitions,
+        message_bytes_max=settings.connector.message_max_mib * MIB,
+        tls=tls_of(database),
+        uncarried=uncarried_by_debezium(database) if dsn is not None else (),
         key_form=settings.kafka.key,
     )
 

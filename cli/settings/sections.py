@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from kycache.actors.files.open_reads import GROWTH_SHARE
+from kycache.model.connector import MESSAGE_BYTES_MAX
 from kycache.model.partition import KeyForm
 from kycache.model.signing import KEY_CHARACTERS_MIN
 from kycache.model.view import HEARTBEAT_TABLE
@@ -201,6 +202,18 @@ class Connector(Section):
         pattern=r"^[a-z_][a-z0-9_]{0,52}$",
         description="The table, in the same schema, whose rows Debezium's heartbeat writes. Views beside each "
         "other have one each: names of trigger and function follow from it.",
+    )
+    message_max_mib: int = Field(
+        default=MESSAGE_BYTES_MAX >> 20,
+        ge=1,
+        le=MESSAGE_BYTES_MAX >> 20,
+        description="MiB that one change may take as it is sent, the row before and after it. The producer and a "
+        "topic that Connect makes take so much; brokers must (`socket.request.max.bytes`).",
+    )
+    producer_override: bool = Field(
+        default=True,
+        description="The connector itself carries that limit (`producer.override.…`). false, for a Kafka Connect "
+        "that refuses it: its worker needs `producer.max.request.size`.",
     )
     slot_wal_max_mib: int = Field(
         default=1024,

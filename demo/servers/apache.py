@@ -59,7 +59,6 @@ key.converter=org.apache.kafka.connect.json.JsonConverter
 key.converter.schemas.enable=false
 value.converter=org.apache.kafka.connect.json.JsonConverter
 value.converter.schemas.enable=false
-producer.max.request.size=33554432
 producer.request.timeout.ms=5000
 """
 

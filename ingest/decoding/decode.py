@@ -10,6 +10,7 @@ from typing import NamedTuple, cast
 import msgspec
 
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Skip, Truncate
+from kycache.model.connector import MESSAGE_BYTES_MAX
 from kycache.model.partition import KeyForm, key_bytes
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
@@ -30,8 +31,8 @@ from .redact import without_secrets
 KAFKA_KEY_BYTES_MAX = 2 * USER_KEY_BYTES_MAX
 """A Kafka key: a user id in JSON, whose escapes and column name take some room."""
 
-VALUE_BYTES_MAX = 16 << 20
-"""A record's value; one row of a profile is kilobytes, so more is a mistake and goes to quarantine unread."""
+VALUE_BYTES_MAX = MESSAGE_BYTES_MAX
+"""A record's value: the printed connector sends no larger ones; another's go to quarantine unread."""
 
 
 class Record(NamedTuple):

@@ -99,6 +99,74 @@ def test_several_servers_are_refused(kycache: RunCommand, monkeypatch: pytest.Mo
     assert "`[connector] dsn`" in ended.err
 
 
+TLS = "sslmode=verify-full&sslrootcert=/etc/tls/ca.pem&sslcert=/etc/tls/me.pem&sslkey=/etc/tls/me.pk8"
+
+
+def test_tls_is_carried(kycache: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    dsn = f"postgresql://u:p@db/people?{TLS}&sslpassword=hidden&connect_timeout=5&application_name=x"
+    monkeypatch.setenv("KYCACHE_SOURCE_DSN", dsn)
+    config = kycache("connector", "--connector").json["config"]
+    carried = {key: value for key, value in config.items() if key.startswith("database.ssl")}
+    assert carried == {
+        "database.sslmode": "verify-full",
+        "database.sslrootcert": "/etc/tls/ca.pem",
+        "database.sslcert": "/etc/tls/me.pem",
+        "database.sslkey": "/etc/tls/me.pk8",
+        "database.sslpassword": "hidden",
+    }
+    monkeypatch.setattr("kycache.cli.commands.connector.on_terminal", lambda: True)
+    assert "hidden" not in kycache("connector", "--connector").out
+
+
+@pytest.mark.parametrize(
+    ("dsn", "words"),
+    [
+        ("postgresql://u@[::1]:5432/people", "its host ::1 is an IPv6 address"),
+        (
+            "postgresql://u@%2Fvar%2Frun%2Fpostgresql/people",
+            "its host /var/run/postgresql is the folder of a socket",
+        ),
+        ("host=@abstract user=u dbname=people", "its host @abstract is the folder of a socket"),
+        ("host=db hostaddr=10.0.0.7 user=u dbname=people", "a hostaddr beside the host"),
+        ("postgresql://u@db/people?sslrootcert=system", "sslrootcert=system"),
+        ("postgresql://u@db/people?options=-c%20role%3Dx", "no setting for options"),
+        (
+            "postgresql://u@db/people?channel_binding=require&gssencmode=require",
+            "no setting for channel_binding; ",
+        ),
+        ("postgresql://u@db/people?sslcrl=/etc/tls/crl.pem", "no setting for sslcrl"),
+    ],
+)
+def test_what_debezium_cannot_be_told_is_refused(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch, dsn: str, words: str
+) -> None:
+    monkeypatch.setenv("KYCACHE_SOURCE_DSN", dsn)
+    ended = kycache("connector", "--connector")
+    assert (ended.code, ended.out) == (3, "")
+    assert words in ended.err
+    assert "`[connector] dsn`" in ended.err
+    assert kycache("connector", "--sql").code == 0
+    monkeypatch.setenv("KYCACHE_CONNECTOR_DSN", "postgresql://u@db/people?gssencmode=disable")
+    assert kycache("connector", "--connector").json["config"]["database.hostname"] == "db"
+
+
+def test_limits_and_sessions(kycache: RunCommand, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KYCACHE_SOURCE_DSN", "postgresql://u@db/people")
+    config = kycache("connector", "--connector").json["config"]
+    for key in (
+        "producer.override.max.request.size",
+        "producer.override.buffer.memory",
+        "topic.creation.changes.max.message.bytes",
+    ):
+        assert config[key] == "33554432"
+    assert config["database.initial.statements"] == "SET synchronous_commit = local"
+    monkeypatch.setenv("KYCACHE_CONNECTOR_PRODUCER_OVERRIDE", "false")
+    monkeypatch.setenv("KYCACHE_CONNECTOR_MESSAGE_MAX_MIB", "8")
+    config = kycache("connector", "--connector").json["config"]
+    assert config["topic.creation.changes.max.message.bytes"] == "8388608"
+    assert not [key for key in config if key.startswith("producer.override.")]
+
+
 def test_partitions_are_those_of_the_data_directory(kycache: RunCommand) -> None:
     settings = load_settings(None)
     beats = [f"('beat-{n}'" for n in range(100)]

@@ -11,6 +11,7 @@ from kycache.actors.files.directory import FORMAT, Node
 from kycache.cli.doctor import look_at_source as examination
 from kycache.cli.doctor import topic_rules as findings
 from kycache.cli.doctor.connector_rules import ConnectorFacts, TaskFailure, judge_connector
+from kycache.cli.doctor.failure_rules import Reason, reason_of
 from kycache.cli.doctor.source_facts import (
     HEARTBEAT_COLUMNS,
     ColumnFacts,
@@ -228,6 +229,11 @@ def test_connector() -> None:
         replace(sound, tasks=("FAILED",), failures=(TaskFailure(0, ("ConnectException",)),)), "kycache", expected
     )
     assert "task 0 of connector 'kycache' has failed of ConnectException" in failed.problem
+    why = TaskFailure(0, ("ConnectException",), Reason("a change is too large", "raise the limit"))
+    (known,) = judge_connector(replace(sound, tasks=("FAILED",), failures=(why,)), "kycache", expected)
+    assert known.problem.endswith("has failed of ConnectException: a change is too large")
+    assert known.remedy.startswith("raise the limit, then POST /connectors/kycache/restart?")
+    assert "GET /connectors/kycache/status has the trace; remove the cause, then POST" in failed.remedy
     (idle,) = judge_connector(replace(sound, tasks=()), "kycache", expected)
     assert "has no task" in idle.problem
     key = "value.converter.replace.null.with.default"
@@ -236,6 +242,88 @@ def test_connector() -> None:
     without = {k: v for k, v in sound.config.items() if k != key}
     (unset,) = judge_connector(replace(sound, config=without), "kycache", expected)
     assert f"{key} is not set, expected 'false'" in unset.problem
+
+
+def test_a_connector_of_before_is_no_error() -> None:
+    """It lacks what only a large row, or a standby that stalls, would miss."""
+    expected = connector_config(VIEW, CONNECTOR)
+    limit, sessions = "producer.override.max.request.size", "database.initial.statements"
+
+    def judged(**changes: str | None) -> list[Finding]:
+        config = {**expected, **{key.replace("_", "."): value for key, value in changes.items()}}
+        there = ConnectorFacts("RUNNING", config={k: v for k, v in config.items() if v is not None})
+        return list(judge_connector(there, "kycache", expected))
+
+    (small,) = judged(producer_override_max_request_size=None)
+    assert small.problem.startswith(f"connector 'kycache': {limit} is not set, expected '33554432': a row that")
+    (waiting,) = judged(database_initial_statements="SET TimeZone = 'UTC'")
+    assert f"{sessions} is \"SET TimeZone = 'UTC'\", expected 'SET synchronous_commit = local'" in waiting.problem
+    assert small.severity == waiting.severity == WARNING
+    assert judged(database_initial_statements="SET TimeZone = 'UTC'; SET synchronous_commit = local") == []
+    assert judged(producer_override_buffer_memory="67108864") == []
+    (large,) = judged(producer_override_max_request_size="67108864")
+    assert "sends up to 67108864 bytes, and ingest reads up to 33554432" in large.problem
+    assert not [
+        key for key in connector_config(VIEW, replace(CONNECTOR, producer_override=False)) if "override" in key
+    ]
+
+
+def test_limits_of_topic_and_brokers() -> None:
+    facts = TopicFacts(4, "topic-id", "delete", message_bytes_max=1_048_588, request_bytes_max=100 << 20)
+    sent = CONNECTOR.message_bytes_max
+    (small,) = findings.judge_topic(facts, "kyc.changes", None, snapshots=False, sent_bytes_max=sent)
+    assert small.problem.startswith("topic 'kyc.changes' takes messages of up to 1048588 bytes, and the connector")
+    assert (small.severity, "max.message.bytes=33554432" in small.remedy) == (WARNING, True)
+    enough = replace(facts, message_bytes_max=sent)
+    assert list(findings.judge_topic(enough, "kyc.changes", None, snapshots=False, sent_bytes_max=sent)) == []
+    brokers = replace(enough, request_bytes_max=1 << 20)
+    (small,) = findings.judge_topic(brokers, "kyc.changes", None, snapshots=False, sent_bytes_max=sent)
+    assert small.problem.startswith("the brokers take requests of up to 1048576 bytes")
+
+
+@pytest.mark.parametrize(
+    ("message", "problem", "remedy"),
+    [
+        (
+            "org.apache.kafka.common.errors.RecordTooLargeException: The message is 1200431 bytes when serialized "
+            "which is larger than 1048576, which is the value of the max.request.size configuration.",
+            "a change takes 1200431 bytes as it is sent, more than its producer may send",
+            "producer.override.max.request.size",
+        ),
+        (
+            "org.apache.kafka.connect.errors.DataException: id is not a valid field name",
+            "a transform finds no field id in a key",
+            "kycache connector --connector",
+        ),
+        (
+            'org.postgresql.util.PSQLException: ERROR: replication slot "people" is active for PID 4711',
+            "another connector reads replication slot people (server process 4711)",
+            "`[connector] slot` of its own",
+        ),
+        (
+            "org.postgresql.util.PSQLException: ERROR: permission denied for schema crm",
+            "its role may not use schema crm",
+            "the first line of `kycache connector --sql`",
+        ),
+        (
+            'org.postgresql.util.PSQLException: FATAL: password authentication failed for user "ada"',
+            "the source refuses its password",
+            "`[connector] dsn`",
+        ),
+        ("java.lang.IllegalStateException: Ada Lovelace", None, ""),
+    ],
+)
+def test_why_a_task_has_failed(message: str, problem: str | None, remedy: str) -> None:
+    trace = (
+        f"org.apache.kafka.connect.errors.ConnectException: it fails\n\tat X.run(X.java:1)\nCaused by: {message}\n"
+    )
+    reason = reason_of(trace)
+    if problem is None:
+        assert reason is None
+    else:
+        assert reason is not None
+        assert reason.problem == problem
+        assert remedy in reason.remedy
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ from kafka import KafkaAdminClient
 from kafka.admin import NewTopic
 
 from kycache.cli.doctor.command import Look, diagnose
-from kycache.cli.doctor.look_at_source import exceptions_of, look_at_source
+from kycache.cli.doctor.failure_rules import exceptions_of
+from kycache.cli.doctor.look_at_source import look_at_source
 from kycache.cli.doctor.source_rules import judge_source
 from kycache.cli.doctor.topic_rules import WARNING, Finding
 from kycache.cli.settings.kafka_connect import KafkaConnect, Login
@@ -136,7 +137,12 @@ def test_a_clock_that_is_off(patient: Patient) -> None:
 
 def test_a_topic_of_the_wrong_kind(patient: Patient) -> None:
     admin = KafkaAdminClient(bootstrap_servers=patient.pipeline.bootstrap)
-    wrong = {"cleanup.policy": "compact", "retention.ms": "60000", "unclean.leader.election.enable": "true"}
+    wrong = {
+        "cleanup.policy": "compact",
+        "retention.ms": "60000",
+        "unclean.leader.election.enable": "true",
+        "max.message.bytes": "1048588",
+    }
     admin.create_topics(
         [
             NewTopic(name="wrong-kind", num_partitions=4, replication_factor=1, topic_configs=wrong),
@@ -146,10 +152,16 @@ def test_a_topic_of_the_wrong_kind(patient: Patient) -> None:
     admin.close()
     try:
         found = patient.findings(Look.TOPIC, kafka={"topic": "wrong-kind"})
-        assert [f.check for f in found] == ["topic", "retention", "topic", "topics"]
+        assert [f.check for f in found] == ["topic", "retention", "topic", "topic", "topics"]
         for finding, words in zip(
             found,
-            ("cleanup.policy=compact", "retention.ms=60000", "unclean.leader", "(kyc.public.users)"),
+            (
+                "cleanup.policy=compact",
+                "retention.ms=60000",
+                "unclean.leader",
+                "takes messages of up to 1048588 bytes, and the connector sends up to 33554432",
+                "(kyc.public.users)",
+            ),
             strict=True,
         ):
             assert words in finding.problem
@@ -211,6 +223,10 @@ def test_a_connector_that_stands_still_or_has_failed(
         assert failed is not None
         assert "task 0 of connector 'kycache' has failed of " in failed.problem
         assert "Exception" in failed.problem
+        assert failed.problem.endswith(": its publication does not exist")
+        assert failed.remedy.startswith(
+            "run what `kycache connector --sql` prints, then POST /connectors/kycache/"
+        )
         (unpublished,) = [f for f in patient.findings(Look.SOURCE) if f.check == "publication"]
         assert "publication 'kycache' does not exist" in unpublished.problem
     finally:

@@ -375,9 +375,16 @@ CREATE TABLE accounts_1 PARTITION OF accounts FOR VALUES WITH (MODULUS 2, REMAIN
 """
 
 
+FORGOTTEN = "ALTER PUBLICATION kycache DROP TABLE {0}; DROP TRIGGER kycache_truncated ON {0}"
+"""What the printed SQL asks for where a table has left the view."""
+
+
 def test_partitioned_tables(cluster: Cluster) -> None:
     cluster.run(PARTITIONED)
     try:
+        with pytest.raises(psycopg.errors.RaiseException, match="does not know: accounts_as_they_were"):
+            cluster.prepare_source()
+        cluster.run(*FORGOTTEN.format("accounts_as_they_were").split(";"))
         cluster.prepare_source()
         with cluster.slot_is_read():
             found = cluster.findings()
@@ -394,7 +401,7 @@ def test_partitioned_tables(cluster: Cluster) -> None:
             cluster.prepare_source()
             assert cluster.findings() == []
     finally:
-        cluster.run("DROP TABLE accounts", "ALTER TABLE accounts_as_they_were RENAME TO accounts")
+        cluster.run("DROP TABLE accounts CASCADE", "ALTER TABLE accounts_as_they_were RENAME TO accounts")
         cluster.prepare_source()
 
 
@@ -456,7 +463,7 @@ def test_a_negative_scale_and_a_text_that_holds_uuids_are_declared(cluster: Clus
         ):
             view = view_of("int", *(f'{n} = {{ name = "{n}", type = "{kind}" }}' for n, kind in kinds.items()))
             facts = look_at_source(cluster.settings.dsn, view, CONNECTOR)
-            found = [f for f in judge_table(view.root, facts, "public", "") if f.check == "types"]
+            found = [f for f in judge_table(view.root, facts, "public", "", "") if f.check == "types"]
             assert len(found) == len(problems)
             for finding, problem in zip(found, problems, strict=True):
                 assert problem in finding.problem

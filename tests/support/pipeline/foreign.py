@@ -83,6 +83,8 @@ class Foreign:
         self.folder = folder
         self.database = database or name
         self.dsn = pipeline.stack.layout.postgres.dsn_of(self.database)
+        self.admin_dsn = self.dsn
+        """Who runs the printed SQL; a test may name somebody with fewer rights."""
         self.view = parse_view(view, "view.toml")
         self.pipeline = pipeline
         self._connect_url = pipeline.connect_url
@@ -273,7 +275,7 @@ class Foreign:
         given = {
             "PATH": path,
             "KYCACHE_CONFIG": str(self.configuration),
-            "ADMIN_DSN": self.dsn,
+            "ADMIN_DSN": self.admin_dsn,
         }
         return subprocess.run(
             ["sh", "-c", line.replace(README_CONNECT, self._connect_url)],
