@@ -104,7 +104,7 @@ def test_every_setting_reaches_its_room_with_one_default(tmp_path: Path) -> None
         "snapshots": {"every", "keep", "bootstrap"},
         "connector": {"slot_wal_max_mib", "dsn"},
     }
-    units = {"rate": "rate_bytes_s", "part_mib": "part_bytes"}
+    units = {"rate": "rate_bytes_s", "part_mib": "part_bytes", "message_max_mib": "message_bytes_max"}
     rooms: dict[str, list[Any]] = {
         "http": [HttpSettings],
         "snapshots": [SnapshotSettings, CopyLimits],

@@ -21,10 +21,12 @@ from kafka.admin import NewTopic
 from kycache.cli.doctor.command import Look, diagnose
 from kycache.cli.doctor.failure_rules import exceptions_of
 from kycache.cli.doctor.look_at_source import look_at_source
+from kycache.cli.doctor.look_at_topic import look_at_topic
 from kycache.cli.doctor.source_rules import judge_source
 from kycache.cli.doctor.topic_rules import WARNING, Finding
 from kycache.cli.settings.kafka_connect import KafkaConnect, Login
 from kycache.cli.settings.loading import load_settings
+from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.connector import source_sql
 from kycache.model.definition import default_view
 from support.pipeline.ingest_process import delete_topic
@@ -165,6 +167,9 @@ def test_a_topic_of_the_wrong_kind(patient: Patient) -> None:
             strict=True,
         ):
             assert words in finding.problem
+        kafka = KafkaSettings(patient.pipeline.bootstrap, "wrong-kind")
+        facts = look_at_topic(kafka, VIEW, patient.connector, None, "")
+        assert (facts.message_bytes_max, facts.request_bytes_max) == (1_048_588, 100 << 20)
         (empty,) = patient.findings(Look.LOG, kafka={"topic": "wrong-kind"})
         assert empty.problem.startswith("partition 0, 1, 2, 3 has no heartbeat among its last ")
     finally:
