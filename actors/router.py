@@ -13,11 +13,10 @@ from kycache.actors.rules.freshness import Limits
 from kycache.actors.rules.reports import Doubt, WriterState
 from kycache.actors.rules.standing import Facts, ShardStatus, status
 from kycache.actors.rules.state import ShardState
-from kycache.model.errors import Refused
+from kycache.model.errors import Refused, ValueRefused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
-    ValueRefused,
     id_decoder,
     key_of_order_bytes,
     key_order_bytes,

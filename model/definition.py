@@ -14,17 +14,13 @@ from typing import Any, NoReturn, TypeVar
 import msgspec
 
 from .errors import ConfigurationError
+from .types import TypeRefused, parse_type
 from .view import FILTERS_MAX, Column, ColumnType, Filter, Kind, Privacy, Status, Table, View
 
-ENUM_LABELS_MAX = 256
-
-NUMERIC_SCALE_MAX = 1000
-"""PostgreSQL's own, either side of the point."""
-
-ORDERED_KINDS = frozenset({Kind.INT, Kind.DATE, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
+ORDERED_KINDS = frozenset({Kind.INT, Kind.DATE, Kind.TIME, Kind.TIMESTAMP, Kind.TIMESTAMPTZ})
 KEY_KINDS = frozenset({Kind.UUID, Kind.TEXT, Kind.INT})
-FILTER_KINDS = frozenset({Kind.TEXT, Kind.ENUM, Kind.BOOL, Kind.INT})
-"""Kinds with one way to write each value, so that a filter's value is compared as it stands in the request."""
+FILTER_KINDS = frozenset({Kind.TEXT, Kind.ENUM, Kind.BOOL, Kind.INT, Kind.UUID, Kind.DATE})
+"""Kinds whose values a request can name in one way each; a uuid's letters are taken in any case."""
 
 BOOL_LABELS = ("true", "false")
 
@@ -168,49 +164,32 @@ def parse_view(text: str, name: str) -> View:
         list_fields=_list_fields(source, listed.fields, root, status),
         filters=_filters(source, listed.filters, root, status),
     )
-    digest = hashlib.sha256(msgspec.json.encode(msgspec.to_builtins(view), order="deterministic"))
+    digest = hashlib.sha256(msgspec.json.encode(_hashed(msgspec.to_builtins(view)), order="deterministic"))
     object.__setattr__(view, "hash", digest.hexdigest()[:16])
     return view
 
 
-_TYPE = re.compile(r"(\w+)(?:\(\s*(.*?)\s*\))?")
+_LATER = {"as_text": False}
+"""Members that the parsed form got later, with what they are where nothing is said: views of before keep their
+hash, and so their data directories and snapshots."""
+
+
+def _hashed(parsed: Any) -> Any:
+    """The parsed form as it is hashed."""
+    match parsed:
+        case dict():
+            return {k: _hashed(v) for k, v in parsed.items() if k not in _LATER or v != _LATER[k]}
+        case list() | tuple():
+            return [_hashed(v) for v in parsed]
+        case _:
+            return parsed
 
 
 def _type(source: _Source, at: _Place, raw: _RawColumn) -> ColumnType:
-    text = raw.type
-    match = _TYPE.fullmatch(text)
-    word, inside = (match[1], match[2]) if match else ("", None)
-    if match is None or word not in {*Kind}:
-        source.fail(at, f"type {text!r} is not one of {', '.join(Kind)}")
-    kind = Kind(word)
-    if kind is Kind.ENUM:
-        return _enum(source, at, text, inside, raw.labels)
-    if raw.labels is not None:
-        source.fail(at, f"type {text!r}: only an enum has labels")
-    if inside is None:
-        return ColumnType(kind)
-    if not re.fullmatch(r"\d{1,4}(\s*,\s*-?\d{1,4})?", inside, re.ASCII):
-        source.fail(at, f"type {text!r} takes no such parameter")
-    numbers = [int(n) for n in inside.split(",")]
-    if kind in (Kind.TIMESTAMP, Kind.TIMESTAMPTZ) and len(numbers) == 1 and numbers[0] <= 6:
-        return ColumnType(kind, precision=numbers[0])
-    if kind is Kind.NUMERIC and len(numbers) == 2 and abs(numbers[1]) <= NUMERIC_SCALE_MAX:
-        return ColumnType(kind, precision=numbers[0], scale=numbers[1])
-    source.fail(at, f"type {text!r} takes no such parameter")
-
-
-def _enum(source: _Source, at: _Place, text: str, inside: str | None, given: list[str] | None) -> ColumnType:
-    """Labels stand in the type's parentheses, by commas, or in a list, which takes any label."""
-    if inside is not None and given is not None:
-        source.fail(at, f"{text!r}: labels stand either in its parentheses or in `labels`")
-    if inside is not None and given is None:
-        given = [label.strip() for label in inside.split(",")]
-        if "" in given:
-            source.fail(at, f'{text!r}: an empty label stands in `type = "enum", labels = [""]`')
-    labels = tuple(given or ())
-    if not 0 < len(labels) <= ENUM_LABELS_MAX or len(set(labels)) < len(labels):
-        source.fail(at, f"{text!r}: an enum names its labels, each once, at most {ENUM_LABELS_MAX}")
-    return ColumnType(Kind.ENUM, labels)
+    try:
+        return parse_type(raw.type, raw.labels)
+    except TypeRefused as error:
+        source.fail(at, str(error))
 
 
 def _columns(source: _Source, raw: _RawTable, at: _Place) -> tuple[tuple[Column, ...], tuple[str, ...]]:
@@ -341,7 +320,8 @@ def _filters(source: _Source, names: list[str], root: Table, status: Status | No
             made.append(Filter(name, column.name, labels))
         else:
             source.fail(
-                ("list", "filters"), f"{name!r} is not the status nor a text, enum, bool or int of the root"
+                ("list", "filters"),
+                f"{name!r} is not the status nor a text, enum, bool, int, uuid or date of the root",
             )
     return tuple(made)
 

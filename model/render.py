@@ -12,10 +12,13 @@ import msgspec
 
 from .profile import NO_ROW, Packed, Profile, Row, unpack_row
 from .values import Value, key_order_bytes, printer
-from .view import Table, View
+from .view import Kind, Table, View
 
 _ENCODER = msgspec.json.Encoder()
 _ETAG_BYTES = 16
+
+PRINTED_FILTERS = frozenset({Kind.UUID, Kind.DATE})
+"""Kinds of filters whose values are indexed as they are shown, not as they are stored."""
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -49,6 +52,12 @@ class Renderer:
         self._status_column = -1 if status is None else view.children[status.child].index_of(status.column)
         self._filter_columns = tuple(
             None if f.column is None else view.root.index_of(f.column) for f in view.filters
+        )
+        self._filter_printers = tuple(
+            _same
+            if at is None or (kind := view.root.columns[at].type).kind not in PRINTED_FILTERS
+            else printer(kind)
+            for at in self._filter_columns
         )
         at = {".".join(c.output): i for i, c in enumerate(view.root.columns)}
         self._list_printers = tuple(
@@ -113,14 +122,15 @@ class Renderer:
         """The list entry of a user whose values are `listing`."""
         order, filters, fields = listing
         row = {name: show(v) for (name, _, show), v in zip(self._list_printers, fields, strict=True)}
-        return Listed(order, tuple(_filter_bytes(v) for v in filters), _ENCODER.encode(row))
+        shown = (show(v) for show, v in zip(self._filter_printers, filters, strict=True))
+        return Listed(order, tuple(map(_filter_bytes, shown)), _ENCODER.encode(row))
 
 
 def _same(value: Value) -> object:
     return value
 
 
-def _filter_bytes(value: Value) -> bytes | None:
+def _filter_bytes(value: object) -> bytes | None:
     match value:
         case None:
             return None

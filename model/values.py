@@ -11,63 +11,52 @@ timestamp   microseconds since 1970-01-01T00:00:00, or an infinity
 timestamptz the same, in UTC
 numeric     str, as Postgres prints it
 json        str, the document's own text without the blanks between its tokens
+time        microseconds since midnight
+float4, 8   str, as Postgres prints it
+bytea       bytes
 =========== ============================================================================
 
 NULL is None in each. Printing follows DESIGN section 7: as Postgres prints a value, with `T` for the
-blank. Years beyond 9999 and before 1 exist, so `datetime` is only a short cut. Sources of the odd numbers:
-DEBEZIUM lines 25, 26, 36, 37.
+blank.
 """
 
 import re
-from binascii import a2b_hex
+from binascii import a2b_base64, a2b_hex, b2a_base64
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 
 import msgspec
 
+from .errors import ValueRefused
 from .json_text import compact
+from .numbers import float4_text, float8_text, whole_number
+from .times import (
+    TimePrecision,
+    print_date,
+    print_time,
+    print_timestamp,
+    stored_date,
+    stored_time,
+    stored_timestamp,
+    stored_timestamptz,
+)
 from .view import ColumnType, Kind
 
 Value = bytes | str | int | bool | None
 
-INFINITY = 2**63 - 1
-MINUS_INFINITY = -(2**63)
-
 PLACEHOLDER = "__debezium_unavailable_value"
 """Debezium's default for an unchanged TOAST column (DEBEZIUM 23); a setting of the connector."""
 
-_TIMESTAMP_INFINITY = 9223372036825200000
-_TIMESTAMP_MINUS_INFINITY = -9223372036832400000
-TIMESTAMP_ODD = frozenset(
-    value // unit for value in (_TIMESTAMP_INFINITY, _TIMESTAMP_MINUS_INFINITY) for unit in (1, 1000)
-)
-"""Numbers that mean an infinity. One converter setting writes them in milliseconds too."""
-_DATE_INFINITY = -2147472692
-_DATE_MINUS_INFINITY = -2147472691
-_DATE_SNAPSHOT_INFINITY = frozenset(range(-622191235, -622191232))
-_DATE_SNAPSHOT_MINUS_INFINITY = frozenset(range(-625821273, -625821270))
-"""In a snapshot infinite dates pass through java.sql.Date; a day either way for the JVM's time zone (seen)."""
-DATE_MAX = 2145042905
-"""5874897-12-31, the last day Postgres has."""
-DATE_MIN = -2440588
-"""4714-11-24 BC, the first day Postgres has."""
-_TIMESTAMP_MAX = 9224318016000000000
-"""294277-01-01, where Postgres's own timestamps end; Debezium saturates well before."""
-TIMESTAMP_WRAP = 9223371331200000000
-"""294247-01-01: from here on Debezium's microseconds may have wrapped (DEBEZIUM 36)."""
-TIMESTAMP_MIN = -210866803200000000
-"""4714-11-24 BC, Postgres's first instant; less is a wrapped value."""
+BYTEA_PLACEHOLDER = b2a_base64(PLACEHOLDER.encode(), newline=False).decode()
+"""The same for a `bytea`, which comes in base64."""
+
 USER_KEY_BYTES_MAX = 400
 """A user id's bytes: with the order column before it, it must fit an LMDB key (511 bytes)."""
 
-INT_MIN = -(2**63)
-INT_MAX = 2**63 - 1
 INTEGER = r"(0|-?[1-9][0-9]{0,18})"
 """An integer as Postgres prints it: one way to write each, or one user would have two, and a filter two values."""
 _INTEGER = re.compile(INTEGER)
-DAY_US = 86_400_000_000
 
 
 class Absent(Enum):
@@ -77,17 +66,16 @@ class Absent(Enum):
     UNAVAILABLE = "unavailable"  # unchanged TOAST value, not in the WAL
 
 
-class ValueRefused(ValueError):
-    """A value that its declared type cannot hold; the text has no value in it, so it may be logged."""
-
-
 Decoder = Callable[[object], Value]
 
 
-def decoder(kind: ColumnType) -> Decoder:
+def decoder(kind: ColumnType, times: TimePrecision = TimePrecision.MICROSECONDS) -> Decoder:
     """What turns one JSON value of Debezium's into the stored form.
 
     The decoder raises `ValueRefused` for what the type cannot hold. It is not asked about NULL.
+
+    Args:
+        times: the mode of the log that the value comes from.
     """
     match kind.kind:
         case Kind.UUID:
@@ -99,17 +87,24 @@ def decoder(kind: ColumnType) -> Decoder:
         case Kind.BOOL:
             return _bool
         case Kind.INT:
-            return _int
+            return whole_number
+        case Kind.FLOAT4:
+            return float4_text
+        case Kind.FLOAT8:
+            return float8_text
+        case Kind.BYTEA:
+            return _bytes
         case Kind.ENUM:
             labels = frozenset(kind.labels)
             return lambda value: _label(labels, value)
         case Kind.DATE:
-            return _date
+            return stored_date
+        case Kind.TIME:
+            return stored_time(times, kind.precision)
         case Kind.TIMESTAMP:
-            unit = 1000 if kind.precision is not None and kind.precision <= 3 else 1
-            return lambda value: _timestamp(unit, value)
+            return stored_timestamp(times, kind.precision)
         case Kind.TIMESTAMPTZ:
-            return _timestamptz
+            return stored_timestamptz
         case Kind.NUMERIC:
             return lambda value: _numeric(kind.scale, value)
 
@@ -122,7 +117,7 @@ def id_decoder(kind: ColumnType) -> Decoder:
     decode = decoder(kind)
 
     def number(value: object) -> Value:
-        return integer(value) if isinstance(value, str) else _int(value)
+        return integer(value) if isinstance(value, str) else whole_number(value)
 
     def text(value: object) -> Value:
         return _text(str(value) if type(value) is int else value)
@@ -170,83 +165,25 @@ def _bool(value: object) -> bool:
     return value
 
 
-def _int(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not INT_MIN <= value <= INT_MAX:
-        raise ValueRefused("not a 64-bit integer")
-    return value
+def _bytes(value: object) -> bytes:
+    encoded = _text(value)
+    try:
+        return a2b_base64(encoded, strict_mode=True)
+    except ValueError:
+        raise ValueRefused("not base64: leave binary.handling.mode of the connector at bytes") from None
 
 
 def integer(text: str) -> int:
     """The 64-bit integer that `text` writes as Postgres prints it. Raises `ValueRefused`."""
     if not _INTEGER.fullmatch(text):
         raise ValueRefused("not an integer as Postgres prints it")
-    return _int(int(text))
+    return whole_number(int(text))
 
 
 def _label(labels: frozenset[str], value: object) -> str:
     if not isinstance(value, str) or value not in labels:
         raise ValueRefused("not a declared label of the enum")
     return value
-
-
-def _date(value: object) -> int:
-    days = _int(value)
-    if days == _DATE_INFINITY or days in _DATE_SNAPSHOT_INFINITY:
-        return INFINITY
-    if days == _DATE_MINUS_INFINITY or days in _DATE_SNAPSHOT_MINUS_INFINITY:
-        return MINUS_INFINITY
-    if not DATE_MIN <= days <= DATE_MAX:
-        raise ValueRefused("not a date of Postgres in days since 1970")
-    return days
-
-
-def _timestamp(unit_us: int, value: object) -> int:
-    count = _int(value)
-    if count in TIMESTAMP_ODD:
-        return INFINITY if count > 0 else MINUS_INFINITY
-    micros = count * unit_us
-    if not TIMESTAMP_MIN <= micros < TIMESTAMP_WRAP:
-        raise ValueRefused("timestamp out of Debezium's range: the true value is lost")
-    return micros
-
-
-_ISO_USUAL = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}(?:\.[0-9]{1,6})?Z")
-"""What Debezium sends of every time that Python's clock knows too."""
-_EPOCH = datetime(1970, 1, 1)
-_MICROSECOND = timedelta(microseconds=1)
-
-_ISO = re.compile(
-    r"([+-]?\d{4,6})-(\d\d)-(\d\d)T(\d\d):(\d\d)(?::(\d\d)(?:\.(\d{1,9}))?)?(?:Z|([+-]\d\d):?(\d\d)?)",
-    re.ASCII,
-)
-
-
-def _timestamptz(value: object) -> int:
-    if value == "infinity":
-        return INFINITY
-    if value == "-infinity":
-        return MINUS_INFINITY
-    if not isinstance(value, str):
-        raise ValueRefused("not an ISO time with zone")
-    if _ISO_USUAL.fullmatch(value):
-        try:
-            return (datetime.fromisoformat(value[:-1]) - _EPOCH) // _MICROSECOND
-        except ValueError:
-            pass  # no time of the calendar, or none of Python's
-    match = _ISO.fullmatch(value)
-    if match is None:
-        raise ValueRefused("not an ISO time with zone")
-    year, month, day, hour, minute = (int(match[i]) for i in range(1, 6))
-    if not (1 <= month <= 12 and 1 <= day <= _month_days(year, month) and hour < 24 and minute < 60):
-        raise ValueRefused("not a time of the calendar")
-    micros = days_of(year, month, day) * DAY_US + (hour * 60 + minute) * 60_000_000
-    micros += int(match[6] or 0) * 1_000_000 + int((match[7] or "").ljust(6, "0")[:6])
-    if match[8]:
-        offset = int(match[8]) * 60 + int(match[8][0] + (match[9] or "0"))
-        micros -= offset * 60_000_000
-    if not TIMESTAMP_MIN <= micros < _TIMESTAMP_MAX:
-        raise ValueRefused("not a time of Postgres")
-    return micros
 
 
 _DECIMAL = re.compile(r"-?\d+(?:\.\d+)?(?:[eE][+-]?\d{1,5})?", re.ASCII)
@@ -282,33 +219,6 @@ def _numeric(scale: int | None, value: object) -> str:
     return text
 
 
-def days_of(year: int, month: int, day: int) -> int:
-    """Days since 1970-01-01 of a date in the proleptic Gregorian calendar; year 0 is 1 BC.
-
-    Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", days_from_civil.
-    """
-    year -= month <= 2
-    era, of_era = divmod(year, 400)
-    of_year = (153 * (month + (-3 if month > 2 else 9)) + 2) // 5 + day - 1
-    return era * 146097 + of_era * 365 + of_era // 4 - of_era // 100 + of_year - 719468
-
-
-def date_of(days: int) -> tuple[int, int, int]:
-    """The inverse of `days_of` (civil_from_days)."""
-    era, of_era_days = divmod(days + 719468, 146097)
-    of_era = (of_era_days - of_era_days // 1460 + of_era_days // 36524 - of_era_days // 146096) // 365
-    of_year = of_era_days - (365 * of_era + of_era // 4 - of_era // 100)
-    shifted = (5 * of_year + 2) // 153
-    month = shifted + (3 if shifted < 10 else -9)
-    return of_era + era * 400 + (month <= 2), month, of_year - (153 * shifted + 2) // 5 + 1
-
-
-def _month_days(year: int, month: int) -> int:
-    if month == 2:
-        return 29 if year % 4 == 0 and (year % 100 != 0 or year % 400 == 0) else 28
-    return 30 if month in (4, 6, 9, 11) else 31
-
-
 Printer = Callable[[Value], object]
 
 
@@ -318,11 +228,17 @@ def printer(kind: ColumnType) -> Printer:
         case Kind.UUID:
             return _print_uuid
         case Kind.DATE:
-            return _print_date
+            return print_date
+        case Kind.TIME:
+            return print_time
         case Kind.TIMESTAMP:
-            return lambda value: _print_time(value, "")
+            return lambda value: print_timestamp(value, "")
         case Kind.TIMESTAMPTZ:
-            return lambda value: _print_time(value, "Z")
+            return lambda value: print_timestamp(value, "Z")
+        case Kind.BYTEA:
+            return _print_bytes
+        case Kind.INT if kind.as_text:
+            return lambda value: None if value is None else str(value)
         case Kind.JSON:
             return _print_json
         case _:
@@ -337,38 +253,16 @@ def _print_uuid(value: Value) -> str | None:
     return f"{h[:8]}-{h[8:12]}-{h[12:16]}-{h[16:20]}-{h[20:]}"
 
 
+def _print_bytes(value: Value) -> str | None:
+    if value is None:
+        return None
+    assert isinstance(value, bytes)
+    return f"\\x{value.hex()}"
+
+
 def _print_json(value: Value) -> msgspec.Raw | None:
     assert value is None or isinstance(value, str)
     return None if value is None else msgspec.Raw(value.encode())
-
-
-def _print_date(value: Value) -> str | None:
-    if value is None:
-        return None
-    assert isinstance(value, int)
-    if value in (INFINITY, MINUS_INFINITY):
-        return "infinity" if value > 0 else "-infinity"
-    year, month, day = date_of(value)
-    if year > 0:
-        return f"{year:04d}-{month:02d}-{day:02d}"
-    return f"{1 - year:04d}-{month:02d}-{day:02d} BC"
-
-
-def _print_time(value: Value, zone: str) -> str | None:
-    if value is None:
-        return None
-    assert isinstance(value, int)
-    if value in (INFINITY, MINUS_INFINITY):
-        return "infinity" if value > 0 else "-infinity"
-    days, micros = divmod(value, DAY_US)
-    seconds, fraction = divmod(micros, 1_000_000)
-    minutes, second = divmod(seconds, 60)
-    hour, minute = divmod(minutes, 60)
-    year, month, day = date_of(days)
-    digits = f".{fraction:06d}".rstrip("0") if fraction else ""
-    era = "" if year > 0 else " BC"
-    year = year if year > 0 else 1 - year
-    return f"{year:04d}-{month:02d}-{day:02d}T{hour:02d}:{minute:02d}:{second:02d}{digits}{zone}{era}"
 
 
 def key_order_bytes(value: Value) -> bytes:

@@ -27,6 +27,10 @@ class Kind(StrEnum):
     NUMERIC = "numeric"
     JSON = "json"
     ENUM = "enum"
+    TIME = "time"
+    FLOAT4 = "float4"
+    FLOAT8 = "float8"
+    BYTEA = "bytea"
 
 
 class Privacy(StrEnum):
@@ -39,12 +43,14 @@ class Privacy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:
-    """A declared type: the kind, an enum's labels, a timestamp's precision, a numeric's scale."""
+    """A declared type: the kind, an enum's labels, a time's precision, a numeric's scale."""
 
     kind: Kind
     labels: tuple[str, ...] = ()
     precision: int | None = None
     scale: int | None = None
+    as_text: bool = False
+    """An `int` that answers print as a string: JavaScript's numbers are exact up to 2^53 only."""
 
     def __str__(self) -> str:
         if self.kind is Kind.ENUM:
@@ -52,6 +58,8 @@ class ColumnType:
             return f"enum({','.join(self.labels) if plain else ', '.join(map(repr, self.labels))})"
         if self.scale is not None:
             return f"numeric({self.precision},{self.scale})"
+        if self.as_text:
+            return f"{self.kind} as text"
         return self.kind if self.precision is None else f"{self.kind}({self.precision})"
 
 
@@ -136,7 +144,7 @@ class View:
         """The root, then the children."""
         return (self.root, *self.children)
 
-    def is_integer(self, declared: Filter) -> bool:
-        """The filter's values are whole numbers."""
+    def filter_kind(self, declared: Filter) -> Kind:
+        """Of which kind the filter's values are; those of the status are labels of an enum."""
         name = declared.column
-        return name is not None and self.root.columns[self.root.index_of(name)].type.kind is Kind.INT
+        return Kind.ENUM if name is None else self.root.columns[self.root.index_of(name)].type.kind

@@ -55,6 +55,7 @@ _HARMFUL = {
     "schema.exclude.list": "tables may be left out",
     "unavailable.value.placeholder": "an unchanged large value is taken for the placeholder's text",
     "time.precision.mode": "times come in units that are not expected",
+    "binary.handling.mode": "bytes come in another form than base64",
     "skip.messages.without.change": "changes are dropped",
     "event.processing.failure.handling.mode": "changes that fail are dropped",
     "errors.tolerance": "changes that fail are dropped",
@@ -79,6 +80,7 @@ _HARMFUL_PREFIXES = {
 
 _HARMLESS = {
     "time.precision.mode": ("adaptive", "adaptive_time_microseconds"),
+    "binary.handling.mode": ("bytes",),
     "event.processing.failure.handling.mode": ("fail",),
     "errors.tolerance": ("none",),
     "skip.messages.without.change": ("false",),

@@ -32,6 +32,10 @@ _TYPES: dict[Kind, frozenset[str]] = {
     Kind.NUMERIC: frozenset({"numeric"}),
     Kind.JSON: frozenset({"json", "jsonb"}),
     Kind.ENUM: _STRINGS,
+    Kind.TIME: frozenset({"time"}),
+    Kind.FLOAT4: frozenset({"float4"}),
+    Kind.FLOAT8: frozenset({"float8"}),
+    Kind.BYTEA: frozenset({"bytea"}),
 }
 """What Debezium sends as the kind needs it. Of other types come numbers, objects, base64, or nothing (seen)."""
 

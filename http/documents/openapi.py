@@ -16,6 +16,7 @@ from kycache.http.exchange.request import CONSISTENCY, DEMANDS, MAX_STALENESS, M
 from kycache.http.reads.query import FILTER_BYTES_MAX, NEWEST, ORDERS, SIZE_DEFAULT, SIZE_MAX
 from kycache.model.values import INTEGER
 from kycache.model.view import Filter, View
+from kycache.model.view import Kind as TypeKind
 
 from .schemas import Schema, id_name, key_column, profile_schema, row_schema, value_schema
 
@@ -186,9 +187,15 @@ def _query(name: str, schema: Schema, description: str) -> dict[str, Any]:
 def _filter_schema(view: View, declared: Filter) -> Schema:
     if declared.labels:
         return {"enum": list(declared.labels)}
-    if view.is_integer(declared):
-        return {"type": "string", "pattern": f"^{INTEGER}$"}
-    return {"type": "string", "minLength": 1, "maxLength": FILTER_BYTES_MAX}
+    match view.filter_kind(declared):
+        case TypeKind.INT:
+            return {"type": "string", "pattern": f"^{INTEGER}$"}
+        case TypeKind.UUID:
+            return {"type": "string", "format": "uuid"}
+        case TypeKind.DATE:
+            return {"type": "string", "pattern": r"^([0-9]{4,7}-[0-9]{2}-[0-9]{2}( BC)?|-?infinity)$"}
+        case _:
+            return {"type": "string", "minLength": 1, "maxLength": FILTER_BYTES_MAX}
 
 
 def _json(description: str, schema: Schema, headers: dict[str, Any] | None = None) -> dict[str, Any]:

@@ -6,6 +6,10 @@ from kycache.model.view import Column, ColumnType, Kind, Table, View
 
 Schema = dict[str, Any]
 
+_FLOAT = "The shortest decimal that reads back as the same number, or NaN or ±Infinity."
+
+_INT_AS_TEXT: Schema = {"type": "string", "pattern": "^(0|-?[1-9][0-9]{0,18})$"}
+
 _KINDS: dict[Kind, Schema] = {
     Kind.UUID: {"type": "string", "format": "uuid"},
     Kind.TEXT: {"type": "string"},
@@ -15,6 +19,14 @@ _KINDS: dict[Kind, Schema] = {
     Kind.TIMESTAMP: {"type": "string", "description": "Date, `T`, time; no zone; or ±infinity."},
     Kind.TIMESTAMPTZ: {"type": "string", "description": "Date, `T`, time in UTC, `Z`; or ±infinity."},
     Kind.NUMERIC: {"type": "string", "description": "A decimal number with its scale, or NaN or ±Infinity."},
+    Kind.TIME: {"type": "string", "description": "Time of day, 00:00:00 to 24:00:00; no zone."},
+    Kind.FLOAT4: {"type": "string", "description": _FLOAT},
+    Kind.FLOAT8: {"type": "string", "description": _FLOAT},
+    Kind.BYTEA: {
+        "type": "string",
+        "pattern": r"^\\x([0-9a-f]{2})*$",
+        "description": "Bytes, two hex digits each.",
+    },
     Kind.JSON: {"description": "The document itself."},
 }
 
@@ -24,7 +36,7 @@ def value_schema(of: ColumnType, *, nullable: bool) -> Schema:
     if of.kind is Kind.ENUM:
         labels: list[str | None] = [*of.labels]
         return {"enum": [*labels, None]} if nullable else {"enum": labels}
-    made = dict(_KINDS[of.kind])
+    made = dict(_INT_AS_TEXT if of.as_text else _KINDS[of.kind])
     if nullable and "type" in made:
         made["type"] = [made["type"], "null"]
     return made

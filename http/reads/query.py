@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.definition import LIST_PARAMETERS
-from kycache.model.values import ValueRefused, integer
+from kycache.model.errors import ValueRefused
+from kycache.model.times import is_printed_date
+from kycache.model.values import integer, uuid_bytes
 from kycache.model.view import Filter, View
+from kycache.model.view import Kind as TypeKind
 
 SIZE_MAX = 500
 """Rows of a page: 75 KB of JSON, a few milliseconds of work on the thread all clients share."""
@@ -138,7 +141,7 @@ def _newest(given: dict[str, str]) -> bool | None:
 
 
 def _filters(given: dict[str, str], view: View) -> tuple[str | None, ...]:
-    return tuple(_filter(f, given.get(f.name), whole=view.is_integer(f)) for f in view.filters)
+    return tuple(_filter(f, given.get(f.name), view.filter_kind(f)) for f in view.filters)
 
 
 def _is_integer(value: str) -> bool:
@@ -159,14 +162,24 @@ def _number(given: dict[str, str], name: str, most: int) -> int | None:
     return int(text)
 
 
-def _filter(declared: Filter, value: str | None, *, whole: bool) -> str | None:
+def _filter(declared: Filter, value: str | None, kind: TypeKind) -> str | None:
     if value is None:
         return None
     if declared.labels and value not in declared.labels:
         raise Problem(
             Kind.INVALID_PARAMETER, f"{declared.name} is one of {', '.join(declared.labels)}.", declared.name
         )
-    if whole and not _is_integer(value):
+    if kind is TypeKind.UUID:
+        try:
+            uuid_bytes(value)
+        except ValueRefused:
+            raise Problem(Kind.INVALID_PARAMETER, f"{declared.name} is a uuid.", declared.name) from None
+        return value.lower()
+    if kind is TypeKind.DATE and not is_printed_date(value):
+        raise Problem(
+            Kind.INVALID_PARAMETER, f"{declared.name} is a date, YYYY-MM-DD, or ±infinity.", declared.name
+        )
+    if kind is TypeKind.INT and not _is_integer(value):
         raise Problem(
             Kind.INVALID_PARAMETER,
             f"{declared.name} is a whole number of at most 64 bits, without leading zeros.",

@@ -11,12 +11,13 @@ import msgspec
 
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Skip, Truncate
 from kycache.model.connector import MESSAGE_BYTES_MAX
+from kycache.model.errors import ValueRefused
 from kycache.model.partition import KeyForm, key_bytes
+from kycache.model.times import TimePrecision
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
     Absent,
     Value,
-    ValueRefused,
     decoder,
     id_decoder,
     key_order_bytes,
@@ -54,11 +55,11 @@ class _Shape:
 
     __slots__ = ("image", "key_at", "key_column", "key_decoder", "name", "number", "owner")
 
-    def __init__(self, number: int, table: Table) -> None:
+    def __init__(self, number: int, table: Table, times: TimePrecision) -> None:
         self.number = number
         self.name = table.name
         self.owner = table.owner
-        self.image = ImageDecoder(table)
+        self.image = ImageDecoder(table, times)
         self.key_at = table.index_of(table.key)
         self.key_column = table.key
         of_key = id_decoder if table.is_child and table.key == table.owner else decoder
@@ -77,11 +78,19 @@ class RecordDecoder:
     """Decodes the records of one view."""
 
     def __init__(
-        self, view: View, key_form: KeyForm = KeyForm.PLAIN, heartbeat_table: str = HEARTBEAT_TABLE
+        self,
+        view: View,
+        key_form: KeyForm = KeyForm.PLAIN,
+        heartbeat_table: str = HEARTBEAT_TABLE,
+        times: TimePrecision = TimePrecision.ADAPTIVE,
     ) -> None:
+        """Args:
+        times: the mode that the log was written in.
+        """
         self._form = key_form
         self._heartbeats = heartbeat_table
-        self._shapes = {t.name: _Shape(n, t) for n, t in enumerate(view.tables)}
+        self._times = times
+        self._shapes = {t.name: _Shape(n, t, times) for n, t in enumerate(view.tables)}
         self._numbers = {t.name: n for n, t in enumerate(view.tables)}
         self._user = id_decoder(view.root.key_type)
         self._print_user = printer(view.root.key_type)

@@ -4,7 +4,8 @@ import msgspec
 
 from kycache.model.change import Origin, Scope, Snapshot
 from kycache.model.lsn import parse_sequence
-from kycache.model.values import INT_MAX, Value
+from kycache.model.numbers import INT_MAX
+from kycache.model.values import Value
 
 TS_MS_END = 253_402_300_800_000
 """The year 10000, in milliseconds: a source's clock shows less, and a greater one would look fresh for ever."""

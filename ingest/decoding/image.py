@@ -11,26 +11,20 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from kycache.model.values import (
+from kycache.model.errors import ValueRefused
+from kycache.model.numbers import INT_MAX, INT_MIN
+from kycache.model.times import (
     DATE_MAX,
     DATE_MIN,
-    INT_MAX,
-    INT_MIN,
-    PLACEHOLDER,
-    TIMESTAMP_ODD,
-    Absent,
-    Decoder,
-    Value,
-    ValueRefused,
-    decoder,
-    id_decoder,
+    DAY_US,
+    TimePrecision,
+    unit_us,
+    usual_timestamps,
 )
+from kycache.model.values import BYTEA_PLACEHOLDER, PLACEHOLDER, Absent, Decoder, Value, decoder, id_decoder
 from kycache.model.view import ColumnType, Kind, Table
 
 Image = dict[str, Any]
-
-_TIMES_USUAL = -(min(map(abs, TIMESTAMP_ODD))), min(map(abs, TIMESTAMP_ODD))
-"""Between the infinities in milliseconds: as microseconds, the years 1677 to 2262."""
 
 EXTRA_COLUMNS_MAX = 64
 """Columns outside the view that a usual image may have; with more, images of the table are read the slow way."""
@@ -62,10 +56,15 @@ class ColumnRefused(Exception):
 class ImageDecoder:
     """Decodes the images of one table."""
 
-    def __init__(self, table: Table) -> None:
+    def __init__(self, table: Table, times: TimePrecision) -> None:
         self._table = table
-        self._columns: list[tuple[str, Decoder]] = [
-            (c.name, (id_decoder if table.is_child and c.name == table.owner else decoder)(c.type))
+        self._times = times
+        self._columns: list[tuple[str, Decoder, str]] = [
+            (
+                c.name,
+                id_decoder(c.type) if table.is_child and c.name == table.owner else decoder(c.type, times),
+                BYTEA_PLACEHOLDER if c.type.kind is Kind.BYTEA else PLACEHOLDER,
+            )
             for c in table.columns
         ]
         self._known = {c.name for c in table.columns} | {table.owner, *table.secret}
@@ -73,8 +72,9 @@ class ImageDecoder:
         at = {c.name: n for n, c in enumerate(table.columns)}
         self._owner_at = at.get(table.owner, len(at))
         self._key_at = at[table.key]
-        finish = ((n, _finish(c.type)) for n, c in enumerate(table.columns))
+        finish = ((n, _finish(c.type, times)) for n, c in enumerate(table.columns))
         self._finish = [(n, made) for n, made in finish if made is not None]
+        self._bytea = any(c.type.kind is Kind.BYTEA for c in table.columns)
         self._typed = self._make_typed()
         self._names = _names_decoder(table)
 
@@ -92,7 +92,7 @@ class ImageDecoder:
             return None
         try:
             made = msgspec.structs.astuple(self._typed(image))
-            if PLACEHOLDER in made:
+            if PLACEHOLDER in made or (self._bytea and BYTEA_PLACEHOLDER in made):
                 return None
             values = list(made[: len(self._columns)])
             for at, finish in self._finish:
@@ -120,7 +120,7 @@ class ImageDecoder:
         """
         table = self._table
         declared = [c.name for c in table.columns]
-        types = [_typed(c.type, nullable=c.name != table.key) for c in table.columns]
+        types = [_typed(c.type, self._times, nullable=c.name != table.key) for c in table.columns]
         if table.owner not in declared:
             declared.append(table.owner)
             types.append(str | int)
@@ -143,14 +143,14 @@ class ImageDecoder:
         """
         values: list[Value | Absent] = []
         missing = unavailable = 0
-        for name, decode in self._columns:
+        for name, decode, placeholder in self._columns:
             value = image.get(name, Absent.MISSING)
             if value is None:
                 values.append(None)
             elif value is Absent.MISSING:
                 missing += 1
                 values.append(value)
-            elif value == PLACEHOLDER:
+            elif value == placeholder:
                 unavailable += 1
                 values.append(Absent.UNAVAILABLE)
             else:
@@ -184,7 +184,7 @@ def _names_decoder(table: Table) -> Callable[[msgspec.Raw], tuple[object, object
     return names
 
 
-def _typed(kind: ColumnType, *, nullable: bool) -> Any:
+def _typed(kind: ColumnType, times: TimePrecision, *, nullable: bool) -> Any:
     """What msgspec checks of a column's usual values; never more than its decoder accepts."""
     typed: Any  # to a type checker `Annotated[…] | None` is no value
     match kind.kind:
@@ -197,7 +197,12 @@ def _typed(kind: ColumnType, *, nullable: bool) -> Any:
         case Kind.DATE:
             typed = Annotated[int, msgspec.Meta(ge=DATE_MIN, le=DATE_MAX)]
         case Kind.TIMESTAMP:
-            typed = Annotated[int, msgspec.Meta(gt=_TIMES_USUAL[0], lt=_TIMES_USUAL[1])]
+            first, end = usual_timestamps(times)
+            typed = Annotated[int, msgspec.Meta(ge=first, lt=end)]
+        case Kind.TIME:
+            typed = Annotated[int, msgspec.Meta(ge=0, le=DAY_US // unit_us(times, kind.precision))]
+        case Kind.FLOAT4 | Kind.FLOAT8:
+            typed = float | str
         case Kind.NUMERIC if kind.scale is not None and kind.scale >= 0:
             fraction = rf"\.[0-9]{{{kind.scale}}}" if kind.scale else ""
             typed = Annotated[str, msgspec.Meta(pattern=rf"\A-?[0-9]+{fraction}\Z")]
@@ -206,14 +211,14 @@ def _typed(kind: ColumnType, *, nullable: bool) -> Any:
     return typed | None if nullable else typed
 
 
-def _finish(kind: ColumnType) -> Callable[[Any], Value] | None:
-    """What is left to do for a column behind the typed conversion."""
+def _finish(kind: ColumnType, times: TimePrecision) -> Callable[[Any], Value] | None:
+    """What is left to do for a column after the typed conversion."""
     match kind.kind:
         case Kind.BOOL | Kind.INT | Kind.ENUM | Kind.DATE | Kind.TEXT:
             return None
         case Kind.NUMERIC if kind.scale is not None and kind.scale >= 0:
             return None
-        case Kind.TIMESTAMP if kind.precision is None or kind.precision > 3:
+        case Kind.TIMESTAMP | Kind.TIME if unit_us(times, kind.precision) == 1:
             return None
         case _:
-            return decoder(kind)
+            return decoder(kind, times)

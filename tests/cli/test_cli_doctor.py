@@ -330,6 +330,7 @@ def test_why_a_task_has_failed(message: str, problem: str | None, remedy: str) -
     ("key", "harmless", "harmful"),
     [
         ("time.precision.mode", "adaptive_time_microseconds", "connect"),
+        ("binary.handling.mode", "bytes", "hex"),
         ("producer.override.acks", "-1", "1"),
         ("producer.override.partitioner.ignore.keys", "false", "true"),
         ("slot.drop.on.stop", "false", "true"),

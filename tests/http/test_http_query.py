@@ -26,6 +26,17 @@ LEVEL = Column("level", ("level",), ColumnType(ColumnKind.INT), Privacy.OPEN)
 LEVELS = replace(
     VIEW, root=replace(VIEW.root, columns=(*VIEW.root.columns, LEVEL)), filters=(Filter("level", "level", ()),)
 )
+DATED = replace(
+    VIEW,
+    root=replace(
+        VIEW.root,
+        columns=(
+            Column("branch", ("branch",), ColumnType(ColumnKind.UUID), Privacy.OPEN),
+            Column("born", ("born",), ColumnType(ColumnKind.DATE), Privacy.OPEN),
+        ),
+    ),
+    filters=(Filter("branch", "branch", ()), Filter("born", "born", ())),
+)
 OLD_KEY = "0" * 32
 NEW_KEY = "1" * 32
 
@@ -72,6 +83,42 @@ class TestQuery:
         for wrong in (b"level=a", b"region=", b"size="):
             with pytest.raises(Problem):
                 parse_list(wrong, odd)
+
+    def test_a_uuid_filter_takes_any_case(self) -> None:
+        branch = "0000000a-0000-4000-8000-00000000000b"
+        for given in (branch, branch.upper()):
+            assert parse_list(b"branch=" + given.encode(), DATED).filters == (branch, None)
+
+    @pytest.mark.parametrize(
+        "born",
+        [
+            "2024-02-29",
+            "0001-01-01",
+            "0044-03-15 BC",
+            "4714-11-24 BC",
+            "10000-01-01",
+            "5874897-12-31",
+            "-infinity",
+        ],
+    )
+    def test_a_date_filter_takes_a_date_as_it_is_shown(self, born: str) -> None:
+        assert parse_list(b"born=" + born.replace(" ", "+").encode(), DATED).filters == (None, born)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            *[("branch", text) for text in ("x", "0000000a000040008000000000000001", "{}")],
+            *[
+                ("born", text)
+                for text in ("2023-02-29", "2024-2-29", "02024-02-29", "0000-01-01", "4714-11-23 BC")
+            ],
+            *[("born", text) for text in ("5874898-01-01", "2024-02-29 bc", "20240229", "today", "٢٠٢٤-02-29")],
+        ],
+    )
+    def test_uuid_and_date_filters_take_nothing_else(self, name: str, value: str) -> None:
+        with pytest.raises(Problem) as caught:
+            parse_list(f"{name}={value.replace(' ', '+')}".encode(), DATED)
+        assert (caught.value.kind, caught.value.parameter) == (Kind.INVALID_PARAMETER, name)
 
     def test_names_are_decoded_too_and_blank_pieces_ignored(self) -> None:
         assert parse_list(b"&%73ize=5&&", VIEW).size == 5

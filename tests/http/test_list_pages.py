@@ -9,6 +9,7 @@ from collections.abc import Callable
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -18,7 +19,7 @@ from kycache.actors.order import layout as order
 from kycache.actors.order import views as order_views
 from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
-from kycache.model.values import INFINITY, MINUS_INFINITY
+from kycache.model.times import INFINITY, MINUS_INFINITY
 from support import killed_writer
 from support.http_stand import LABELS, Stand, User, now_ms, people, serving
 from support.shards import ShardUnderTest
@@ -106,6 +107,31 @@ async def test_every_filter_that_a_view_may_declare(tmp_path: Path) -> None:
         refused = await client.get("/users", params={"active": "maybe"})
         assert refused.status_code == 400
         assert refused.json()["parameter"] == "active"
+    stand.close()
+
+
+async def test_filters_on_uuid_and_date(tmp_path: Path) -> None:
+    text = FOUR_FILTERS.replace('name = "active", type = "bool"', 'name = "active", type = "uuid"')
+    text = text.replace('name = "level", type = "int"', 'name = "level", type = "date"')
+    branches = [bytes([n]) * 16 for n in (1, 171)]
+    dates = {"2024-02-29": 19782, "0044-03-15 BC": -735160, "infinity": INFINITY}
+    rnd = random.Random(5)
+    users = people(120, seed=5)
+    for user in users:
+        user.more = {"active": rnd.choice((*branches, None)), "level": rnd.choice((*dates.values(), None))}
+    stand = Stand(tmp_path / "data", view=parse_view(text, "four.toml"))
+    stand.load(users)
+    async with serving(stand) as client:
+        for branch, (shown, day) in product(branches, dates.items()):
+            asked = {"active": str(UUID(bytes=branch)).upper(), "level": shown, "size": "7"}
+            body = (await client.get("/users", params=asked)).raise_for_status().json()
+            wanted = [u for u in users if u.more == {"active": branch, "level": day}]
+            assert body["page"]["total"] == len(wanted) > 0
+            pages = [user.row() for user in in_order(wanted, newest=True)]
+            assert body["data"] == pages[:7]
+            if body["page"]["next"]:
+                more = await client.get(f"/users?cursor={body['page']['next']}&active={asked['active']}")
+                assert more.json()["data"] == pages[7:14]
     stand.close()
 
 

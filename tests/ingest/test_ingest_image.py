@@ -10,12 +10,39 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kycache.ingest.decoding.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
-from kycache.model.definition import default_view, load_view
-from kycache.model.values import PLACEHOLDER, TIMESTAMP_ODD, Absent
+from kycache.model.definition import default_view, load_view, parse_view
+from kycache.model.times import TIMESTAMP_ODD, TimePrecision
+from kycache.model.values import BYTEA_PLACEHOLDER, PLACEHOLDER, Absent
 from kycache.model.view import Column, ColumnType, Kind, Privacy, Table, View
 
 HERE = Path(__file__).parents[1] / "fixtures"
 VIEW = default_view()
+OTHER = parse_view(
+    """
+name = "others"
+[root]
+table = "others"
+key = "user_id"
+[root.columns]
+user_id = { name = "userId", type = "uuid" }
+flag = { name = "flag", type = "bool" }
+number = { name = "number", type = "int as text" }
+at = { name = "at", type = "timestamp(3)" }
+daily = { name = "daily", type = "time" }
+daily3 = { name = "daily3", type = "time(3)" }
+single = { name = "single", type = "float4" }
+double = { name = "double", type = "float8" }
+raw = { name = "raw", type = "bytea" }
+document = { name = "document", type = "json" }
+[list]
+order = "at"
+fields = ["userId"]
+""",
+    "others.toml",
+)
+"""The types that the packaged view does not have."""
+
+TABLES = (*VIEW.tables, OTHER.root)
 
 UUID = "048379c1-feb0-415e-ab68-3ac0efcc4588"
 PLAIN: dict[str, Any] = {
@@ -29,6 +56,10 @@ PLAIN: dict[str, Any] = {
     "numeric": "1234.5678",
     "json": '{"a":1}',
     "enum": "PENDING",
+    "time": 36_000_000,
+    "float4": 0.5,
+    "float8": 1.5,
+    "bytea": "AP8Q",
 }
 ODD: list[Any] = [
     *(None, PLACEHOLDER, "", "x", 0, -1, 1.5, True, [], {}, 2**63 - 1, 2**63, -(2**63), -(2**63) - 1, 2**70),
@@ -41,6 +72,18 @@ ODD: list[Any] = [
     *("1.5", "-0.0000", "1E+2", "NaN", "POSITIVE_INFINITY", "1234.56789", "\u0661.0000", "1234.5678\n"),
     *(UUID.upper(), UUID.replace("-", ""), UUID[:-1] + "g", UUID[:-1] + " ", UUID[:-2] + "-8", "-" * 36),
     *("VERIFIED", "verified", "[1]", "{", "nul"),
+    *(
+        86_400_000,
+        86_400_001,
+        86_400_000_000,
+        86_400_000_001,
+        BYTEA_PLACEHOLDER,
+        "AP8",
+        "AP8Q",
+        "Infinity",
+        1e39,
+        1e-50,
+    ),
 ]
 
 
@@ -76,16 +119,19 @@ def captured() -> list[tuple[View, str, dict[str, Any]]]:
 
 def test_every_captured_image() -> None:
     images = captured()
-    decoders = {id(view): {t.name: ImageDecoder(t) for t in view.tables} for view, _, _ in images}
+    decoders = {
+        id(view): {t.name: ImageDecoder(t, TimePrecision.ADAPTIVE) for t in view.tables} for view, _, _ in images
+    }
     known = [(decoders[id(view)][table], image) for view, table, image in images if table in decoders[id(view)]]
     assert len(known) > 500
     for decoder, image in known:
         same_both_ways(decoder, image)
 
 
-@pytest.mark.parametrize("table", VIEW.tables, ids=lambda t: t.name)
-def test_every_odd_value_in_every_column(table: Table) -> None:
-    decoder = ImageDecoder(table)
+@pytest.mark.parametrize("times", TimePrecision)
+@pytest.mark.parametrize("table", TABLES, ids=lambda t: t.name)
+def test_every_odd_value_in_every_column(table: Table, times: TimePrecision) -> None:
+    decoder = ImageDecoder(table, times)
     plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
     plain |= {c.name: c.type.labels[0] for c in table.columns if c.type.labels}
     plain |= {table.owner: UUID}
@@ -104,7 +150,7 @@ def test_every_odd_value_in_every_column(table: Table) -> None:
 
 def test_columns_outside_the_view_are_counted_and_become_usual() -> None:
     table = VIEW.root
-    decoder = ImageDecoder(table)
+    decoder = ImageDecoder(table, TimePrecision.MICROSECONDS)
     plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
     more = {**plain, "nickname": {"a": [1]}, "notes": PLACEHOLDER * 2}
     assert decoder.read(msgspec.Raw(msgspec.json.encode(more))) is None
@@ -137,7 +183,7 @@ ODD_NAMES = [
 @pytest.mark.parametrize("name", ODD_NAMES, ids=lambda name: ascii(name[:10]))
 def test_a_column_outside_the_view_has_any_name(name: str) -> None:
     table = VIEW.root
-    decoder = ImageDecoder(table)
+    decoder = ImageDecoder(table, TimePrecision.MICROSECONDS)
     plain = {c.name: PLAIN[c.type.kind] for c in table.columns}
     more = {**plain, name: 1, "nickname": 2}
     for _ in range(2):
@@ -153,7 +199,9 @@ def test_a_column_outside_the_view_has_any_name(name: str) -> None:
 def test_a_column_of_the_view_has_any_name(name: str) -> None:
     key = Column(name, ("id",), ColumnType(Kind.TEXT), Privacy.OPEN)
     other = Column("plain", ("plain",), ColumnType(Kind.INT), Privacy.OPEN)
-    decoder = ImageDecoder(Table("t", name, (key, other), (f"{name}secret",), f"{name}owner"))
+    decoder = ImageDecoder(
+        Table("t", name, (key, other), (f"{name}secret",), f"{name}owner"), TimePrecision.MICROSECONDS
+    )
     image = {name: "k", "plain": 5, f"{name}secret": "s", f"{name}owner": "u", "more": 1}
     for _ in range(2):
         found = same_both_ways(decoder, image, f"{name}owner")
@@ -169,7 +217,7 @@ def test_a_column_of_the_view_has_any_name(name: str) -> None:
 
 @given(st.dictionaries(st.text(max_size=6), st.none() | st.integers() | st.text(max_size=3), max_size=9))
 def test_any_names(extra: dict[str, Any]) -> None:
-    decoder = ImageDecoder(VIEW.root)
+    decoder = ImageDecoder(VIEW.root, TimePrecision.MICROSECONDS)
     image = extra | {c.name: PLAIN[c.type.kind] for c in VIEW.root.columns}
     assert isinstance(same_both_ways(decoder, image), Values)
     decoder.learn(image)
@@ -178,7 +226,24 @@ def test_any_names(extra: dict[str, Any]) -> None:
 
 @given(st.data())
 def test_any_image(data: st.DataObject) -> None:
-    table = data.draw(st.sampled_from(VIEW.tables))
+    table = data.draw(st.sampled_from(TABLES))
+    times = data.draw(st.sampled_from(TimePrecision))
     value = st.sampled_from(ODD) | st.sampled_from(list(PLAIN.values())) | st.text(max_size=6) | st.integers()
     names = st.sampled_from([*(c.name for c in table.columns), "nickname", "owner"])
-    same_both_ways(ImageDecoder(table), data.draw(st.dictionaries(names, value, max_size=16)))
+    same_both_ways(ImageDecoder(table, times), data.draw(st.dictionaries(names, value, max_size=16)))
+
+
+def test_the_placeholder_of_a_bytea_comes_in_base64() -> None:
+    """In a text column that base64 is a text."""
+    decoder = ImageDecoder(OTHER.root, TimePrecision.MICROSECONDS)
+    plain = {c.name: PLAIN[c.type.kind] for c in OTHER.root.columns}
+    values = same_both_ways(decoder, {**plain, "raw": BYTEA_PLACEHOLDER})
+    assert isinstance(values, Values)
+    assert values.placeholders
+    assert values.values[OTHER.root.index_of("raw")] is Absent.UNAVAILABLE
+    texts = ImageDecoder(VIEW.root, TimePrecision.MICROSECONDS)
+    told = same_both_ways(
+        texts, {**{c.name: PLAIN[c.type.kind] for c in VIEW.root.columns}, "city": BYTEA_PLACEHOLDER}
+    )
+    assert isinstance(told, Values)
+    assert not told.placeholders

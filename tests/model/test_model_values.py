@@ -8,14 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as kafka_murmur2
 
+from kycache.model.errors import ValueRefused
 from kycache.model.lsn import format_lsn, parse_lsn, parse_sequence
+from kycache.model.numbers import INT_MAX, INT_MIN
 from kycache.model.partition import KeyForm, key_bytes, murmur2, partition_of
+from kycache.model.times import TimePrecision, date_of, days_of
 from kycache.model.values import (
-    INT_MAX,
-    INT_MIN,
-    ValueRefused,
-    date_of,
-    days_of,
     decoder,
     key_of_order_bytes,
     key_order_bytes,
@@ -41,7 +39,20 @@ MONEY = ColumnType(Kind.NUMERIC, precision=18, scale=4)
         (TIMESTAMP, -9223372036832400000, "-infinity"),
         (TIMESTAMP, -63524131200000000, "0044-01-01T00:00:00 BC"),
         (TIMESTAMP, 253402300800000000, "10000-01-01T00:00:00"),
-        (ColumnType(Kind.TIMESTAMP, precision=3), 1795334905559, "2026-11-22T08:08:25.559"),
+        (ColumnType(Kind.TIMESTAMP, precision=3), 1795334905559000, "2026-11-22T08:08:25.559"),
+        (TIMESTAMP, 9223372036825200, "2262-04-11T23:47:16.8252"),  # in `adaptive` an infinity
+        (ColumnType(Kind.TIMESTAMP, precision=0), -210866803200000000, "4714-11-24T00:00:00 BC"),
+        (ColumnType(Kind.TIMESTAMP, precision=3), 9223371244799999000, "294246-12-31T23:59:59.999"),
+        (ColumnType(Kind.TIME), 0, "00:00:00"),
+        (ColumnType(Kind.TIME), 45296700000, "12:34:56.7"),
+        (ColumnType(Kind.TIME, precision=0), 86400000000, "24:00:00"),
+        (ColumnType(Kind.BYTEA), "", "\\x"),
+        (ColumnType(Kind.BYTEA), "AP8Q", "\\x00ff10"),
+        (ColumnType(Kind.INT, as_text=True), 1234567890123456789, "1234567890123456789"),
+        (ColumnType(Kind.FLOAT8), 0.1, "0.1"),
+        (ColumnType(Kind.FLOAT8), 1, "1"),
+        (ColumnType(Kind.FLOAT8), "NaN", "NaN"),
+        (ColumnType(Kind.FLOAT4), "-Infinity", "-Infinity"),
         (TIMESTAMPTZ, "2026-11-22T08:08:25.559847Z", "2026-11-22T08:08:25.559847Z"),
         (TIMESTAMPTZ, "2026-11-22T08:08:25.120000Z", "2026-11-22T08:08:25.12Z"),
         (TIMESTAMPTZ, "2026-11-22T08:08:25Z", "2026-11-22T08:08:25Z"),
@@ -106,12 +117,49 @@ def test_sent_and_shown(kind: ColumnType, sent: object, shown: object) -> None:
         (ColumnType(Kind.UUID), None),
         (ColumnType(Kind.ENUM, ("A", "B")), "C"),
         (ColumnType(Kind.ENUM, ("A", "B")), ["A"]),
+        (ColumnType(Kind.TIMESTAMP, precision=3), -9223372036854775616),  # 294247-01-10, wrapped (seen)
+        (ColumnType(Kind.TIMESTAMP, precision=3), 9223372036854775807),  # saturated (seen)
+        (ColumnType(Kind.TIME), 86400000001),
+        (ColumnType(Kind.TIME), -1),
+        (ColumnType(Kind.TIME), "10:00:00"),
+        (ColumnType(Kind.BYTEA), "AP8"),
+        (ColumnType(Kind.BYTEA), "00ff10!"),
+        (ColumnType(Kind.FLOAT8), "0.1"),
+        (ColumnType(Kind.FLOAT8), True),
+        (ColumnType(Kind.FLOAT8), 10**400),
+        (ColumnType(Kind.FLOAT4), 1e39),
     ],
 )
 def test_refused_without_naming_the_value(kind: ColumnType, sent: object) -> None:
     with pytest.raises(ValueRefused) as raised:
         decoder(kind)(sent)
     assert str(sent) not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("digits", "sent", "shown"),
+    [
+        (3, 1795334905559, "2026-11-22T08:08:25.559"),
+        (0, 9223372036825200, "infinity"),
+        (3, -9223372036832400, "-infinity"),
+        (3, 9223371244800000, "294247-01-01T00:00:00"),
+        (4, 1795334905559800, "2026-11-22T08:08:25.5598"),
+        (None, 1795334905559847, "2026-11-22T08:08:25.559847"),
+        (None, 9223372036825200000, "infinity"),
+    ],
+)
+def test_a_log_in_adaptive_mode(digits: int | None, sent: int, shown: str) -> None:
+    kind = ColumnType(Kind.TIMESTAMP, precision=digits)
+    assert printer(kind)(decoder(kind, TimePrecision.ADAPTIVE)(sent)) == shown
+
+
+@pytest.mark.parametrize(("digits", "sent"), [(3, 86_400_000), (0, 86_400_000), (6, 86_400_000_000)])
+def test_times_of_day_in_adaptive_mode(digits: int, sent: int) -> None:
+    kind = ColumnType(Kind.TIME, precision=digits)
+    decode = decoder(kind, TimePrecision.ADAPTIVE)
+    assert printer(kind)(decode(sent)) == "24:00:00"
+    with pytest.raises(ValueRefused):
+        decode(sent + 1)
 
 
 @given(st.dates())

@@ -101,6 +101,50 @@ def test_hash_covers_meaning_not_text() -> None:
     assert parse_view(other.replace('"phone"', '"telephone"'), "x").hash != view.hash
 
 
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("bigint", "int"),
+        ("BIGINT", "int"),
+        ("smallint", "int"),
+        ("int4", "int"),
+        ("bigserial", "int"),
+        ("varchar(20)", "text"),
+        ("character varying", "text"),
+        ("Character  Varying ( 20 )", "text"),
+        ("char(2)", "text"),
+        ("bpchar", "text"),
+        ("boolean", "bool"),
+        ("jsonb", "json"),
+        ("decimal(18, 4)", "numeric(18,4)"),
+        ("numeric(18)", "numeric(18,0)"),
+        ("timestamp without time zone", "timestamp"),
+        ("timestamp(3) without time zone", "timestamp(3)"),
+        ("timestamp with time zone", "timestamptz"),
+        ("timestamp (6) with time zone", "timestamptz(6)"),
+        ("time(0) without time zone", "time(0)"),
+        ("real", "float4"),
+        ("float(24)", "float4"),
+        ("float(25)", "float8"),
+        ("double precision", "float8"),
+        ("int8 as text", "int as text"),
+        ("BIGINT AS TEXT", "int as text"),
+    ],
+)
+def test_names_of_postgres_mean_the_same(written: str, meant: str) -> None:
+    """Also to the hash, so that who writes another name need not build the view again."""
+    views = [parse_view(TEXT.replace('type = "date"', f'type = "{name}"'), "x") for name in (written, meant)]
+    assert views[0] == views[1]
+    assert views[0].hash == views[1].hash
+    assert str(views[0].root.columns[views[0].root.index_of("date_of_birth")].type) == meant
+
+
+def test_the_hash_tells_types_apart() -> None:
+    names = ("int", "int as text", "text", "time", "time(6)", "float4", "float8", "bytea", "numeric", "numeric(1)")
+    made = {parse_view(TEXT.replace('type = "date"', f'type = "{name}"'), "x").hash for name in names}
+    assert len(made) == len(names)
+
+
 def test_secret_columns_are_not_stored() -> None:
     view = parse_view(
         TEXT.replace(
@@ -115,11 +159,27 @@ def test_secret_columns_are_not_stored() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
-        ('type = "numeric(18,4)"', 'type = "money"', "type 'money' is not one of"),
+        ('type = "numeric(18,4)"', 'type = "money"', "type 'money' is not taken: money prints by"),
         ('type = "numeric(18,4)"', 'type = "numeric(4,1001)"', "takes no such parameter"),
         ('type = "numeric(18,4)"', 'type = "numeric(4,-1001)"', "takes no such parameter"),
         ('type = "numeric(18,4)"', 'type = "numeric(-4,1)"', "takes no such parameter"),
         ('type = "date"', 'type = "date(3)"', "takes no such parameter"),
+        ('type = "date"', 'type = "text(3)"', "takes no such parameter"),
+        ('type = "date"', 'type = "varchar(0)"', "takes no such parameter"),
+        ('type = "date"', 'type = "time(7)"', "takes no such parameter"),
+        ('type = "date"', 'type = "float(54)"', "takes no such parameter"),
+        ('type = "date"', 'type = "real(3)"', "takes no such parameter"),
+        ('type = "date"', 'type = "date as text"', "only a whole number can be declared `as text`"),
+        ('type = "date"', 'type = "int8(3) as text"', "only a whole number can be declared `as text`"),
+        ('type = "date"', 'type = "text[]"', "an array is not taken: one of arrays comes as nulls"),
+        ('type = "date"', 'type = "integer ARRAY"', "an array is not taken"),
+        ('type = "date"', 'type = "numeric(18,4)[3][]"', "an array is not taken"),
+        ('type = "date"', 'type = "_int4"', "an array is not taken"),
+        ('type = "date"', 'type = "interval"', "is not taken: an interval comes as a count of microseconds"),
+        ('type = "date"', 'type = "interval day to second(3)"', "is not taken: an interval comes"),
+        ('type = "date"', 'type = "time(3) with time zone"', "is not taken: a time with time zone comes moved"),
+        ('type = "date"', 'type = "point"', "type 'point' is not one of"),
+        ('type = "date"', 'type = ""', "type '' is not one of"),
         ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum(A,A)", "an enum names its labels, each once"),
         ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum(A,,B)", "an empty label stands in"),
         ("enum(SAVINGS,CURRENT,WALLET,INVESTMENT)", "enum", "an enum names its labels, each once"),
