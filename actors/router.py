@@ -13,8 +13,9 @@ from kycache.actors.rules.freshness import Limits
 from kycache.actors.rules.reports import Doubt, WriterState
 from kycache.actors.rules.standing import Facts, ShardStatus, status
 from kycache.actors.rules.state import ShardState
-from kycache.model.errors import Refused, ValueRefused
+from kycache.model.errors import Refused
 from kycache.model.partition import KeyForm, key_bytes, partition_of
+from kycache.model.scalars.refused import ValueRefused
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
     id_decoder,

@@ -12,11 +12,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO
 
+from kycache.actors.files.directory import DataDirectory
 from kycache.demo.servers.layout import Layout, Ports
 from kycache.demo.servers.ports import claim, free_ports, http_port, is_free
 from kycache.demo.servers.postgres import new_password
 from kycache.demo.servers.stack import Kind
 from kycache.model.errors import ConfigurationError, Refused
+from kycache.model.scalars.times import TimePrecision
 
 MEMORY = "demo.json"
 LOCK = "demo.lock"
@@ -114,7 +116,9 @@ def _go_on(kind: Kind, place: Path, shards: int | None, port: int | None, memory
 
 
 def _layout(place: Path, memory: Memory, durable: bool) -> Layout:
-    return Layout(place, Ports(**memory.ports), memory.password, memory.shards, durable)
+    node = DataDirectory(place / "data").node()
+    times = TimePrecision.MICROSECONDS if node is None else node.times  # an earlier kycache's goes on as it was
+    return Layout(place, Ports(**memory.ports), memory.password, memory.shards, durable, times)
 
 
 def _remembered(place: Path) -> Memory | None:

@@ -19,7 +19,7 @@ from kycache.actors.shard import Opened
 from kycache.actors.store.store import FORMAT, Store
 from kycache.actors.store.turn import Turn
 from kycache.actors.supervisor import ShardHolder
-from kycache.ingest.consuming.refusals import another_topic, check_partitions, log_cut
+from kycache.ingest.consuming.refusals import another_topic, another_unit, check_partitions, log_cut
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.consuming.topic import describe_topic
 from kycache.ingest.remedies.bring import bring
@@ -112,6 +112,8 @@ class Opening:
             if until is None and not store.opened_at.doubts:
                 directory.clear_doubt(SUSPECT, shard)
             self.topic_ids[shard] = position.topic_id
+            if self._settings.times not in (None, store.times):
+                raise another_unit(shard, store.times)
             if position.topic_id != topic.id:
                 raise another_topic(topic, shard)
             if position.offset < topic.starts[shard]:

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -39,6 +40,7 @@ async def found_node(settings: KafkaSettings, directory: DataDirectory, view: Vi
     node = directory.node()
     if node is not None:
         directory.check_view(node, view.hash)
+        directory.check_times(node, settings.times)
         try:
             topic = await trio.to_thread.run_sync(describe_topic, settings)
         except Unreachable as error:
@@ -46,7 +48,7 @@ async def found_node(settings: KafkaSettings, directory: DataDirectory, view: Vi
             return node
     else:
         topic = await trio.to_thread.run_sync(describe_topic, settings)
-    return directory.found(view.hash, topic.name, topic.id, topic.partitions)
+    return directory.found(view.hash, topic.name, topic.id, topic.partitions, settings.times)
 
 
 async def _walk_ahead(directory: DataDirectory, checker: Checker, shards: int) -> None:
@@ -115,11 +117,12 @@ async def run_ingest(
             if known is not None:
                 nursery.start_soon(_walk_ahead, directory, checker, known.shards)
             node = await found_node(settings, directory, home.view)
+            reading = replace(settings, times=node.times)
             turn = Turn()
-            opening = Opening(settings, home, node, checker, turn, warm_start)
+            opening = Opening(reading, home, node, checker, turn, warm_start)
             holders = Holders(opening.hold, shards, node.shards)
             instance_id = f"kycache-{node.id}-{number}"
-            thread = ConsumerThread(settings, home.view, instance_id, directory.place(), holders, turn)
+            thread = ConsumerThread(reading, home.view, instance_id, directory.place(), holders, turn)
             async with _running(thread, nursery):
                 nursery.start_soon(Watch(settings, directory, node, opening, holders).run)
                 nursery.start_soon(hint_positions, holders, thread)

@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from kycache.model.scalars.times import TIME_PROBE, TimePrecision
+
 from .errors import ConfigurationError
 from .partition import KeyForm, key_bytes, partition_of
 from .publication import (
@@ -77,6 +79,7 @@ class ConnectorSettings:
     """libpq's `ssl…` parameters; Debezium has the same names."""
     uncarried: tuple[str, ...] = ()
     """What the connection string says and Debezium has no setting for, in words."""
+    times: TimePrecision = TimePrecision.MICROSECONDS
 
     def __post_init__(self) -> None:
         if self.partitions < 1:
@@ -116,6 +119,7 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         "tombstones.on.delete": "true",
         # `precise` is base64 whose scale stands only in a schema that is switched off below.
         "decimal.handling.mode": "string",
+        **_times(settings),
         "poll.interval.ms": str(POLL_INTERVAL_MS),
         # How soon it tries again after the source went away; its default is 10 s.
         "retriable.restart.connector.wait.ms": str(RESTART_WAIT_MS),
@@ -133,6 +137,13 @@ def _limits(settings: ConnectorSettings) -> dict[str, str]:
         return {}
     size = str(settings.message_bytes_max)
     return {"producer.override.max.request.size": size, "producer.override.buffer.memory": size}
+
+
+def _times(settings: ConnectorSettings) -> dict[str, str]:
+    # `adaptive` is Debezium's default, and left unsaid as it was when it was the only one here.
+    if settings.times is TimePrecision.ADAPTIVE:
+        return {}
+    return {"time.precision.mode": settings.times.value}
 
 
 def _converters(settings: ConnectorSettings) -> dict[str, str]:
@@ -310,6 +321,8 @@ def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
         "(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text)",
+        # In every beat it shows in which unit the log has its times.
+        f"ALTER TABLE {beats} ADD COLUMN IF NOT EXISTS {TIME_PROBE} timestamp(3) NOT NULL DEFAULT '2000-01-01'",
         f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
     ]
 

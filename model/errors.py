@@ -59,7 +59,3 @@ class HaltShard(Exception):
         super().__init__(f"{problem}; {remedy}")
         self.problem = problem
         self.remedy = remedy
-
-
-class ValueRefused(ValueError):
-    """A value that its declared type cannot hold; the text has no value in it, so it may be logged."""

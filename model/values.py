@@ -28,10 +28,10 @@ from enum import Enum
 
 import msgspec
 
-from .errors import ValueRefused
-from .json_text import compact
-from .numbers import float4_text, float8_text, whole_number
-from .times import (
+from kycache.model.scalars.json_text import compact
+from kycache.model.scalars.numbers import float4_text, float8_text, whole_number
+from kycache.model.scalars.refused import ValueRefused
+from kycache.model.scalars.times import (
     TimePrecision,
     print_date,
     print_time,
@@ -41,6 +41,7 @@ from .times import (
     stored_timestamp,
     stored_timestamptz,
 )
+
 from .view import ColumnType, Kind
 
 Value = bytes | str | int | bool | None

@@ -95,6 +95,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     remedy: str
     away: bool
     """The store may answer later."""
+    final: bool = False
+    """The log will not do either."""
 
 
 Word = Skips | Takes | Brought | Nothing | Failed
@@ -148,6 +150,8 @@ class Bootstrap:
                     took = round(trio.current_time() - began, 1)
                     log.info("a shard came back from a snapshot", shard=shard, snapshot=snapshot, seconds=took)
                     return generation
+                case Failed(problem, remedy, final=True):
+                    raise Refused(problem, remedy)
                 case Failed(problem, _, away=True) if not whole or trio.current_time() - began < STORE_WAIT_S:
                     self._say(shard, f"no snapshot can be had yet: {problem}")
                     log.warning("no snapshot can be had yet, trying again", shard=shard, problem=problem)

@@ -25,7 +25,7 @@ from kycache.snapshots.storage.settings import NICENESS
 from kycache.snapshots.storage.stores import Store
 
 from .bootstrap import Brought, Failed, Job, Nothing, Skips, Takes, Word
-from .plan import passed_over, step_of
+from .plan import AnotherUnit, passed_over, step_of
 from .restore import bring_back
 
 
@@ -62,6 +62,9 @@ def _fill(job: Job, store: Store, keys: Keys) -> Iterator[Word]:
             yield Takes(found.id, found.manifest.created_at, step.entry.raw_bytes, step.behind)
             made: list[Path] = []
             bring_back(store, keys, found.manifest, step.entry, directory, job.view, made.append)
+        except AnotherUnit as error:
+            yield Failed(error.problem, error.remedy, away=False, final=True)
+            return
         except Refused as error:  # an older one may do
             yield Skips(found.id, error.problem)
         else:

@@ -5,16 +5,18 @@ import shutil
 import msgspec
 
 from kycache.actors.files.directory import DataDirectory, Node
+from kycache.model.scalars.times import TimePrecision
 from kycache.snapshots.storage.manifest import Manifest, ShardEntry
 
 from .plan import HomeFacts, newest_epoch
 
 
-def home_facts(directory: DataDirectory, view: str) -> HomeFacts:
+def home_facts(directory: DataDirectory, view: str, times: TimePrecision | None = None) -> HomeFacts:
     """The data directory at present.
 
     Args:
         view: the hash of the configured definition.
+        times: the configured unit of times, which holds where the directory has none yet.
 
     Raises:
         Refused: it was made with another one.
@@ -31,6 +33,7 @@ def home_facts(directory: DataDirectory, view: str) -> HomeFacts:
         () if node is None else node.oldest,
         _keeping(directory),
         shutil.disk_usage(there).free,
+        times if node is None else node.times,
     )
 
 

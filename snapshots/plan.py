@@ -8,7 +8,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from kycache.model.errors import Refused
+from kycache.model.scalars.times import TimePrecision
 from kycache.snapshots.storage.manifest import Manifest, ShardEntry
+
+
+class AnotherUnit(Refused):
+    """A snapshot shows that the log has another unit of times than it would be read in: no other one will do."""
 
 
 class TopicFacts(NamedTuple):
@@ -33,6 +38,8 @@ class HomeFacts(NamedTuple):
     keeps: tuple[int, ...]
     """Shards that take no later epoch from a snapshot."""
     free_bytes: int
+    times: TimePrecision | None = None
+    """The unit of times in the log that it reads, or is to read; None: nothing says it yet."""
 
 
 class Step(NamedTuple):
@@ -128,6 +135,12 @@ def _behind(what: str, entry: ShardEntry, newest: int, topic: TopicFacts, home: 
             f"the broker has {topic.name!r} with id {topic.id}",
             f"run `kycache rebuild --shard {shard}`, with `--epoch` where Debezium has sent no whole snapshot "
             "into this topic: offsets of another one mean nothing here",
+        )
+    if home.times not in (None, entry.times):
+        raise AnotherUnit(
+            f"{what}: shard {shard} was read from a log in time.precision.mode={entry.times}, {home.root} reads "
+            f"it in {home.times}",
+            f"set `[kafka] time_precision_mode` to {entry.times}, and start with an empty data directory",
         )
     if not _fits(entry, newest, home):
         raise Refused(

@@ -187,7 +187,7 @@ class Taker:
                     copied = self._store_pages(snapshot, shard, pages)
         finally:
             self._environments.release(generation)
-        return manifests.entry_of(shard, identity.epoch, state, doubts, copied_at, copied)
+        return manifests.entry_of(identity, state, doubts, copied_at, copied)
 
     def _check_files(self, snapshot: str, entries: Sequence[ShardEntry]) -> None:
         """Look whether what was written is still there: a store may be emptied, or unmounted, under a run."""

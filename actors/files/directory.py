@@ -19,6 +19,7 @@ import msgspec
 
 from kycache.actors.rules.reports import NO_SHARD, Doubt
 from kycache.model.errors import Refused
+from kycache.model.scalars.times import TimePrecision
 
 from .shard_folder import PRIVATE, ShardFolder, read_whole, write_whole
 
@@ -42,6 +43,8 @@ class Node(msgspec.Struct, frozen=True):
     oldest: tuple[int, ...] = ()
     """Per shard, the epoch that it was last ordered to start over from: no file of before may come back. Empty:
     the directory's. A shard that was not ordered to goes on as it is, and reads the whole snapshot in passing."""
+    times: TimePrecision = TimePrecision.ADAPTIVE
+    """The unit of times in the topic's log; directories of before the choice do not say it."""
 
     def start(self, shard: int, topic_id: str) -> int:
         """The offset from which a shard of this topic is whole: a topic made anew is read from 0."""
@@ -91,13 +94,19 @@ class DataDirectory:
             )
         return node
 
-    def found(self, view: str, topic: str, topic_id: str, shards: int) -> Node:
+    def found(self, view: str, topic: str, topic_id: str, shards: int, times: TimePrecision | None = None) -> Node:
         """Make this directory the home of a view and topic, or check that it is.
 
+        Args:
+            times: the unit of times in the topic's log; None: the directory's, and microseconds for a new one.
+
         Raises:
-            Refused: it is the home of another view or topic, or of another number of partitions.
+            Refused: it is the home of another view or topic, of another number of partitions, or of a log with
+                another unit of times.
         """
-        made = Node(FORMAT, uuid.uuid4().hex[:12], view, topic, topic_id, shards)
+        made = Node(
+            FORMAT, uuid.uuid4().hex[:12], view, topic, topic_id, shards, times=times or TimePrecision.MICROSECONDS
+        )
         self.prepare()
         with (self.run / "found.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -117,6 +126,7 @@ class DataDirectory:
                 "users would be looked for in the wrong shard",
                 "restore the partition count, or start with an empty data directory and a topic of its own",
             )
+        self.check_times(node, times)
         return node
 
     def rehome(self, change: Callable[[Node], Node]) -> Node:
@@ -136,6 +146,16 @@ class DataDirectory:
             raise Refused(
                 f"data directory {self.root} was made with view definition {node.view}, not {view}",
                 "set `[view] file` back, or stop kycache and run `kycache rebuild` (all shards) for the new one",
+            )
+
+    def check_times(self, node: Node, times: TimePrecision | None) -> None:
+        """Refuse a setting that says another unit of times than the log that this directory reads has."""
+        if times not in (None, node.times):
+            raise Refused(
+                f"data directory {self.root} reads a log in time.precision.mode={node.times}, "
+                f"`[kafka] time_precision_mode` says {times}",
+                f"set it to {node.times}; or give the connector a new topic in {times}, and run "
+                "`kycache rebuild --epoch`",
             )
 
     def shard(self, number: int) -> ShardFolder:

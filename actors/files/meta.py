@@ -63,12 +63,13 @@ def write_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, identit
     txn.put(_IDENTITY, _encode(identity), db=databases.meta)
 
 
-def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> None:
-    """Refuse a file of another shard, view or format."""
+def check_identity(txn: "lmdb.Transaction[bytes]", databases: Databases, expected: Identity) -> Identity:
+    """Refuse a file of another shard, view or format. Which epoch it is of, and its log's unit, it says itself."""
     data = txn.get(_IDENTITY, db=databases.meta)
     found = None if data is None else _decode_identity(data)
-    if found is None or msgspec.structs.replace(found, epoch=expected.epoch) != expected:
+    if found is None or msgspec.structs.replace(expected, epoch=found.epoch, times=found.times) != found:
         raise Refused(
             f"shard {expected.shard}: the file holds {found}, expected {expected}",
             f"put the right file back, or run `kycache rebuild --shard {expected.shard}`",
         )
+    return found

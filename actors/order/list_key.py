@@ -1,6 +1,6 @@
 """The key of a list row: it sorts as PostgreSQL sorts the list ascending, and ends with the user's key."""
 
-from kycache.model.times import INFINITY
+from kycache.model.scalars.times import INFINITY
 from kycache.model.values import Value
 
 VALUE_BYTES = 8

@@ -3,6 +3,7 @@
 import msgspec
 
 from kycache.model.lsn import Version
+from kycache.model.scalars.times import TimePrecision
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -14,6 +15,8 @@ class Identity(msgspec.Struct, frozen=True):
     view: str
     epoch: int = 0
     """Counts the source's histories: `kycache rebuild --epoch` starts a new one."""
+    times: TimePrecision = TimePrecision.ADAPTIVE
+    """The unit of times in the log that the file is filled from; files of before the choice do not say it."""
 
 
 class Position(msgspec.Struct, frozen=True):

@@ -105,7 +105,7 @@ class Store:
             raise
         try:
             with self._environment.begin() as txn:
-                check_identity(txn, self._databases, identity)
+                self.times = check_identity(txn, self._databases, identity).times
                 self.opened_at = read_state(txn, self._databases)
         except BaseException:
             self.close()

@@ -53,13 +53,13 @@ def restore(
     manifest = read_manifest(opened, keys, snapshot)
     topic = describe_topic(kafka)
     facts = TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
-    made = plan(manifest, facts, home_facts(directory, view.hash), shard)
+    made = plan(manifest, facts, home_facts(directory, view.hash, kafka.times), shard)
     if shard is None:
         say_lacking(manifest)
     if dry_run:
         _print(made, "would be restored", as_json)
         return
-    directory.found(manifest.view, topic.name, topic.id, topic.partitions)
+    directory.found(manifest.view, topic.name, topic.id, topic.partitions, made.steps[0].entry.times)
     home = Home(directory, environments(settings, readonly=False), view)
     with TransferBars("restored", as_json) as bars:
         for entry, behind in made.steps:

@@ -5,7 +5,7 @@ import shutil
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import lmdb
@@ -22,11 +22,13 @@ from kycache.cli.settings.composition import (
     router,
     snapshot_settings,
     source_dsn,
+    times_of,
 )
 from kycache.cli.settings.invocation import JsonOption, invocation
 from kycache.cli.settings.loading import Settings
 from kycache.model.connector import ConnectorSettings, connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
+from kycache.model.view import Kind
 
 from .connector_rules import judge_connector
 from .source_rules import judge_history, judge_source
@@ -142,7 +144,8 @@ class _Examination:
         """Where the topic keeps no record for ever, and snapshots are all that this node could start over from."""
         self._settings = settings
         self._view = settings.load_view()
-        self._kafka = kafka_settings(settings)
+        self._asked = kafka_settings(settings).times
+        self._kafka = replace(kafka_settings(settings), times=times_of(settings, self.directory))
         self._partitions = partitions_of(settings, self.directory, None)
         self._topic_id = "" if self.home is None else self.home.topic_id
         self._beats = True
@@ -152,6 +155,7 @@ class _Examination:
         """Another view is no reason not to look: whether the source fits it is asked before a rebuild."""
         assert self.home is not None
         self.directory.check_view(self.home, self._view.hash)
+        self.directory.check_times(self.home, self._asked)
         yield from ()
 
     def look_at_topic(self) -> Iterator[Finding]:
@@ -204,7 +208,10 @@ class _Examination:
         assert self.connect is not None
         expected = self._connector
         facts = look_at_connector(self.connect)
-        yield from judge_connector(facts, expected.name, connector_config(self._view, expected))
+        clock = any(column.type.kind is Kind.TIME for table in self._view.tables for column in table.columns)
+        yield from judge_connector(
+            facts, expected.name, connector_config(self._view, expected), times_of_day=clock
+        )
 
     def look_at_disk(self) -> Iterator[Finding]:
         yield from judge_disk(shutil.disk_usage(self.directory.root).free, self.directory.root)

@@ -27,7 +27,7 @@ def look_at_store(
     """
     topic = describe_topic(kafka)
     facts = TopicFacts(topic.name, topic.id, topic.starts, topic.ends)
-    home = home_facts(directory, view)._replace(free_bytes=sys.maxsize)  # room is another question
+    home = home_facts(directory, view, kafka.times)._replace(free_bytes=sys.maxsize)  # room is another question
     lacking = dict.fromkeys(range(topic.partitions), NONE_HOLDS_IT)
     homes = dict.fromkeys(lacking, home)
     _, store, keys = opened_store(settings, None)

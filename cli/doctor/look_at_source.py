@@ -12,7 +12,7 @@ from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
 from kycache.model.lsn import parse_lsn
 from kycache.model.publication import trigger_name
-from kycache.model.view import View
+from kycache.model.view import Kind, View
 
 from .connector_rules import ConnectorFacts, TaskFailure
 from .failure_rules import exceptions_of, reason_of
@@ -25,6 +25,7 @@ from .source_facts import (
     SourceFacts,
     TableFacts,
 )
+from .table_rules import odd_dates_query
 
 SOURCE_WAIT_S = 5
 
@@ -37,7 +38,7 @@ SELECT c.relname, c.relreplident,
             'type', t.typname, 'generated', a.attgenerated, 'plain', t.typtype IN ('b', 'e'),
             'nullable', NOT (a.attnotnull OR (SELECT typnotnull FROM pg_type WHERE oid = a.atttypid)),
             -- as PostgreSQL packs what stands in the type's parentheses; a scale has a sign since version 15
-            'precision', CASE WHEN t.typname = 'timestamp' AND t.modifier >= 0 THEN t.modifier END,
+            'precision', CASE WHEN t.typname IN ('timestamp', 'time') AND t.modifier >= 0 THEN t.modifier END,
             'scale', CASE WHEN t.typname = 'numeric' AND t.modifier >= 0
                           THEN ((((t.modifier - 4) & 2047) # 1024) - 1024) END,
             'length', CASE WHEN t.typname = 'bpchar' AND t.modifier >= 4 THEN t.modifier - 4 END,
@@ -148,6 +149,7 @@ def look_at_source(
             told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
             beats = _heartbeat_rows(database, connector) if told else {}
             empty = tuple(row[0] for row in database.execute(_EMPTY_ENUMS))
+            odd_dates = _odd_dates(database, view, connector, tables)
             ahead, error = _clock_ahead(database, clock)
             version = database.info.server_version
     except psycopg.errors.InsufficientPrivilege as error_:
@@ -167,6 +169,7 @@ def look_at_source(
         publication=None if publication is None else _publication(publication),
         heartbeat_rows={key: shard for key, (shard, _) in beats.items()} if told else None,
         beaten_s=min((age for _, age in beats.values() if age is not None), default=None),
+        odd_dates=odd_dates,
         slot=None if slot is None else SlotFacts(*slot),
         database=settings[2],
         role=role,
@@ -226,6 +229,26 @@ def _heartbeat_rows(
     limit = sql.Literal(HEARTBEAT_ROWS_MAX)
     rows = sql.SQL("SELECT user_id, shard, {} FROM {} LIMIT {}").format(age, table, limit)
     return {key: (shard, age_s) for key, shard, age_s in database.execute(rows)}
+
+
+def _odd_dates(
+    database: "psycopg.Connection[Any]", view: View, connector: ConnectorSettings, tables: Mapping[str, TableFacts]
+) -> dict[tuple[str, str], bool | None]:
+    """Of each declared date, whether the table has some that a snapshot shifts."""
+    found: dict[tuple[str, str], bool | None] = {}
+    for table in view.tables:
+        there = tables[table.name].columns if table.name in tables else {}
+        for column in table.columns:
+            if column.type.kind is not Kind.DATE or column.name not in there or there[column.name].type != "date":
+                continue
+            named = (sql.Identifier(connector.schema, table.name), sql.Identifier(column.name))
+            query = odd_dates_query(*(name.as_string(database) for name in named))
+            try:
+                row = database.execute(query.encode()).fetchone()
+            except (psycopg.errors.QueryCanceled, psycopg.errors.InsufficientPrivilege):
+                row = None  # of a great table, or of one that this role may not read
+            found[table.name, column.name] = None if row is None else bool(row[0])
+    return found
 
 
 def _clock_ahead(database: "psycopg.Connection[Any]", clock: Callable[[], float]) -> tuple[float, float]:

@@ -135,7 +135,8 @@ def _read_ends(consumer: KafkaConsumer, settings: KafkaSettings, view: View, par
     starts, ends = consumer.beginning_offsets(every), consumer.end_offsets(every)
     for tp in every:
         consumer.seek(tp, max(starts[tp], ends[tp] - sample))
-    decode = RecordDecoder(view, settings.key_form, settings.heartbeat_table).decode
+    assert settings.times is not None
+    decode = RecordDecoder(view, settings.key_form, settings.heartbeat_table, settings.times).decode
     samples = {n: _Sample(n, partitions) for n in range(partitions)}
     deadline = time.monotonic() + SAMPLE_WAIT_S
     while time.monotonic() < deadline and any(consumer.position(tp) < ends[tp] for tp in every):

@@ -1,7 +1,7 @@
 """The source database as plain facts: what `kycache doctor` looks at there, and concludes from."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 HEARTBEAT_COLUMNS = frozenset({"user_id", "shard", "beat_at", "truncated"})
 """What the beat and the truncate trigger write; a table that was made otherwise may lack some."""
@@ -17,7 +17,7 @@ class ColumnFacts:
     plain: bool = True
     """A base type or an enum, be it a domain's; of composites and ranges nothing is concluded."""
     precision: int | None = None
-    """Of a timestamp's seconds, as declared; None: six digits."""
+    """Of the seconds of a timestamp or a time of day, as declared; None: six digits."""
     scale: int | None = None
     """Of a numeric, as declared; None: any."""
     nullable: bool = False
@@ -97,6 +97,8 @@ class SourceFacts:
     slot: SlotFacts | None
     beaten_s: float | None = None
     """How long ago the newest heartbeat row was written, by the source's own clock."""
+    odd_dates: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
+    """Per table and column, whether there are dates that a snapshot shifts; None: it could not be asked."""
     database: str = ""
     role: str = ""
     """Debezium's: who reads the slot, or else would by the settings."""

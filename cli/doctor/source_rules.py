@@ -8,6 +8,7 @@ from kycache.model.connector import ConnectorSettings, truncate_body
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.publication import trigger_name
+from kycache.model.scalars.times import TIME_PROBE
 from kycache.model.view import View
 
 from .key_rules import judge_filters, judge_same_user
@@ -50,7 +51,7 @@ def judge_source(
         )
     trigger, body = trigger_name(connector.heartbeat_table), truncate_body(view, connector)
     for table in view.tables:
-        yield from judge_table(table, source, connector.schema, trigger, body)
+        yield from judge_table(table, source, connector.schema, trigger, body, connector.times)
     yield from judge_same_user(source, view, connector.schema)
     yield from judge_filters(source, view, connector.schema)
     if source.empty_enums:
@@ -187,6 +188,13 @@ def _judge_heartbeat(
             f"drop the table, then {RUN_SQL}",
         )
         return
+    if TIME_PROBE not in facts.columns:
+        yield Finding(
+            "heartbeat",
+            f"table {table} has no column {TIME_PROBE}: no beat shows in which unit the log has its times",
+            RUN_SQL,
+            WARNING,
+        )
     if lacking := sorted({"SELECT", "UPDATE"} - facts.rights):
         yield Finding(
             "heartbeat",

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from kycache.model.scalars.times import TimePrecision, unit_us
 from kycache.model.view import Column, Kind, Table
 
 from .key_rules import judge_keys
@@ -39,16 +40,16 @@ _TYPES: dict[Kind, frozenset[str]] = {
 }
 """What Debezium sends as the kind needs it. Of other types come numbers, objects, base64, or nothing (seen)."""
 
-MILLISECOND_DIGITS = 3
-"""A timestamp declared with so many digits or fewer comes in milliseconds, any other in microseconds."""
 
-
-def judge_table(table: Table, source: SourceFacts, schema: str, trigger: str, body: str) -> Iterator[Finding]:
+def judge_table(
+    table: Table, source: SourceFacts, schema: str, trigger: str, body: str, times: TimePrecision
+) -> Iterator[Finding]:
     """One table of the view.
 
     Args:
         trigger: the truncate trigger's name.
         body: of its function, as it is printed.
+        times: the mode that the connector writes in.
     """
     facts, name = source.tables.get(table.name), f"{schema}.{table.name}"
     if facts is None:
@@ -82,7 +83,8 @@ def judge_table(table: Table, source: SourceFacts, schema: str, trigger: str, bo
         )
     for column in table.columns:
         if column.name in facts.columns:
-            yield from _judge_column(name, column, facts.columns[column.name])
+            yield from _judge_column(name, column, facts.columns[column.name], times)
+            yield from _judge_dates(name, column, source.odd_dates.get((table.name, column.name), False))
     yield from judge_keys(name, table, facts)
     yield from _judge_identity(name, table, facts)
     yield from _judge_trigger(name, facts, trigger, body)
@@ -90,7 +92,39 @@ def judge_table(table: Table, source: SourceFacts, schema: str, trigger: str, bo
     yield from _judge_role(name, facts, source.role)
 
 
-def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Finding]:
+def _judge_dates(table: str, column: Column, odd: bool | None) -> Iterator[Finding]:
+    if odd is None:
+        yield Finding(
+            "dates",
+            f"whether column {column.name} of table {table} has dates before Christ, or from 1582-10-05 to 14, "
+            "could not be asked: from a snapshot these come wrong",
+            f"let a role that may read the table run `{odd_dates_query(table, column.name)}`",
+            WARNING,
+        )
+    elif odd:
+        yield Finding(
+            "dates",
+            f"column {column.name} of table {table} has dates before Christ, or from 1582-10-05 to 14: "
+            "from a snapshot these come wrong, from an update right",
+            f"after each whole snapshot: UPDATE {table} SET {column.name} = {column.name} for those rows; or "
+            "leave the column out of `[view] file`",
+        )
+
+
+def odd_dates_query(table: str, column: str) -> str:
+    """What asks the source for dates that Debezium's snapshot shifts, through Java's Julian calendar.
+
+    Args:
+        table: as SQL names it.
+        column: likewise.
+    """
+    return (
+        f"SELECT EXISTS (SELECT FROM {table} WHERE {column} < '0001-01-01' AND {column} > '-infinity' "
+        f"OR {column} BETWEEN '1582-10-05' AND '1582-10-14')"
+    )
+
+
+def _judge_column(table: str, column: Column, facts: ColumnFacts, times: TimePrecision) -> Iterator[Finding]:
     if not facts.plain:
         return
     kind = column.type.kind
@@ -125,13 +159,16 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Fi
             "declare it text in `[view] file`, or make it a uuid at the source",
             WARNING,
         )
-    elif kind is Kind.TIMESTAMP and _in_milliseconds(facts.precision) != _in_milliseconds(column.type.precision):
-        there = f"timestamp({facts.precision})" if facts.precision is not None else "timestamp"
+    elif kind in (Kind.TIME, Kind.TIMESTAMP) and unit_us(times, facts.precision) != unit_us(
+        times, column.type.precision
+    ):
+        there = f"{kind}({facts.precision})" if facts.precision is not None else kind.value
         yield Finding(
             "types",
             f"column {column.name} of table {table} is a {there}, the view declares {column.type}: one comes in "
             "milliseconds, the other in microseconds, so that every time in it is wrong by a factor of 1000",
-            f"declare {there} in `[view] file`, and run `kycache rebuild --epoch`",
+            f"declare {there} in `[view] file`, and run `kycache rebuild --epoch`; in `microseconds` "
+            "(`[kafka] time_precision_mode`) it does not matter",
         )
     elif kind is Kind.NUMERIC and column.type.scale is None and facts.scale is not None and facts.scale < 0:
         yield Finding(
@@ -148,10 +185,6 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts) -> Iterator[Fi
             "of another scale go to quarantine",
             "declare the column's own precision and scale in `[view] file`, and run `kycache rebuild`",
         )
-
-
-def _in_milliseconds(precision: int | None) -> bool:
-    return precision is not None and precision <= MILLISECOND_DIGITS
 
 
 def _judge_identity(name: str, table: Table, facts: TableFacts) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from kycache.http.serving.settings import HttpSettings
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError
+from kycache.model.scalars.times import TimePrecision
 from kycache.model.view import View
 from kycache.snapshots.bootstrap import Bootstrap
 from kycache.snapshots.plan import TopicFacts
@@ -85,6 +86,7 @@ def kafka_settings(settings: Settings) -> KafkaSettings:
         bootstrap=kafka.bootstrap.replace(" ", ""),
         key_form=kafka.key,
         heartbeat_table=settings.connector.heartbeat_table,
+        times=kafka.time_precision_mode,
         halt_on_poison=settings.ingest.poison == "halt",
         security={name: value for name, value in security.items() if value is not None},
     )
@@ -192,7 +194,15 @@ def connector_settings(settings: Settings, partitions: int) -> ConnectorSettings
         tls=tls_of(database),
         uncarried=uncarried_by_debezium(database) if dsn is not None else (),
         key_form=settings.kafka.key,
+        times=times_of(settings, data_directory(settings)),
     )
+
+
+def times_of(settings: Settings, directory: DataDirectory) -> TimePrecision:
+    """The unit of times that the connector is to write: as set, else as the data directory's log has it."""
+    node = directory.node()
+    known = None if node is None or node.topic != settings.kafka.topic else node.times
+    return settings.kafka.time_precision_mode or known or TimePrecision.MICROSECONDS
 
 
 def partitions_of(settings: Settings, directory: DataDirectory, asked: int | None) -> int:

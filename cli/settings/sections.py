@@ -20,6 +20,7 @@ from pydantic import (
 from kycache.actors.files.open_reads import GROWTH_SHARE
 from kycache.model.connector import MESSAGE_BYTES_MAX
 from kycache.model.partition import KeyForm
+from kycache.model.scalars.times import TimePrecision
 from kycache.model.signing import KEY_CHARACTERS_MIN
 from kycache.model.view import HEARTBEAT_TABLE
 
@@ -145,6 +146,11 @@ class Kafka(Section):
     key: KeyForm = Field(
         default=KeyForm.PLAIN,
         description="How the connector writes the user id into the key: `plain`, `quoted`, `json`.",
+    )
+    time_precision_mode: TimePrecision | None = Field(
+        default=None,
+        description="Debezium's `time.precision.mode` in the topic: `microseconds`, `adaptive`. "
+        "Unset: that of the data directory, and `microseconds` for a new one.",
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         default="PLAINTEXT", description="How to speak to the brokers."

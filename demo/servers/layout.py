@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from kycache.model.connector import ConnectorSettings
+from kycache.model.scalars.times import TimePrecision
 
 from .ports import HOST
 from .postgres import DATABASE, SUPERUSER, Postgres
@@ -32,6 +33,8 @@ class Layout:
     partitions: int = 4
     durable: bool = False
     """Whether the folder outlives the demo, so that writes wait for the disk."""
+    times: TimePrecision = TimePrecision.MICROSECONDS
+    """The unit of times in its topic's log."""
 
     @property
     def logs(self) -> Path:
@@ -65,6 +68,7 @@ class Layout:
             name=CONNECTOR,
             topic=TOPIC,
             partitions=self.partitions,
+            times=self.times,
         )
 
     def write_log4j(self) -> Path:

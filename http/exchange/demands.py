@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from kycache.actors.rules.freshness import Freshness, Limits, staleness_s
 from kycache.model.lsn import format_lsn
-from kycache.model.times import date_of
+from kycache.model.scalars.times import date_of
 
 from .problems import Answer, Headers, Kind, Problem
 from .request import CONSISTENCY, DEMANDS, MAX_STALENESS, MIN_LSN, Demand

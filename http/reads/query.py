@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from kycache.http.exchange.problems import Kind, Problem
 from kycache.model.definition import LIST_PARAMETERS
-from kycache.model.errors import ValueRefused
-from kycache.model.times import is_printed_date
+from kycache.model.scalars.refused import ValueRefused
+from kycache.model.scalars.times import is_printed_date
 from kycache.model.values import integer, uuid_bytes
 from kycache.model.view import Filter, View
 from kycache.model.view import Kind as TypeKind

@@ -2,6 +2,7 @@
 
 from kycache.actors.files.directory import Node
 from kycache.model.errors import HaltShard, Refused
+from kycache.model.scalars.times import TimePrecision
 
 from .topic import Topic
 
@@ -22,6 +23,14 @@ def another_topic(topic: Topic, shard: int) -> HaltShard:
         f"shard {shard}: topic {topic.name!r} is not the one that was read: it has id {topic.id} now",
         "run `kycache rebuild` once Debezium has sent a whole snapshot into it, "
         "or `kycache rebuild --epoch`, which orders one",
+    )
+
+
+def another_unit(shard: int, times: TimePrecision) -> HaltShard:
+    """The shard was started over for a log with another unit of times while this process ran."""
+    return HaltShard(
+        f"shard {shard}: its log is in time.precision.mode={times}, and this process was started for another",
+        "restart `kycache ingest`",
     )
 
 

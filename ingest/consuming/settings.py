@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from kycache.model.partition import KeyForm
+from kycache.model.scalars.times import TimePrecision
 from kycache.model.view import HEARTBEAT_TABLE
 
 
@@ -19,6 +20,9 @@ class KafkaSettings:
     heartbeat_table: str = HEARTBEAT_TABLE
     security: Mapping[str, Any] = field(default_factory=dict)
     """Further client options of kafka-python: security_protocol, sasl_…, ssl_…."""
+
+    times: TimePrecision | None = None
+    """The unit of times in the log; None: what the data directory reads, and microseconds for a new one."""
 
     halt_on_poison: bool = False
     """A record that cannot be decoded stops its shard instead of going to quarantine."""

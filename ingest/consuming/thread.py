@@ -33,6 +33,7 @@ from kycache.actors.store.turn import Turn
 from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.errors import HaltShard, Refused
 from kycache.model.partition import KeyForm
+from kycache.model.scalars.times import TimePrecision
 from kycache.model.view import View
 
 from .client import SESSION_TIMEOUT_MS, go_on, joining, open_consumer, seek
@@ -86,7 +87,8 @@ class ConsumerThread:
         turn: Turn,
     ) -> None:
         self._settings = settings
-        self._decoder = RecordDecoder(view, KeyForm(settings.key_form), settings.heartbeat_table)
+        times = settings.times or TimePrecision.MICROSECONDS
+        self._decoder = RecordDecoder(view, KeyForm(settings.key_form), settings.heartbeat_table, times)
         self._instance_id = instance_id
         self._place = place
         self._holders = holders

@@ -11,9 +11,9 @@ import msgspec
 
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Skip, Truncate
 from kycache.model.connector import MESSAGE_BYTES_MAX
-from kycache.model.errors import ValueRefused
 from kycache.model.partition import KeyForm, key_bytes
-from kycache.model.times import TimePrecision
+from kycache.model.scalars.refused import ValueRefused
+from kycache.model.scalars.times import TIME_PROBE, TimePrecision, probe_fits
 from kycache.model.values import (
     USER_KEY_BYTES_MAX,
     Absent,
@@ -352,6 +352,14 @@ class RecordDecoder:
                 record.offset,
                 f"a row of table {self._heartbeats!r} has {_describe_key(record.key)}, not its 'user_id'",
                 "check message.key.columns and the connector's key transform (`kycache connector` prints them)",
+            )
+        if not probe_fits(image.get(TIME_PROBE), self._times):
+            return Misrouted(
+                record.offset,
+                f"the log is not written in time.precision.mode={self._times}, in which it is read",
+                "where the connector was changed: give it what `kycache connector` prints, and run "
+                "`kycache rebuild --epoch`; where the data directory is new: set `[kafka] time_precision_mode`, "
+                "and empty it",
             )
         truncated = image.get("truncated") if op == "u" else None
         names = truncated.split(",") if isinstance(truncated, str) else ()

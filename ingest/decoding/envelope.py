@@ -4,7 +4,7 @@ import msgspec
 
 from kycache.model.change import Origin, Scope, Snapshot
 from kycache.model.lsn import parse_sequence
-from kycache.model.numbers import INT_MAX
+from kycache.model.scalars.numbers import INT_MAX
 from kycache.model.values import Value
 
 TS_MS_END = 253_402_300_800_000

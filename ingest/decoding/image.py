@@ -11,9 +11,9 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
-from kycache.model.errors import ValueRefused
-from kycache.model.numbers import INT_MAX, INT_MIN
-from kycache.model.times import (
+from kycache.model.scalars.numbers import INT_MAX, INT_MIN
+from kycache.model.scalars.refused import ValueRefused
+from kycache.model.scalars.times import (
     DATE_MAX,
     DATE_MIN,
     DAY_US,

@@ -39,14 +39,14 @@ def settle(
             f"shard {shard} is being built anew, and what it is built of may have a quarantine of its own",
             "run the command again when it is `ready`",
         )
-    decoder = RecordDecoder(view, settings.key_form, settings.heartbeat_table)
+    Checker(view).ensure(generation, shard)
+    identity = Identity(FORMAT, shard, node.shards, view.hash)
+    store = Store(home.environments, generation, view, identity, directory.add_doubts)
+    decoder = RecordDecoder(view, settings.key_form, settings.heartbeat_table, store.times)
 
     def redecode(record: Quarantined) -> Item:
         return decoder.decode(Record(record.offset, record.timestamp_ms, record.kafka_key, record.kafka_value))
 
-    Checker(view).ensure(generation, shard)
-    identity = Identity(FORMAT, shard, node.shards, view.hash)
-    store = Store(home.environments, generation, view, identity, directory.add_doubts)
     try:
         while True:
             try:

@@ -58,7 +58,7 @@ def start_over(home: Home, node: Node, topic: Topic, shard: int, *, replace: boo
     if beside:
         check_room(folder)
     generation = folder.next_generation()
-    identity = Identity(FORMAT, shard, node.shards, home.view.hash, node.epoch)
+    identity = Identity(FORMAT, shard, node.shards, home.view.hash, node.epoch, node.times)
     position = Position(topic.name, topic.id, shard, offset)
     create_store(home.environments, generation, identity, position, from_start=True)
     if beside:
@@ -101,6 +101,7 @@ def rebuild_for(settings: KafkaSettings, home: Home, *, replace: bool = False) -
     assert node is not None
     topic = describe_topic(settings)
     check_partitions(topic, node)
+    _check_times(node, topic, settings)
     try:
         for shard in range(node.shards):
             check_log(node, topic, shard)
@@ -117,7 +118,9 @@ def rebuild_for(settings: KafkaSettings, home: Home, *, replace: bool = False) -
                     "stop it, then run this again",
                 )
             locks.callback(lock.release)
-        node = directory.rehome(lambda node: msgspec.structs.replace(_for_topic(node, topic), view=view.hash))
+        node = directory.rehome(
+            lambda node: msgspec.structs.replace(_for_topic(node, topic, settings), view=view.hash)
+        )
         for shard in range(node.shards):
             start_over(home, node, topic, shard, replace=replace)
 
@@ -134,13 +137,14 @@ def rebuild(settings: KafkaSettings, home: Home, shard: int, *, replace: bool = 
     directory, view = home.directory, home.view
     topic = describe_topic(settings)
     node = directory.found(view.hash, topic.name, topic.id, topic.partitions)
+    _check_times(node, topic, settings)
     current = directory.shard(shard).current()
     if current is not None:
         with suppress(DamagedFile):  # after an unclean stop it serves, where it is whole
             Checker(view).ensure(current, shard)
     try:
         check_log(node, topic, shard)
-        node = directory.rehome(lambda node: _for_topic(node, topic))
+        node = directory.rehome(lambda node: _for_topic(node, topic, settings))
         start_over(home, node, topic, shard, replace=replace)
     except HaltShard as halt:
         raise Refused(halt.problem, halt.remedy) from None
@@ -166,16 +170,35 @@ def begin_epoch(
     node = directory.node()
     assert node is not None
     check_partitions(topic, node)
+    _check_times(node, topic, settings)
     starts = tuple(ends[n] for n in range(topic.partitions))
 
     def begun(node: Node) -> Node:
         epoch = node.epoch + 1
         oldest = tuple(epoch if n in shards else node.oldest_of(n) for n in range(node.shards))
-        return msgspec.structs.replace(node, epoch=epoch, topic_id=topic.id, starts=starts, oldest=oldest)
+        node = _for_topic(node, topic, settings)
+        return msgspec.structs.replace(node, epoch=epoch, starts=starts, oldest=oldest)
 
     return directory.rehome(begun)
 
 
-def _for_topic(node: Node, topic: Topic) -> Node:
-    """A topic that was made anew is read from 0."""
-    return node if node.topic_id == topic.id else msgspec.structs.replace(node, topic_id=topic.id, starts=())
+def _for_topic(node: Node, topic: Topic, settings: KafkaSettings) -> Node:
+    """A topic that was made anew is read from 0, and may have another unit of times than the former."""
+    if node.topic_id == topic.id:
+        return node
+    return msgspec.structs.replace(node, topic_id=topic.id, starts=(), times=settings.times or node.times)
+
+
+def _check_times(node: Node, topic: Topic, settings: KafkaSettings) -> None:
+    """Refuse another unit of times for a log that was begun in one.
+
+    Raises:
+        Refused: with the way to change it.
+    """
+    if node.topic_id == topic.id and settings.times not in (None, node.times):
+        raise Refused(
+            f"topic {topic.name!r} was written in time.precision.mode={node.times}, the setting says "
+            f"{settings.times}: no log is read in two units",
+            "stop the connector, delete the topic and make it again, give the connector what "
+            "`kycache connector --connector` prints now, then run `kycache rebuild --epoch`",
+        )

@@ -18,9 +18,10 @@ import msgspec
 
 from kycache.actors.rules.freshness import concerns
 from kycache.actors.rules.reports import CUT_OFF, Doubt
-from kycache.actors.rules.state import Position, ShardState
+from kycache.actors.rules.state import Identity, Position, ShardState
 from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn, parse_lsn
+from kycache.model.scalars.times import TimePrecision
 
 FORMAT = 2
 """Of a snapshot; an unknown one is refused. 2 says what put its shards in doubt: who does not know to ask must not
@@ -95,6 +96,8 @@ class ShardEntry(msgspec.Struct, frozen=True, rename="camel", kw_only=True):
     """As Postgres prints it; `0/0` before the first streamed change."""
     as_of_ms: int
     """The source's clock at the last commit applied; 0 where it is not known."""
+    times: TimePrecision = TimePrecision.ADAPTIVE
+    """The unit of times in the log that it reads on in; snapshots of before the choice do not say it."""
     doubts: tuple[Doubt, ...] = ()
     """What puts the shard in doubt that its own file does not say, but its data directory when it was copied."""
 
@@ -187,7 +190,7 @@ def is_note(name: str) -> bool:
 
 
 def entry_of(
-    shard: int, epoch: int, state: ShardState, doubts: Sequence[Doubt], copied_at: str, file: CopiedFile
+    identity: Identity, state: ShardState, doubts: Sequence[Doubt], copied_at: str, file: CopiedFile
 ) -> ShardEntry:
     """What a manifest says of a shard.
 
@@ -196,10 +199,11 @@ def entry_of(
             before what follows from it is committed.
     """
     return ShardEntry(
-        shard=shard,
+        shard=identity.shard,
         **file._asdict(),
         copied_at=copied_at,
-        epoch=epoch,
+        epoch=identity.epoch,
+        times=identity.times,
         bootstrapped=state.bootstrapped,
         users=state.users,
         quarantined=state.quarantined,

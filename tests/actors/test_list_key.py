@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from kycache.actors.order.layout import KEY_BYTES_MAX
 from kycache.actors.order.list_key import list_key, user_of
-from kycache.model.times import INFINITY, MINUS_INFINITY
+from kycache.model.scalars.times import INFINITY, MINUS_INFINITY
 from kycache.model.values import USER_KEY_BYTES_MAX, decoder
 from kycache.model.view import ColumnType, Kind
 

@@ -167,6 +167,33 @@ def test_limits_and_sessions(kycache: RunCommand, monkeypatch: pytest.MonkeyPatc
     assert not [key for key in config if key.startswith("producer.override.")]
 
 
+def test_the_unit_of_times_is_that_of_the_data_directory(
+    kycache: RunCommand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As it was set, as a directory of before has it, or microseconds."""
+    monkeypatch.setenv("KYCACHE_SOURCE_DSN", "postgresql://app@db/app")
+    settings = load_settings(None)
+    directory = DataDirectory(settings.data.dir)
+
+    def printed() -> str | None:
+        ended = kycache("connector", "--connector")
+        assert ended.code == 0
+        mode: str | None = json.loads(ended.out)["config"].get("time.precision.mode")
+        return mode
+
+    assert printed() == "microseconds"
+    directory.found(default_view().hash, settings.kafka.topic, "id", 4)
+    assert printed() == "microseconds"
+    node = json.loads((directory.root / "node.json").read_text(encoding="utf-8"))
+    assert node.pop("times") == "microseconds"
+    (directory.root / "node.json").write_text(json.dumps(node), encoding="utf-8")
+    assert printed() is None  # `adaptive` is what Debezium does by itself
+    monkeypatch.setenv("KYCACHE_KAFKA_TIME_PRECISION_MODE", "microseconds")
+    assert printed() == "microseconds"  # for the topic that the directory is to be rebuilt from
+    monkeypatch.setenv("KYCACHE_KAFKA_TIME_PRECISION_MODE", "isostring")
+    assert kycache("connector", "--connector").code == 3
+
+
 def test_partitions_are_those_of_the_data_directory(kycache: RunCommand) -> None:
     settings = load_settings(None)
     beats = [f"('beat-{n}'" for n in range(100)]

@@ -26,6 +26,7 @@ from kycache.cli.doctor.topic_rules import WARNING, Finding, LogFacts, Partition
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
 from kycache.model.definition import default_view
 from kycache.model.partition import KeyForm
+from kycache.model.scalars.times import TIME_PROBE, TimePrecision
 from support.command_line import RunCommand
 from support.pipeline.stack import Pipeline
 
@@ -58,7 +59,7 @@ SOUND = SourceFacts(
     in_recovery=False,
     tables={
         **{table.name: sound_table(table.name) for table in VIEW.tables},
-        "kycache_heartbeat": TableFacts("d", dict.fromkeys(HEARTBEAT_COLUMNS, ColumnFacts("text"))),
+        "kycache_heartbeat": TableFacts("d", dict.fromkeys({*HEARTBEAT_COLUMNS, TIME_PROBE}, ColumnFacts("text"))),
     },
     publication=PublicationFacts(TABLES, OPERATIONS),
     heartbeat_rows=BEATS,
@@ -329,7 +330,6 @@ def test_why_a_task_has_failed(message: str, problem: str | None, remedy: str) -
 @pytest.mark.parametrize(
     ("key", "harmless", "harmful"),
     [
-        ("time.precision.mode", "adaptive_time_microseconds", "connect"),
         ("binary.handling.mode", "bytes", "hex"),
         ("producer.override.acks", "-1", "1"),
         ("producer.override.partitioner.ignore.keys", "false", "true"),
@@ -350,6 +350,53 @@ def test_settings_that_are_not_printed(key: str, harmless: str, harmful: str) ->
     assert judged(harmless) == []
     assert all(f"connector 'kycache': {key} is set: " in problem for problem in judged(harmful))
     assert len(judged(harmful)) == bool(harmful)
+
+
+def test_the_unit_of_times() -> None:
+    """That of the data directory's log: of a new one it is printed, of one of before it is Debezium's default."""
+    key = "time.precision.mode"
+
+    def judged(connector: ConnectorSettings, config: dict[str, str], *, times_of_day: bool = False) -> list[str]:
+        facts = ConnectorFacts("RUNNING", config=config)
+        expected = connector_config(VIEW, connector)
+        return [f.problem for f in judge_connector(facts, "kycache", expected, times_of_day=times_of_day)]
+
+    new, old = CONNECTOR, replace(CONNECTOR, times=TimePrecision.ADAPTIVE)
+    configs = {times: connector_config(VIEW, replace(CONNECTOR, times=times)) for times in TimePrecision}
+    micro, adaptive = configs[TimePrecision.MICROSECONDS], configs[TimePrecision.ADAPTIVE]
+    assert judged(new, micro) == judged(old, adaptive) == judged(old, {**adaptive, key: "adaptive"}) == []
+    assert judged(new, adaptive) == [f"connector 'kycache': {key} is not set, expected 'microseconds'"]
+    for other in ("adaptive", "connect", "isostring", "adaptive_time_microseconds"):
+        assert judged(new, {**micro, key: other}) == [
+            f"connector 'kycache': {key} is {other!r}, expected 'microseconds'"
+        ]
+    harm = [f"connector 'kycache': {key} is set: times come in units that are not expected"]
+    for other in ("microseconds", "connect", "nanoseconds"):
+        assert judged(old, {**adaptive, key: other}) == harm
+    assert judged(old, {**adaptive, key: "adaptive_time_microseconds"}) == []
+    assert judged(old, {**adaptive, key: "adaptive_time_microseconds"}, times_of_day=True) == harm
+
+
+def test_a_precision_matters_to_an_adaptive_log_only() -> None:
+    there = SOUND.tables["users"]
+    users = replace(there, columns={**there.columns, "created_at": ColumnFacts("timestamp", precision=3)})
+    source = replace(SOUND, tables={**SOUND.tables, "users": users})
+    assert judge(source) == []
+    adaptive = replace(CONNECTOR, times=TimePrecision.ADAPTIVE)
+    (found,) = judge_source(source, VIEW, adaptive, KeyForm.PLAIN, 4, WAL_MAX)
+    assert "created_at of table public.users is a timestamp(3), the view declares timestamp" in found.problem
+    assert "wrong by a factor of 1000" in found.problem
+
+
+def test_dates_that_a_snapshot_shifts() -> None:
+    column = ("users", "date_of_birth")
+    (found,) = judge(replace(SOUND, odd_dates={column: True}))
+    assert (found.check, found.severity) == ("dates", "error")
+    assert "column date_of_birth of table public.users has dates before Christ" in found.problem
+    (unasked,) = judge(replace(SOUND, odd_dates={column: None}))
+    assert (unasked.check, unasked.severity) == ("dates", WARNING)
+    assert "SELECT EXISTS (SELECT FROM public.users WHERE date_of_birth <" in unasked.remedy
+    assert judge(replace(SOUND, odd_dates={column: False})) == []
 
 
 def test_nothing_answers(kycache_process: RunCommand, tmp_path: Path) -> None:

@@ -138,11 +138,21 @@ BROKEN: list[tuple[str, str, str, str]] = [
         "generated columns",
         "does not publish the generated columns of table public.accounts (twice)",
     ),
+    *(
+        (
+            "INSERT INTO users(user_id, first_name, last_name, date_of_birth) "
+            f"VALUES (gen_random_uuid(), '', '', '{date}')",
+            "DELETE FROM users",
+            "dates",
+            "column date_of_birth of table public.users has dates before Christ, or from 1582-10-05 to 14",
+        )
+        for date in ("0001-12-31 BC", "4714-11-24 BC", "1582-10-05", "1582-10-14")
+    ),
     (
-        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp(3)",
-        "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp",
-        "types",
-        "column created_at of table public.users is a timestamp(3), the view declares timestamp",
+        "ALTER TABLE kycache_heartbeat DROP COLUMN time_probe",
+        "",
+        "heartbeat",
+        "table kycache_heartbeat has no column time_probe",
     ),
     (
         "CREATE TABLE accounts_of_before () INHERITS (accounts)",
@@ -151,11 +161,11 @@ BROKEN: list[tuple[str, str, str, str]] = [
         "tables inherit from public.accounts (accounts_of_before)",
     ),
     (
-        "CREATE DOMAIN moment AS timestamp(0); CREATE DOMAIN birth AS moment;"
+        "CREATE DOMAIN moment AS timestamptz(0); CREATE DOMAIN birth AS moment;"
         "ALTER TABLE users ALTER COLUMN created_at TYPE birth",
         "ALTER TABLE users ALTER COLUMN created_at TYPE timestamp; DROP DOMAIN birth; DROP DOMAIN moment",
         "types",
-        "column created_at of table public.users is a timestamp(0), the view declares timestamp",
+        "column created_at of table public.users is a timestamptz, the view declares timestamp",
     ),
     (
         "CREATE DOMAIN named AS text NOT NULL; ALTER TABLE users ALTER COLUMN first_name TYPE named;"
@@ -250,6 +260,27 @@ def test_what_is_broken(cluster: Cluster, broken: str, mended: str, check: str, 
             cluster.run(mended)
             cluster.prepare_source()
         assert cluster.findings() == []
+
+
+def test_columns_in_milliseconds(cluster: Cluster) -> None:
+    """In a log that is `adaptive`; in microseconds a column's precision says nothing."""
+    cluster.run(
+        "INSERT INTO users(user_id, first_name, last_name, date_of_birth) "
+        "SELECT gen_random_uuid(), '', '', day::date FROM "
+        "unnest(ARRAY['0001-01-01', '-infinity', 'infinity', '1582-10-04', '1582-10-15', NULL]) day",
+        "CREATE DOMAIN moment AS timestamp(0); CREATE DOMAIN birth AS moment",
+    )
+    with cluster.slot_is_read():
+        for kind, shown in (("timestamp(3)", "timestamp(3)"), ("birth", "timestamp(0)"), ("timestamp(4)", "")):
+            cluster.run(f"ALTER TABLE users ALTER COLUMN created_at TYPE {kind}")
+            assert cluster.findings() == []
+            found = cluster.findings(times="adaptive")
+            assert [finding.check for finding in found] == (["types"] if shown else [])
+            for finding in found:
+                there = f"column created_at of table public.users is a {shown}, the view declares timestamp"
+                assert finding.problem.startswith(there)
+    cluster.run("ALTER TABLE users ALTER COLUMN created_at TYPE timestamp")
+    cluster.run("DROP DOMAIN birth, moment", "DELETE FROM users")
 
 
 def test_a_publication_of_all_tables(cluster: Cluster) -> None:
@@ -463,7 +494,8 @@ def test_a_negative_scale_and_a_text_that_holds_uuids_are_declared(cluster: Clus
         ):
             view = view_of("int", *(f'{n} = {{ name = "{n}", type = "{kind}" }}' for n, kind in kinds.items()))
             facts = look_at_source(cluster.settings.dsn, view, CONNECTOR)
-            found = [f for f in judge_table(view.root, facts, "public", "", "") if f.check == "types"]
+            judged = judge_table(view.root, facts, "public", "", "", CONNECTOR.times)
+            found = [finding for finding in judged if finding.check == "types"]
             assert len(found) == len(problems)
             for finding, problem in zip(found, problems, strict=True):
                 assert problem in finding.problem

@@ -22,6 +22,7 @@ MAY_IMPORT = {
 }
 
 ROOMS = (
+    "model/scalars",
     "model",
     "actors/rules",
     "actors/files",

@@ -18,7 +18,7 @@ from kycache.model.errors import Refused
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, partition_of
 from kycache.model.render import etag
-from kycache.model.times import INFINITY, MINUS_INFINITY
+from kycache.model.scalars.times import INFINITY, MINUS_INFINITY
 from support.http_stand import REGIONS, SNAPSHOT_LSN, Stand, User, now_ms, people, problem, serving
 
 TEXT_IDS = """

@@ -19,7 +19,7 @@ from kycache.actors.order import layout as order
 from kycache.actors.order import views as order_views
 from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
-from kycache.model.times import INFINITY, MINUS_INFINITY
+from kycache.model.scalars.times import INFINITY, MINUS_INFINITY
 from support import killed_writer
 from support.http_stand import LABELS, Stand, User, now_ms, people, serving
 from support.shards import ShardUnderTest

@@ -12,6 +12,7 @@ from kycache.ingest.decoding.decode import VALUE_BYTES_MAX, Record, RecordDecode
 from kycache.model.change import Beat, Change, Item, Misrouted, Poison, Scope, Skip, Snapshot, Truncate
 from kycache.model.definition import default_view, parse_view
 from kycache.model.partition import KeyForm
+from kycache.model.scalars.times import TimePrecision
 from kycache.model.values import Absent, uuid_bytes
 
 VIEW = default_view()
@@ -321,3 +322,27 @@ def test_what_is_secret_is_not_kept_in_quarantine_either() -> None:
     kept = RecordDecoder(VIEW).decode(Record(3, 0, USER.encode(), unchanged))
     assert isinstance(kept, Poison)
     assert kept.kafka_value == unchanged
+
+
+@pytest.mark.parametrize(
+    ("times", "probe", "fits"),
+    [
+        (TimePrecision.MICROSECONDS, 946_684_800_000_000, True),
+        (TimePrecision.MICROSECONDS, 946_684_800_000, False),
+        (TimePrecision.MICROSECONDS, 946_684_800_000_000_000, False),  # nanoseconds
+        (TimePrecision.MICROSECONDS, "2000-01-01T00:00:00.000Z", False),  # isostring
+        (TimePrecision.MICROSECONDS, None, True),
+        (TimePrecision.ADAPTIVE, 946_684_800_000, True),
+        (TimePrecision.ADAPTIVE, 946_684_800_000_000, False),
+    ],
+)
+def test_a_beat_shows_the_unit_of_the_log(times: TimePrecision, probe: object, fits: bool) -> None:
+    """A log in another mode than it is read in is read no further; a heartbeat table of before shows nothing."""
+    row = {"user_id": "beat-0", "shard": 0, "beat_at": None, "truncated": None, "time_probe": probe}
+    for image in (row, {k: v for k, v in row.items() if k != "time_probe"}):
+        value = json.dumps(envelope("u", "kycache_heartbeat", image)).encode()
+        item = RecordDecoder(VIEW, times=times).decode(Record(3, 0, b"beat-0", value))
+        shown = image.get("time_probe") is not None
+        assert isinstance(item, Beat if fits or not shown else Misrouted)
+        if isinstance(item, Misrouted):
+            assert f"time.precision.mode={times}" in item.problem

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from kycache.ingest.decoding.image import EXTRA_COLUMNS_MAX, ColumnRefused, ImageDecoder, Values
 from kycache.model.definition import default_view, load_view, parse_view
-from kycache.model.times import TIMESTAMP_ODD, TimePrecision
+from kycache.model.scalars.times import TIMESTAMP_ODD, TimePrecision
 from kycache.model.values import BYTEA_PLACEHOLDER, PLACEHOLDER, Absent
 from kycache.model.view import Column, ColumnType, Kind, Privacy, Table, View
 

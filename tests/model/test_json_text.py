@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kycache.demo.servers.children import stopping
-from kycache.model.json_text import compact, compact_by_tokens
+from kycache.model.scalars.json_text import compact, compact_by_tokens
 from support.pipeline.cluster import Cluster
 
 DOCUMENTS = {

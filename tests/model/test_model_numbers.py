@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kycache.model.numbers import float4_text, float8_text, print_float4, print_float8
+from kycache.model.scalars.numbers import float4_text, float8_text, print_float4, print_float8
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from kafka.partitioner.default import murmur2 as kafka_murmur2
 
-from kycache.model.errors import ValueRefused
 from kycache.model.lsn import format_lsn, parse_lsn, parse_sequence
-from kycache.model.numbers import INT_MAX, INT_MIN
 from kycache.model.partition import KeyForm, key_bytes, murmur2, partition_of
-from kycache.model.times import TimePrecision, date_of, days_of
+from kycache.model.scalars.numbers import INT_MAX, INT_MIN
+from kycache.model.scalars.refused import ValueRefused
+from kycache.model.scalars.times import TimePrecision, date_of, days_of
 from kycache.model.values import (
     decoder,
     key_of_order_bytes,

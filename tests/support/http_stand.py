@@ -27,7 +27,7 @@ from kycache.http.serving.settings import HttpSettings
 from kycache.model.change import Beat, Change, Item, Origin, Poison, Scope, Snapshot
 from kycache.model.definition import default_view
 from kycache.model.partition import partition_of
-from kycache.model.times import INFINITY
+from kycache.model.scalars.times import INFINITY
 from kycache.model.values import Value
 from kycache.model.view import View
 from support.waiting import until

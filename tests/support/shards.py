@@ -46,9 +46,9 @@ class ShardUnderTest:
         self.view = view
         self.renderer = Renderer(view)
         self.directory = DataDirectory(root)
-        self.directory.found(view.hash, TOPIC, TOPIC_ID, shards)
+        times = self.directory.found(view.hash, TOPIC, TOPIC_ID, shards).times
         self.environments = environments or Environments(readonly=False, map_size=map_bytes)
-        self.identity = Identity(FORMAT, shard, shards, view.hash)
+        self.identity = Identity(FORMAT, shard, shards, view.hash, times=times)
         self.folder = self.directory.shard(shard)
         self.folder.prepare()
         if self.folder.current() is None:

@@ -77,10 +77,12 @@ class Cluster:
             wait_until(lambda: self._active(active=False), "the slot is let go")
             self.run("SELECT pg_drop_replication_slot('kycache')", database=database)
 
-    def findings(self, port: int | None = None) -> list[Finding]:
-        """What doctor finds at the source."""
+    def findings(self, port: int | None = None, times: str = "microseconds") -> list[Finding]:
+        """What doctor finds at the source, where the topic has its times in this unit."""
         dsn = replace(self.settings, port=port or self.settings.port).dsn
-        (self.folder / "kycache.toml").write_text(f"[source]\ndsn = '{dsn}'\n", encoding="utf-8")
+        (self.folder / "kycache.toml").write_text(
+            f"[source]\ndsn = '{dsn}'\n[kafka]\ntime_precision_mode = '{times}'\n", encoding="utf-8"
+        )
         return diagnose(load_settings(self.folder / "kycache.toml"), [Look.SOURCE]).findings
 
     def _active(self, *, active: bool) -> bool:

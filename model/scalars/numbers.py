@@ -4,7 +4,7 @@ import math
 import struct
 from fractions import Fraction
 
-from .errors import ValueRefused
+from .refused import ValueRefused
 
 INT_MIN = -(2**63)
 INT_MAX = 2**63 - 1

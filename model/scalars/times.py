@@ -9,8 +9,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from .errors import ValueRefused
 from .numbers import whole_number
+from .refused import ValueRefused
 
 
 class TimePrecision(StrEnum):
@@ -22,6 +22,17 @@ class TimePrecision(StrEnum):
 
     ADAPTIVE = "adaptive"  # milliseconds for 0 to 3 digits, microseconds for others
     MICROSECONDS = "microseconds"
+
+
+TIME_PROBE = "time_probe"
+"""A heartbeat's `timestamp(3)`, always 2000-01-01: in its unit the log has its other times."""
+
+_PROBES = {TimePrecision.ADAPTIVE: 946_684_800_000, TimePrecision.MICROSECONDS: 946_684_800_000_000}
+
+
+def probe_fits(value: object, mode: TimePrecision) -> bool:
+    """A heartbeat's probe, as it came, is of this mode. A table that has none (None) tells nothing."""
+    return value is None or value == _PROBES[mode]
 
 
 MILLISECOND_DIGITS = 3
