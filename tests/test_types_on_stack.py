@@ -7,7 +7,7 @@ import struct
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,16 @@ import httpx
 import psycopg
 import pytest
 
+from kycache.demo.servers import embedded
+from kycache.demo.servers.children import stopping
 from kycache.demo.servers.layout import TOPIC, Layout, Ports
 from kycache.demo.servers.ports import HOST, free_ports
 from kycache.demo.servers.postgres import new_password
-from kycache.demo.servers.stack import Kind, open_stack
+from kycache.demo.servers.stack import Kind, Stack, open_stack
+from kycache.model.connector import connector_config
 from kycache.model.definition import parse_view
 from kycache.model.scalars.numbers import print_float4, print_float8
+from kycache.model.scalars.times import TimePrecision
 from support.pipeline.running_demo import KYCACHE
 from support.waiting import wait_until
 
@@ -142,21 +146,21 @@ def shown(column: str, text: str | None) -> object:
 class Site:
     """The pipeline with kycache behind it."""
 
-    dsn: str
+    stack: Stack
     client: httpx.Client
     configuration: Path
     ids: dict[int, tuple[str, str]] = field(default_factory=dict)
     """Of the samples: column and value."""
 
     def sql(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        with psycopg.connect(self.dsn, autocommit=True) as db:
+        with psycopg.connect(self.stack.dsn, autocommit=True) as db:
             found = db.execute(statement.encode(), values)
             return found.fetchall() if found.description else []
 
     def insert(self, values: dict[str, tuple[str, ...]]) -> list[int]:
         """A row for each value; their ids."""
         made = []
-        with psycopg.connect(self.dsn, autocommit=True) as db:
+        with psycopg.connect(self.stack.dsn, autocommit=True) as db:
             for column, texts in values.items():
                 for text in texts:
                     number = FIRST_ID + len(self.ids)
@@ -227,7 +231,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             f"topic = '{TOPIC}'\n[source]\ndsn = '{stack.dsn}'\n[http]\nport = {http}\n",
             encoding="utf-8",
         )
-        made = Site(stack.dsn, httpx.Client(), configuration)
+        made = Site(stack, httpx.Client(), configuration)
         made.sql(f"CREATE TABLE samples (user_id bigint PRIMARY KEY, {sources()})")
         made.insert(VALUES)
         stack.start_debezium()
@@ -325,7 +329,32 @@ def test_floats_that_postgres_is_asked_about(site: Site) -> None:
         assert wrong == []
 
 
-def test_nothing_was_set_aside_but_what_was_meant_to_be(site: Site) -> None:
+def status(site: Site) -> list[dict[str, Any]]:
+    """The shards, as `kycache status` shows them."""
     command = [*KYCACHE, "--config", str(site.configuration), "status", "--json"]
-    status = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert sum(shard["quarantined"] for shard in status["shards"]) <= 3
+    shards: list[dict[str, Any]] = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)[
+        "shards"
+    ]
+    return shards
+
+
+def test_nothing_was_set_aside_but_what_was_meant_to_be(site: Site) -> None:
+    assert sum(shard["quarantined"] for shard in status(site)) <= 3
+
+
+def test_a_connector_that_changes_the_unit_halts_the_shards(site: Site) -> None:
+    """The last test here: no log is read in two units."""
+    layout, stack = site.stack.layout, site.stack
+    stack.debezium.stop()
+    stack.debezium.wait_stopped()
+    adaptive = replace(layout.connector, times=TimePrecision.ADAPTIVE)
+    other = embedded.debezium(layout, connector_config(stack.view, adaptive))
+    with stopping(other):
+        other.start()
+        wait_until(
+            lambda: all(
+                "time.precision.mode=microseconds" in (shard.get("reason") or "") for shard in status(site)
+            ),
+            "not every shard halts",
+            READY_WAIT_S,
+        )

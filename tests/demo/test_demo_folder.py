@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from kycache.actors.files.directory import DataDirectory
 from kycache.cli.settings.loading import load_settings
 from kycache.demo.configuration import write_configuration
 from kycache.demo.readiness import ReadyFacts, write_ready_file
@@ -20,6 +21,7 @@ from kycache.demo.servers.ports import free_ports, is_free
 from kycache.demo.servers.stack import Kind
 from kycache.demo.workspace import open_workspace
 from kycache.model.errors import ConfigurationError, Refused
+from kycache.model.scalars.times import TimePrecision
 
 FACTS = ReadyFacts("http://127.0.0.1:1", "postgresql://u:p@h/d", "127.0.0.1:2", "kyc.changes", "/d", None)
 
@@ -111,6 +113,15 @@ class TestFolder:
             assert place.is_dir()
             assert not workspace.layout.durable
         assert not place.exists()
+
+    def test_one_of_an_earlier_kycache_keeps_its_unit_of_times(self, tmp_path: Path) -> None:
+        """Its topic was begun in it."""
+        with open_workspace(Kind.APACHE, tmp_path, 3, None) as first:
+            assert first.layout.connector.times is TimePrecision.MICROSECONDS
+        directory = DataDirectory(tmp_path / "data")
+        directory.found("view", "kyc.changes", "id", 3, TimePrecision.ADAPTIVE)
+        with open_workspace(Kind.APACHE, tmp_path, None, None) as second:
+            assert second.layout.connector.times is TimePrecision.ADAPTIVE
 
     def test_one_that_was_given_goes_on_with_the_same_ports_and_password(self, tmp_path: Path) -> None:
         with open_workspace(Kind.APACHE, tmp_path / "d", 3, None) as first:
