@@ -22,6 +22,7 @@ FLOAT8_BITS_MAX = 53
 _NAMES: dict[str, Kind] = {
     "uuid": Kind.UUID,
     **dict.fromkeys(("text", "varchar", "character varying", "char", "character", "bpchar", "citext"), Kind.TEXT),
+    **dict.fromkeys(("inet", "cidr", "macaddr", "macaddr8"), Kind.TEXT),
     **dict.fromkeys(("bool", "boolean"), Kind.BOOL),
     **dict.fromkeys(("int", "integer", "smallint", "bigint", "int2", "int4", "int8"), Kind.INT),
     **dict.fromkeys(("serial", "smallserial", "bigserial", "serial2", "serial4", "serial8"), Kind.INT),

@@ -52,7 +52,10 @@ TYPES = {
     "padded": "character(5)",
     "money": "numeric(18,4)",
     "branch": "uuid",
-    "address": "text",  # an inet at the source
+    "address": "inet",
+    "network": "cidr",
+    "mac": "macaddr",
+    "mac8": "macaddr8",
 }
 """Per column, its type as the view declares it; the table has the same."""
 
@@ -118,7 +121,10 @@ VALUES: dict[str, tuple[str, ...]] = {
     "padded": ("ab", ""),
     "money": ("1.5", "-99999999999999.9999", "NaN", "0"),
     "branch": ("0000000A-0000-4000-8000-00000000000B",),
-    "address": ("192.168.0.1", "192.168.0.1/24", "::1"),
+    "address": ("192.168.0.1", "192.168.0.1/24", "::1", "fe80::1/64"),
+    "network": ("192.168.0.0/24", "::/0"),
+    "mac": ("08002b:010203",),
+    "mac8": ("08:00:2b:01:02:03:04:05",),
 }
 
 VIEW_TOML = "\n".join(
@@ -188,8 +194,7 @@ class Site:
 
 def sources() -> str:
     """The table's columns as SQL declares them."""
-    kinds = {name: kind.removesuffix(" as text") for name, kind in TYPES.items()} | {"address": "inet"}
-    return ", ".join(f"{name} {kind}" for name, kind in kinds.items())
+    return ", ".join(f"{name} {kind.removesuffix(' as text')}" for name, kind in TYPES.items())
 
 
 @contextmanager

@@ -114,6 +114,7 @@ def test_hash_covers_meaning_not_text() -> None:
         ("Character  Varying ( 20 )", "text"),
         ("char(2)", "text"),
         ("bpchar", "text"),
+        ("inet", "text"),
         ("boolean", "bool"),
         ("jsonb", "json"),
         ("decimal(18, 4)", "numeric(18,4)"),
