@@ -150,7 +150,7 @@ def shown(column: str, text: str | None) -> object:
 
 @dataclass
 class Site:
-    """The pipeline with kycache behind it."""
+    """The pipeline, and a kycache that reads from it."""
 
     stack: Stack
     client: httpx.Client

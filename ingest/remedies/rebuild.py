@@ -183,7 +183,7 @@ def begin_epoch(
 
 
 def _for_topic(node: Node, topic: Topic, settings: KafkaSettings) -> Node:
-    """A topic that was made anew is read from 0, and may have another unit of times than the former."""
+    """A topic that was made again is read from 0, and may have another unit of times than the former."""
     if node.topic_id == topic.id:
         return node
     return msgspec.structs.replace(node, topic_id=topic.id, starts=(), times=settings.times or node.times)

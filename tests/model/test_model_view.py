@@ -133,7 +133,7 @@ def test_hash_covers_meaning_not_text() -> None:
     ],
 )
 def test_names_of_postgres_mean_the_same(written: str, meant: str) -> None:
-    """Also to the hash, so that who writes another name need not build the view again."""
+    """Also to the hash, so that another name for the same type needs no rebuild."""
     views = [parse_view(TEXT.replace('type = "date"', f'type = "{name}"'), "x") for name in (written, meant)]
     assert views[0] == views[1]
     assert views[0].hash == views[1].hash
