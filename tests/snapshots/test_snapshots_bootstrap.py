@@ -15,6 +15,7 @@ from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.home import Home
 from kycache.ingest.remedies.bring import bring
 from kycache.model.errors import Refused
+from kycache.model.scalars.times import TimePrecision
 from kycache.snapshots import bootstrap
 from kycache.snapshots.bootstrap import Bootstrap, Brought, Failed, Job, Nothing, Skips, Takes, Word, _last_word
 from kycache.snapshots.filling import fill
@@ -256,6 +257,17 @@ async def test_the_child_brings_it_and_ingest_uses_it(stand: Stand) -> None:
     assert name is not None
     bring(Home(directory, stand.shards[0].environments, VIEW), 0, name, replace=True)
     assert directory.shard(0).current_name() == name
+    stand.close()
+
+
+async def test_a_log_in_another_unit_of_times_is_not_read_either(stand: Stand) -> None:
+    """Where a snapshot shows it, the new directory was made for another log than there is."""
+    stand.take()
+    directory = emptied(stand)
+    directory.rehome(lambda node: msgspec.structs.replace(node, times=TimePrecision.ADAPTIVE))
+    with pytest.raises(Refused, match=r"a log in time\.precision\.mode=microseconds") as refused:
+        await Bootstrap(stand.settings, directory, VIEW, lambda: topic_of(stand))(0)
+    assert "set `[kafka] time_precision_mode` to microseconds" in refused.value.remedy
     stand.close()
 
 
