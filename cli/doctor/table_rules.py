@@ -129,7 +129,7 @@ def _judge_column(table: str, column: Column, facts: ColumnFacts, times: TimePre
         return
     kind = column.type.kind
     if facts.labels and kind is Kind.ENUM:
-        if unknown := [label for label in facts.labels if label not in column.type.labels]:
+        if unknown := [label or "''" for label in facts.labels if label not in column.type.labels]:
             yield Finding(
                 "types",
                 f"column {column.name} of table {table} may be {', '.join(unknown)}, which the view does not "

@@ -362,7 +362,8 @@ class RecordDecoder:
                 "and empty it",
             )
         truncated = image.get("truncated") if op == "u" else None
-        names = truncated.split(",") if isinstance(truncated, str) else ()
+        names = truncated.split(",") if isinstance(truncated, str) else []
+        names += [n for n in self._numbers if "," in n and f",{n}," in f",{truncated},"]
         tables = tuple(self._numbers[n] for n in names if n in self._numbers)
         return Beat(record.offset, origin, tables)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kycache.ingest.decoding.decode import Record
-from kycache.model.change import Change, Misrouted, Poison, Scope
+from kycache.ingest.decoding.decode import Record, RecordDecoder
+from kycache.model.change import Beat, Change, Misrouted, Poison, Scope
 from kycache.model.definition import parse_view
 from kycache.model.partition import KeyForm
 from support.foreign import Foreign, definition_of, envelope, foreign, view_of
@@ -212,3 +212,13 @@ def test_an_empty_text_id_puts_only_itself_in_doubt(tmp_path: Path) -> None:
         item = stand.send("d", "c", "", before={"cid": 1, "uid": ""})
         assert isinstance(item, Poison)
         assert item.scope is Scope.DIRECTORY
+
+
+def test_a_table_with_a_comma_in_its_name_is_truncated_like_others() -> None:
+    """The trigger joins the names by commas."""
+    view = parse_view(definition_of("int", child=NOTE).replace('table = "c"', 'table = "a,c"'), "comma.toml")
+    for truncated, tables in (("a,c", (1,)), ("u,a,c", (0, 1)), ("a", ()), ("c,a", ()), ("a,cu", ()), (None, ())):
+        value = envelope("u", "kycache_heartbeat", {"user_id": "beat-0", "truncated": truncated})
+        beat = RecordDecoder(view).decode(Record(1, 0, b"beat-0", value))
+        assert isinstance(beat, Beat)
+        assert beat.truncated == tables
