@@ -257,9 +257,10 @@ class RecordDecoder:
             )
         try:
             user = self._user_of_row(record, shape, owner, origin)
-        except Poisoned as nobodys:
-            if nobodys.scope is Scope.ROW:
+        except Poisoned as poison:
+            if poison.scope is Scope.ROW:
                 return Skip(record.offset, "a delete of a row that was nobody's")
+            poison.scope = poison.scope or Scope.DIRECTORY
             raise
         if user is None:
             return self._misrouted(record, shape)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kycache.ingest.decoding.decode import Record, RecordDecoder
-from kycache.model.change import Beat, Change, Misrouted, Poison, Scope
+from kycache.model.change import Beat, Change, Misrouted, Poison, Scope, Skip
 from kycache.model.definition import parse_view
 from kycache.model.partition import KeyForm
 from support.foreign import Foreign, definition_of, envelope, foreign, view_of
@@ -197,6 +197,16 @@ def test_a_root_of_another_type_puts_the_shard_in_doubt(tmp_path: Path) -> None:
             assert isinstance(item, Poison)
             assert item.scope is Scope.SHARD
         assert stand.shard.state.doubts == 3
+
+
+def test_a_delete_whose_user_cannot_be_told_puts_all_in_doubt(tmp_path: Path) -> None:
+    """Its key says something else, or nothing: an image that REPLICA IDENTITY DEFAULT made up looks so too."""
+    with foreign(tmp_path, view_of("uuid", child=NOTE)) as stand:
+        for owner, key in ((None, UUID), ("", ""), (0, "0"), ("guest", UUID), (5, UUID)):
+            item = stand.send("d", "c", key, before={"cid": 1, "uid": owner})
+            assert isinstance(item, Poison)
+            assert item.scope is Scope.DIRECTORY
+        assert isinstance(stand.send("d", "c", "guest", before={"cid": 1, "uid": "guest"}), Skip)
 
 
 def test_an_empty_text_id_puts_only_itself_in_doubt(tmp_path: Path) -> None:
