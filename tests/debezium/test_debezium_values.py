@@ -22,7 +22,7 @@ from kycache.demo.servers.stack import Kind, open_stack
 from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Change, Item, Poison, Scope
 from kycache.model.definition import default_view, parse_view
-from kycache.model.json_text import compact
+from kycache.model.scalars.json_text import compact
 from kycache.model.values import uuid_bytes
 from kycache.model.view import View
 from support.pipeline.stack import PARTITIONS, Pipeline, records, wait_streaming

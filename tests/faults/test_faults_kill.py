@@ -22,8 +22,8 @@ from simulation.check import check_index, check_sql
 from simulation.log import Log
 from simulation.member import Member
 from support.faults import in_child, seeds
+from support.killing.reaper import PARTITIONS, VIEW, Disk, Reaper
 from support.pipeline.fake_source import FakeSource
-from support.reaper import PARTITIONS, VIEW, Disk, Reaper
 from support.shards import MAP_BYTES, TOPIC, TOPIC_ID
 
 KILLS = 3

@@ -23,7 +23,7 @@ TESTS = Path(__file__).parents[1]
 @pytest.mark.parametrize("command", ["create", "prune"])
 def test_killed_anywhere(tmp_path: Path, command: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "support.snapshot_killer", str(tmp_path), command, str(SEED), str(KILLS)],
+        [sys.executable, "-m", "support.killing.snapshot_killer", str(tmp_path), command, str(SEED), str(KILLS)],
         cwd=TESTS,
         capture_output=True,
         text=True,

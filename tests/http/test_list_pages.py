@@ -20,8 +20,8 @@ from kycache.actors.order import views as order_views
 from kycache.model.definition import default_view, parse_view
 from kycache.model.lsn import format_lsn
 from kycache.model.scalars.times import INFINITY, MINUS_INFINITY
-from support import killed_writer
 from support.http_stand import LABELS, Stand, User, now_ms, people, serving
+from support.killing import killed_writer
 from support.shards import ShardUnderTest
 
 TESTS = Path(__file__).parents[1]
@@ -219,7 +219,7 @@ def test_a_writer_killed_again_and_again_leaves_an_exact_index(tmp_path: Path) -
     twin = ShardUnderTest(tmp_path / "twin", default_view())
     applied = 0
     for _ in range(3):
-        command = [sys.executable, "-m", "support.killed_writer", str(tmp_path / "killed"), str(seed)]
+        command = [sys.executable, "-m", "support.killing.killed_writer", str(tmp_path / "killed"), str(seed)]
         with subprocess.Popen(command, cwd=TESTS, stdout=subprocess.PIPE) as writer:
             assert writer.stdout is not None
             for _ in range(rnd.randrange(2, 20)):

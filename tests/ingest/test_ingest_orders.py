@@ -21,8 +21,8 @@ from kycache.ingest.consuming.thread import _Listener, _Session
 from kycache.ingest.consuming.topic import Topic
 from simulation.log import Log, LogConsumer
 from simulation.member import SETTINGS, Member, SteppedThread
+from support.killing.reaper import PARTITIONS, VIEW, Disk
 from support.pipeline.fake_source import FakeSource
-from support.reaper import PARTITIONS, VIEW, Disk
 from support.shards import TOPIC, TOPIC_ID
 from support.waiting import until
 

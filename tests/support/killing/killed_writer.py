@@ -1,4 +1,4 @@
-"""A shard's writer in a process of its own, to be killed: `python -m support.killed_writer FOLDER SEED`."""
+"""A shard's writer in a process of its own: `python -m support.killing.killed_writer FOLDER SEED`."""
 
 import random
 import sys

@@ -1,4 +1,4 @@
-"""Kills snapshots: `python -m support.snapshot_killer FOLDER create|prune SEED COUNT`.
+"""Kills snapshots: `python -m support.killing.snapshot_killer FOLDER create|prune SEED COUNT`.
 
 Each run is a fork of this process, so that hundreds take seconds. It is killed (SIGKILL) at its n-th step:
 before or behind a write, an upload's end, a delete, an fsync. Another fork then looks at what is left, and a
