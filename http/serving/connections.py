@@ -10,14 +10,14 @@ import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from copy import copy
-from functools import partial
+from functools import cached_property, partial
 from typing import cast
 
 import h11
 import trio
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.config import Config
-from hypercorn.events import Event, Updated
+from hypercorn.events import Closed, Event, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.lifespan import Lifespan
 from hypercorn.trio.tcp_server import TCPServer
@@ -46,6 +46,8 @@ class _Moving:
         self.given_back = False
         self.answering: Callable[[], bool] = lambda: False
         """Whether a whole request has no answer yet: what comes meanwhile may be for the next reader."""
+        self.broken = False
+        """Nothing can be sent any more."""
         self._answered = trio.Event()
         self._closed = False
         self._stream = stream
@@ -100,6 +102,9 @@ class _Moving:
         self._sends += 1
         try:
             await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.broken = True
+            raise
         finally:
             self._sends -= 1
             self._sent_s = trio.current_time()
@@ -124,14 +129,22 @@ class _Moving:
 class _Handler(TCPServer):
     """Hypercorn's, but for its end: that waits for the idle timeout although the client has left (seen), and each
     that leaves would hold a descriptor for so long. And a connection that was lent ends as soon as it is idle.
+
+    Once nothing can be sent any more, nothing is read: a reader that has a next request in hand waits for the end
+    of the last answer, and after a reset that end never comes (seen).
     """
 
     _left = False
     _busy = False
     lender: _Moving | None = None
 
+    @cached_property
+    def _reading(self) -> trio.CancelScope:
+        return trio.CancelScope()
+
     async def _read_data(self) -> None:
-        await super()._read_data()
+        with self._reading:
+            await super()._read_data()
         self._left = True
         await self.idle_task.stop()
 
@@ -141,6 +154,8 @@ class _Handler(TCPServer):
         if isinstance(event, Updated) and not event.idle:
             self._busy = True
         await super().protocol_send(event)
+        if isinstance(event, Closed) or cast("_Moving", self.stream).broken:
+            self._reading.cancel()
         if self.lender is not None and isinstance(event, Updated) and event.idle:
             self._busy = False
             if self._idle():

@@ -21,7 +21,7 @@ from kycache.model.partition import partition_of
 from kycache.model.values import key_order_bytes
 from support.faults import seeds
 from support.http_stand import ENDS_AT_ONCE, Stand, User, now_ms, people
-from support.raw_http import Server, get, running, undated
+from support.lanes.raw_http import Server, get, running, undated
 
 SCRIPTS = 80
 """Connections of a seed."""

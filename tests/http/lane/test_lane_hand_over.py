@@ -15,7 +15,7 @@ import trio
 
 from kycache.http.serving import server as server_module
 from support.http_stand import ENDS_AT_ONCE, Stand, User
-from support.raw_http import Raw, Server, get, running, undated
+from support.lanes.raw_http import Raw, Server, get, running, undated
 
 ADA = User(1, statuses=["VERIFIED"])
 DETAIL = get(f"/users/{ADA.id}")

@@ -1,0 +1,1 @@
+"""The HTTP lanes, asked by bytes."""
