@@ -49,7 +49,7 @@ COUNTERS = {
         ("read", "cached", "unchanged"),
     ),
     "bodies": _Counter("Details: taken from the bodies that are kept, or rendered.", ("kept", "rendered")),
-    "lanes": _Counter("Requests of the two reads, by the lane that answered.", ("fast", "full")),
+    "lanes": _Counter("Requests, by the lane that answered them.", ("fast", "full")),
     "hand_overs": _Counter(
         "Requests that the fast lane left to the full one, by the reason.",
         ("route", "version", "header", "malformed", "long"),

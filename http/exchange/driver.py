@@ -1,13 +1,14 @@
 """The way of every request from its facts to its answer, whatever asks and whichever lane it came in by.
 
-    Request ──▶ ask ──▶ Answer                      nearly all requests, at once
-                 └────▶ Wait, Slow ──▶ Answer       the view is not fresh enough yet; the answer takes long to make
+    Request ──▶ kept ──▶ KeptAnswer                 it was made before, and holds still (fast lane)
+         └─────▶ ask ──▶ Answer                     nearly all others, at once
+                  └────▶ Wait, Slow ──▶ Answer      the view is not fresh enough yet; the answer takes long to make
 
 What holds for all routes stands here once: problems become answers, the unexpected becomes a 500 without a value
 in the log, HEAD gets the length and no body, and each request is counted.
 
-New things enter here: what guards the routes, first in `_ask`; an answer that is fetched elsewhere (from the
-source, from the node that holds the shard), as one more kind of `Later` in `_finish`.
+New things enter here: what guards the routes, first in `begin` and `answer`; an answer that is fetched elsewhere
+(from the source, from the node that holds the shard), as one more kind of `Later` in `_finish`.
 """
 
 import logging
@@ -36,12 +37,23 @@ Outcome = Answer | Later
 log = logging.getLogger("kycache.http")
 
 
+class KeptAnswer(NamedTuple):
+    """An answer that was made before: its header lines, those that say how true it is, and its body."""
+
+    status: int
+    lines: bytes
+    truth: bytes
+    body: bytes
+
+
 class Route(NamedTuple):
     """A route: as metrics, OpenAPI and the framework name it, and what answers it."""
 
     name: str
     ask: Callable[[Request], Outcome]
     """Synchronous. Raises `Problem` where there is nothing but an error to answer."""
+    kept: Callable[[Request], KeptAnswer | None] = lambda _: None
+    """An answer that is kept and holds for this request; where there is none, `ask` finds the answer."""
 
 
 class Pending(NamedTuple):
@@ -66,9 +78,17 @@ class Driver:
         self._freshness_wait_s = freshness_wait_s
         self._slow_turn = trio.Lock()  # two slow answers would take turns with each other, and both from the rest
 
-    def begin(self, route: Route, request: Request) -> "Answer | Pending":
+    def begin(self, route: Route, request: Request) -> "KeptAnswer | Answer | Pending":
         """The answer of a route without streams where there is one at once, else what `finish` makes it of."""
         started_s = time.perf_counter()
+        self._counts.count("lanes", "fast")
+        try:
+            kept = route.kept(request)
+        except Exception as error:
+            return self.unexpected(error, route=route.name, head=request.head)
+        if kept is not None:
+            self._counts.request(route.name, kept.status, time.perf_counter() - started_s)
+            return kept._replace(body=b"") if request.head else kept
         outcome = self._ask(route, request)
         if not isinstance(outcome, Answer):
             return Pending(route, request, started_s, outcome)

@@ -34,9 +34,9 @@ from kycache.http.exchange.demands import (
     truth_headers,
     unmet,
 )
-from kycache.http.exchange.driver import Outcome
+from kycache.http.exchange.driver import KeptAnswer, Outcome
 from kycache.http.exchange.problems import Answer, Headers, Kind, Problem
-from kycache.http.exchange.request import NO_DEMAND, Demand, Request, RequestHeaders
+from kycache.http.exchange.request import NO_DEMAND, Demand, Request
 from kycache.http.exchange.slow import Slow
 from kycache.http.exchange.sparing_log import SparingLog
 from kycache.http.exchange.wire import header_lines
@@ -69,17 +69,8 @@ EXPORT_CACHING = ("Cache-Control", "no-store")
 EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 
 
-PLACES_MAX = 4096
+KEYS_MAX = 4096
 """Query strings of the list that are remembered with what they mean: as many as pages are kept."""
-
-
-class Ready(NamedTuple):
-    """An answer that was made before: its header lines, those that say how true it is, and its body."""
-
-    status: int
-    lines: bytes
-    truth: bytes
-    body: bytes
 
 
 class _Found(NamedTuple):
@@ -109,7 +100,7 @@ class Answers:
         self._exports = exports
         self._bodies = bodies
         self._counts = counts
-        self._places: dict[bytes, Key] = {}  # by query string: what a page that may be kept depends on
+        self._keys: dict[bytes, Key] = {}  # by query string: what a page that may be kept depends on
         self._truths: dict[int, tuple[ShardState, tuple[Doubt, ...], Truth]] = {}
         self._renderer = Renderer(router.view)
         self._log = SparingLog(logging.getLogger("kycache.http"))
@@ -155,27 +146,28 @@ class Answers:
             return Answer(304, (*headers, *truth.headers), b"")
         return Answer(200, (JSON, *headers, *truth.headers), body)
 
-    def kept_user(self, path: bytes, headers: RequestHeaders) -> Ready | None:
+    def kept_user(self, request: Request) -> KeptAnswer | None:
         """The answer about a user whose body is kept, where that is as fresh as is demanded; else ask `user`."""
-        kept = self._bodies.get(path[len(PREFIX) :])
+        kept = None if request.query else self._bodies.get(request.path[len(PREFIX) :])
         if kept is None:
             return None
         try:
-            demand = headers.demand()
+            demand = request.headers.demand()
             state, stored = self._router.look_up(kept.shard, kept.user)
             if stored != kept.stored or not state.bootstrapped:
                 return None
             truth = self._truth(kept.shard, state)
-        except (Problem, NoStore, Unchecked, Refused, lmdb.Error):
-            return None
+        except (Problem, Refused, lmdb.Error):
+            return None  # asked, it says what is wrong
         if demand is not NO_DEMAND:
             if not met(demand, truth.fresh, time.time(), self._router.limits):
                 return None
             self._granted(demand)
         self._counts.count("bodies", "kept")
-        if headers.if_none_match and matches(headers.if_none_match, kept.tag):
-            return Ready(304, kept.lines_unchanged, truth.lines, b"")
-        return Ready(200, kept.lines, truth.lines, kept.body)
+        conditions = request.headers.if_none_match
+        if conditions and matches(conditions, kept.tag):
+            return KeptAnswer(304, kept.lines_unchanged, truth.lines, b"")
+        return KeptAnswer(200, kept.lines, truth.lines, kept.body)
 
     def users(self, request: Request) -> Outcome:
         """`GET /users`."""
@@ -194,29 +186,29 @@ class Answers:
 
     def _key(self, query: bytes) -> Key:
         """What a query string of the list means. Remembered: clients send few different ones again and again."""
-        key = self._places.get(query)
+        key = self._keys.get(query)
         if key is None:
             parsed = parse_list(query, self._router.view)
             key = (self._place(parsed), parsed.page)
-            if len(self._places) >= PLACES_MAX:
-                self._places.clear()
-            self._places[query] = key
+            if len(self._keys) >= KEYS_MAX:
+                self._keys.clear()
+            self._keys[query] = key
         return key
 
-    def kept_users(self, query: bytes, headers: RequestHeaders) -> Ready | None:
+    def kept_users(self, request: Request) -> KeptAnswer | None:
         """A page of the list that is kept, where that is as fresh as is demanded; else ask `users`."""
-        key = self._places.get(query)
+        key = self._keys.get(request.query)
         if key is None:
             return None
         try:
-            demand = headers.demand()
+            demand = request.headers.demand()
         except Problem:
             return None
         page = self._kept(key, demand)
         if page is None:
             return None
         self._granted(demand)
-        return Ready(200, page.lines_bound if demand.any else page.lines, page.truth.lines, page.body)
+        return KeptAnswer(200, page.lines_bound if demand.any else page.lines, page.truth.lines, page.body)
 
     def _kept(self, key: Key, demand: Demand) -> Page | None:
         """A page from the cache that may be the answer."""

@@ -18,11 +18,11 @@ from typing import NamedTuple
 import trio
 
 from kycache.http.exchange.counts import Counts
-from kycache.http.exchange.driver import Driver, Pending, Route
+from kycache.http.exchange.driver import Driver, KeptAnswer, Pending, Route
 from kycache.http.exchange.problems import Answer
 from kycache.http.exchange.request import Request
 from kycache.http.exchange.wire import CLOSE, CLOSE_ASKED, END, DateLine, header_lines, status_line
-from kycache.http.reads.answers import PREFIX, Answers
+from kycache.http.reads.answers import PREFIX
 
 from .heads import Foreign, Head, Understood, read_head, understand
 from .limits import ANSWERED_BYTES, TURN_BYTES, TURN_S
@@ -117,14 +117,12 @@ class Lane:
     def __init__(
         self,
         driver: Driver,
-        answers: Answers,
         routes: "LaneRoutes",
         counts: Counts,
         idle_s: float,
         requests_max: int,
     ) -> None:
         self._driver = driver
-        self._answers = answers
         self._routes = routes
         self._counts = counts
         self._idle_s = idle_s
@@ -256,40 +254,16 @@ class Lane:
         return answer
 
     def _at_once(self, head: Head, understood: Understood, last: bytes) -> bytes | Pending:
-        """The answer to a request, where it need not wait.
+        """The answer to a request, where it need not wait."""
+        route = self._routes.user if len(head.path) > len(PREFIX) else self._routes.users
+        found = self._driver.begin(route, Request(head.path, head.query, understood.headers, head.head))
+        return found if isinstance(found, Pending) else self._bytes(found, last)
 
-        A guard enters here, before anything that was kept is looked at.
-        """
-        started_s = time.perf_counter()
-        detail = len(head.path) > len(PREFIX)
-        if not detail:
-            ready = self._answers.kept_users(head.query, understood.headers)
-        elif head.query:
-            ready = None
+    def _bytes(self, answer: Answer | KeptAnswer, last: bytes) -> bytes:
+        if isinstance(answer, KeptAnswer):
+            lines = answer.lines + answer.truth
         else:
-            ready = self._answers.kept_user(head.path, understood.headers)
-        self._counts.count("lanes", "fast")
-        if ready is None:
-            request = Request(head.path, head.query, understood.headers, head.head)
-            begun = self._driver.begin(self._routes.user if detail else self._routes.users, request)
-            return begun if isinstance(begun, Pending) else self._bytes(begun, last)
-        route = self._routes.user if detail else self._routes.users
-        self._counts.request(route.name, ready.status, time.perf_counter() - started_s)
-        body = b"" if head.head else ready.body
-        return b"".join(
-            (
-                status_line(ready.status),
-                ready.lines,
-                ready.truth,
-                self._date.now(),
-                last,
-                END,
-                body,
-            )
-        )
-
-    def _bytes(self, answer: Answer, last: bytes) -> bytes:
-        lines = header_lines(answer.headers)
+            lines = header_lines(answer.headers)
         return b"".join((status_line(answer.status), lines, self._date.now(), last, END, answer.body))
 
 

@@ -37,9 +37,9 @@ def make_routes(view: View, answers: Answers, health: Health, exposition: Exposi
     openapi = build_openapi(view)
     document, page = Answer(200, DOCUMENT_HEADERS, msgspec.json.encode(openapi)), docs_answer(openapi)
     return Routes(
-        users=Route("/users", answers.users),
+        users=Route("/users", answers.users, answers.kept_users),
         export=Route("/users/export", answers.export),
-        user=Route("/users/<user_id>", answers.user),
+        user=Route("/users/<user_id>", answers.user, answers.kept_user),
         livez=Route("/livez", _plain(health.live)),
         readyz=Route("/readyz", lambda request: health.readiness(request.query)),
         metrics=Route("/metrics", _plain(exposition.answer)),

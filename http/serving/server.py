@@ -84,7 +84,7 @@ async def serve(
         lane = None
         if settings.fast_lane:
             hot = LaneRoutes(routes.users, routes.user)
-            lane = Lane(driver, answers, hot, counts, IDLE_S_MAX, REQUESTS_PER_CONNECTION_MAX)
+            lane = Lane(driver, hot, counts, IDLE_S_MAX, REQUESTS_PER_CONNECTION_MAX)
         async with trio.open_nursery() as nursery:
             server = _Server(settings, health, watch, lane)
             url = url_of(bound)
