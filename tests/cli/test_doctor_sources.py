@@ -19,8 +19,8 @@ from kycache.cli.doctor.topic_rules import WARNING, Finding
 from kycache.demo.servers import postgres
 from kycache.demo.servers.children import Child, Program, stopping
 from kycache.demo.servers.ports import free_ports
-from support.foreign import view_of
 from support.pipeline.cluster import CONNECTOR, Cluster
+from support.tables.foreign import view_of
 from support.waiting import wait_until
 
 NOTE = 'note = { name = "note", type = "text" }'

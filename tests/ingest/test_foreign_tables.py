@@ -9,7 +9,7 @@ from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.model.change import Beat, Change, Misrouted, Poison, Scope, Skip
 from kycache.model.definition import parse_view
 from kycache.model.partition import KeyForm
-from support.foreign import Foreign, definition_of, envelope, foreign, view_of
+from support.tables.foreign import Foreign, definition_of, envelope, foreign, view_of
 
 DOCUMENT = 'doc = { name = "doc", type = "json" }'
 

@@ -7,7 +7,7 @@ import pytest
 from kycache.model.definition import default_view, parse_view
 from kycache.model.errors import ConfigurationError
 from kycache.model.view import Kind
-from support.foreign import definition_of
+from support.tables.foreign import definition_of
 
 TEXT = (files("kycache.model") / "kyc.toml").read_text(encoding="utf-8")
 
