@@ -289,12 +289,13 @@ async def test_one_who_pipelines_starves_nobody(stand: Stand) -> None:
                     pass
 
         nursery.start_soon(greedy)
-        await until(lambda: server.counted("list_pages").get("read", 0) > 5)
         async with server.connected() as live:
-            for _ in range(5):
-                before = server.counted("list_pages")["read"]
+            reads, most = 0, 0
+            while reads < 1000:
                 assert (await live.ask(DETAIL)).status == 200
-                assert server.counted("list_pages")["read"] - before < PAGES_BETWEEN_MAX
+                before, reads = reads, server.counted("list_pages").get("read", 0)
+                most = max(most, reads - before)
+        assert most < PAGES_BETWEEN_MAX
         nursery.cancel_scope.cancel()
 
 

@@ -41,9 +41,9 @@ class History:
         """A file of shard 0 from before, and the offset that it was at."""
 
     def step(self) -> None:
-        steps: list[Callable[[], object]] = [self._put] * 5 + [self._delete, self.stand.beat, self._again] * 2
-        steps += [self._suspect, self._heal, self._generation, self._save, self._restore]
-        self._rng.choice(steps)()
+        often: list[Callable[[], object]] = [self._put, self._put, self._delete, self.stand.beat, self._again]
+        seldom = [self._suspect, self._heal, self._generation, self._save, self._restore]
+        self._rng.choice([*often, *often, *seldom])()
 
     def _user(self) -> User:
         return self._rng.choice(self.users)
