@@ -1,7 +1,7 @@
 # The commands of the README. Each makes .venv when it is missing, or older than pyproject.toml.
 #
 #   make demo ARGS="--users 1000"      kycache demo, with its options
-#   make test ARGS="tests/test_x.py"   pytest, with its options
+#   make test ARGS="tests/cli/test_x.py" pytest, with its options
 #   make check                         lint, format, types
 #   make simulate SEEDS=0-9999 JOBS=2  histories of faults in one process; SEEDS=123 replays one
 #   make mutants                       bugs that the simulation must find

@@ -24,7 +24,7 @@ from kycache.model.errors import KycacheError, Unreachable
 from kycache.model.view import View
 
 from .opening import Opening, WarmStart
-from .upkeep import free_readers, hint_positions
+from .upkeep import hint_positions, look_after_files
 from .watching import Watch, watch_source
 
 log = structlog.get_logger()
@@ -128,7 +128,7 @@ async def run_ingest(
                 nursery.start_soon(hint_positions, holders, thread)
                 if source is not None:
                     nursery.start_soon(watch_source, source, directory, node, holders)
-                nursery.start_soon(free_readers, holders)
+                nursery.start_soon(look_after_files, holders)
                 work = partial(carry_out, settings=settings, home=home)
                 nursery.start_soon(serve_control, holders, work, socket_of(directory.run, number))
                 task_status.started(holders)

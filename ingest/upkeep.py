@@ -16,8 +16,11 @@ async def hint_positions(holders: Holders, thread: ConsumerThread) -> None:
         thread.hint({shard: actor.state.position.offset for shard, actor in holders.actors()})
 
 
-async def free_readers(holders: Holders) -> None:
-    """Free the slots of readers killed in mid-read, which keep LMDB from reusing pages (FAULTS 2)."""
+async def look_after_files(holders: Holders) -> None:
+    """Begin a shard again whose lock was removed; free the slots of readers that were killed in mid-read.
+
+    A killed reader's slot keeps LMDB from using pages again (FAULTS 2).
+    """
     while True:
         await trio.sleep(READERS_LOOK_S)
         for holder in list(holders.by_shard.values()):

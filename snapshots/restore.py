@@ -1,7 +1,7 @@
 """Brings a shard's file back into a new generation: fetched, walked in a child process, and what it must be.
 
-The walk is the one of a start after an unclean stop (`checked.py`): the hashes say that the file is the one that
-was copied, and `snapshot verify --full` that this was whole to the last record.
+The walk is the one of a start after an unclean stop (`actors/integrity/vouching.py`): the hashes say that the
+file is the one that was copied, and `snapshot verify --full` that this was whole to the last record.
 
 The generation in use is not touched. Bringing the new one into use is for whoever holds the shard (ingest's
 `control.py`); a run that is killed before leaves a generation that the next start of the shard removes.

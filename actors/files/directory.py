@@ -4,7 +4,7 @@ data/
   node.json               this directory's id, the view's hash, the topic and its shard count
   suspect.json            what puts every shard here in doubt, until a remedy clears it
   run/slot-N.lock         one ingest process's place in the consumer group
-  shards/0007/            a shard's folder (files.py)
+  shards/0007/            a shard's folder (shard_folder.py)
 """
 
 import fcntl

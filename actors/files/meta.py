@@ -1,6 +1,6 @@
 """The two records of a shard's `meta` database: whose file it is, and the state as of the last commit.
 
-Apart from `store.py`, because a walk through a file (`walking.py`) needs no more, and starts in half the time.
+Apart from `store.py`: a walk through a file (`walk_program.py`) needs no more, and starts in half the time.
 """
 
 import lmdb

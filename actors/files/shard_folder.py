@@ -4,7 +4,7 @@ shards/0007/
   LOCK                  held by the one writer, names it
   state.json            what the writer last said of the shard
   CURRENT -> gen-000003 the generation in use
-  NEXT -> gen-000004    one that is built beside it, where one is (building.py)
+  NEXT -> gen-000004    one that is built beside it, where one is (actors/generations/takeover.py)
   gen-000003/           an LMDB environment
 """
 

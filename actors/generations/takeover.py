@@ -1,7 +1,8 @@
 """A generation that is built beside the one that serves, and when it takes over.
 
-`NEXT` names it (files.py). The writer fills it from the log while readers go on with `CURRENT`, which nobody
-writes meanwhile; a writer that is killed goes on with it. It takes over once it may serve, never before.
+`NEXT` names it (actors/files/shard_folder.py). The writer fills it from the log while readers go on with
+`CURRENT`, which nobody writes meanwhile; a writer that is killed goes on with it. It takes over once it may serve,
+never before.
 """
 
 from collections.abc import Callable

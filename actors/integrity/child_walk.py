@@ -1,7 +1,7 @@
 """Having a shard's file walked by another process, which may die of it.
 
 LMDB's pages have no checksums, and a garbled one can abort the process that reads it (4 of 60 did, measured).
-So a file nobody vouches for is read by a child first (`walking.py`), and whatever becomes of that turned into
+So a file nobody vouches for is read by a child first (`walk_program.py`), and whatever becomes of that turned into
 an answer.
 """
 

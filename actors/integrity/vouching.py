@@ -6,7 +6,7 @@ to map a file sees one of three things, of which the kernel keeps two true whoev
 
     locked                     a writer has it open, and looked at it before: map it
     size and time of the file  it was closed in order, or walked, and nobody touched it since: map it
-    anything else              an unclean stop, or a stranger's hand: a child process walks it first (`walk.py`)
+    anything else              an unclean stop, or a stranger's hand: a child walks it first (`child_walk.py`)
 
 Readers never wait: until the file was walked the shard has no store for them. Who has it open already goes on:
 what a walk could find, it has mapped for long.

@@ -1,8 +1,8 @@
-"""The walk through a shard's file, as a program of its own: `walk.py` says why, and starts it.
+"""The walk through a shard's file, as a program of its own: `child_walk.py` says why, and starts it.
 
 quick  LMDB's own walk: all trees, page counts and free pages agree; keys ascend; the state can be read.
        About 1 s a million users.
-full   first a walk that never maps the file (`pages.py`): every page sound, and reachable once or free.
+full   first a walk that never maps the file (`page_verifier.py`): every page sound, and reachable once or free.
        Then every profile decodes, its list row and filters are what its values say, the directory of counts
        is recounted, and users, suspects, quarantine and delete markers agree with the state.
        About a minute a million users.

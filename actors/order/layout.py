@@ -31,7 +31,7 @@ Values are open. Each combination met gets a tag, and each subset's values a col
 subsets that have no column share `SHARED_COLUMNS` columns by hash. A question about such values counts the
 candidates again by reading them: half a microsecond per user of the shard (50 ms of 100,000 users with 20,000
 values, measured), whatever the page; never wrong, and no other question pays for it.
-Numbers of values that no row has any more are given out again (`order_values.py`): a column means one thing for as
+Numbers of values that no row has any more are given out again (`values.py`): a column means one thing for as
 long as rows are in it.
 
 Cost of a page of `size` rows over P shards of N rows each

@@ -1,7 +1,7 @@
 """A shard's directory of counts in memory, read as needed and changed through one batch after the other.
 
 It is a cache: the root record carries a random stamp, new with every batch, and a mirror whose stamp is not the
-stored one (the transaction was aborted, somebody else wrote) is dropped. `order.py` has the theory.
+stored one (the transaction was aborted, somebody else wrote) is dropped. `layout.py` has the theory.
 """
 
 from __future__ import annotations

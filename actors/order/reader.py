@@ -11,7 +11,7 @@ on the nodes first, then on the buckets of the few nodes in between, by bisectio
 Nothing is tried twice, and a bucket without a matching row is not opened. Newest first is the window
 [total - b, total - a) backwards.
 
-`order.py` has the theory and the cost.
+`layout.py` has the theory and the cost.
 """
 
 from __future__ import annotations

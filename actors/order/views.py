@@ -1,6 +1,6 @@
 """One shard's order index as one read transaction sees it: its records, and the rows that match a question.
 
-The number of rows a bucket yields is checked against the directory in passing. `order.py` has the theory.
+The number of rows a bucket yields is checked against the directory in passing. `layout.py` has the theory.
 """
 
 from __future__ import annotations

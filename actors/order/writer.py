@@ -2,7 +2,7 @@
 
 The batch is sorted, so that one pass over it visits each node once. Rows go to the store at once; counts are
 changed in a mirror of the directory in memory, and what changed of it goes out once, at the end.
-`order.py` has the theory.
+`layout.py` has the theory.
 """
 
 from __future__ import annotations

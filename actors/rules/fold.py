@@ -134,8 +134,10 @@ class Fold:
             return self._row(state, change, profiles)
         # One record for two rows: to Debezium a key is the user id, and a child's own is a column like others.
         before = profiles.get(change.user).row(change.table, change.former)
-        about = (change.offset, change.origin, change.table, change.kafka_key, change.user)
-        self._row(state, Change(*about, change.former, None), profiles)
+        gone = Change(
+            change.offset, change.origin, change.table, change.kafka_key, change.user, change.former, None
+        )
+        self._row(state, gone, profiles)
         return self._row(state, change, profiles, before)
 
     def _row(self, state: ShardState, change: Change, profiles: Profiles, before: Row | None = None) -> Outcome:

@@ -2,7 +2,7 @@
 
     meta        identity | state
     profiles    user key -> profile (model/profile.py)
-    rows, order the order index (order.py)
+    rows, order the order index (actors/order/layout.py)
     quarantine  offset -> the record whole, and why
     markers     ts_ms | user key -> nothing: when delete markers of a profile fall due
 

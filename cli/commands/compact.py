@@ -81,9 +81,9 @@ def _one(
         command_shard(Compact(number, made.name, of=generation.name), kafka_settings(settings), home)
 
     bars.begin(number, expected.after)
-    about = (reading, folder, generation, view, copy_limits(settings), directory.run)
+    limits, advance = copy_limits(settings), partial(bars.advance, number)
     with room_wanted(number, directory.root):
-        found = compact_shard(*about, use, partial(bars.advance, number))
+        found = compact_shard(reading, folder, generation, view, limits, directory.run, use, advance)
     bars.done(number, f"shard {number}: compacted, {_mib(found.before)} to {_mib(found.after)}")
     return found
 

@@ -1,4 +1,4 @@
-"""The settings, section by section: names, types, defaults and bounds. What reads them is in `settings.py`.
+"""The settings, section by section: names, types, defaults and bounds. `loading.py` reads them.
 
 Every field has a description: docs/settings.md carries the same words, and a test holds the two together.
 """

@@ -103,7 +103,7 @@ class Tally:
             row[cell] = 0
         return Counts(self, row)
 
-    def asked(self) -> int:
+    def granted_lsn(self) -> int:
         """The greatest LSN that any worker was asked for and had."""
         return int(max(self._cells[worker * _CELLS + _ASKED_CELL] for worker in range(self._workers)))
 
@@ -166,6 +166,6 @@ class Counts:
         """So many more, or fewer, of one of `GAUGES`."""
         self._row[_GAUGE_CELLS[gauge]] += change
 
-    def asked(self, lsn: int) -> None:
+    def note_granted(self, lsn: int) -> None:
         """A request asked for this LSN, and the view had it. (Whole up to 2^53: nine petabytes of log.)"""
         self._row[_ASKED_CELL] = max(self._row[_ASKED_CELL], lsn)

@@ -72,6 +72,9 @@ EXPORT_VARY = ("Vary", f"{VARY[1]}, Accept-Encoding")
 KEYS_MAX = 4096
 """Query strings of the list that are remembered with what they mean: as many as pages are kept."""
 
+KEY_QUERY_BYTES_MAX = 1024
+"""Of a query string that is remembered: all of them take up 8 MB at the most, with what they mean."""
+
 
 class _Found(NamedTuple):
     """A user who exists: where, under which key, the stored profile, and what it says."""
@@ -192,7 +195,8 @@ class Answers:
             key = (self._place(parsed), parsed.page)
             if len(self._keys) >= KEYS_MAX:
                 self._keys.clear()
-            self._keys[query] = key
+            if len(query) <= KEY_QUERY_BYTES_MAX:
+                self._keys[query] = key
         return key
 
     def kept_users(self, request: Request) -> KeptAnswer | None:
@@ -218,8 +222,8 @@ class Answers:
         page, young = found
         if not met(demand, page.truth.fresh, time.time(), self._router.limits):
             return None
-        asked = self._counts.tally.asked()
-        covers = demand.min_lsn is not None or asked <= max(page.truth.fresh.watermark, page.asked)
+        granted = self._counts.tally.granted_lsn()
+        covers = demand.min_lsn is not None or granted <= max(page.truth.fresh.watermark, page.granted)
         try:
             if page.doubts != self._router.doubts():
                 return None
@@ -230,14 +234,14 @@ class Answers:
                 return None
         except (Refused, lmdb.Error):
             return None  # a read says what is wrong
-        self._pages.unchanged(key, asked)
+        self._pages.unchanged(key, granted)
         self._counts.count("list_pages", "unchanged")
         return page
 
     def _read_page(self, key: Key, demand: Demand) -> Page | Wait:
         place, number = key
         doubts = self._router.doubts()
-        asked = self._counts.tally.asked()
+        granted = self._counts.tally.granted_lsn()
         with self._reading():
             commits = self._router.commit_ids() if self._pages.on else ()
             with self._router.all_snapshots() as snapshots:
@@ -257,7 +261,7 @@ class Answers:
         length = ("Content-Length", str(len(body)))
         lines = header_lines((length, JSON, LIST_CACHING, VARY, *links_shown))
         bound = header_lines((length, JSON, LIST_CACHING_BOUND, VARY, *links_shown))
-        return Page(body, links_shown, Truth.of(fresh), lines, bound, commits, doubts, asked)
+        return Page(body, links_shown, Truth.of(fresh), lines, bound, commits, doubts, granted)
 
     def export(self, request: Request) -> Outcome:
         """`GET /users/export`."""
@@ -312,7 +316,7 @@ class Answers:
     def _granted(self, demand: Demand) -> None:
         """A demand was met: who saw a write once must see it in every later answer."""
         if demand.min_lsn is not None:
-            self._counts.asked(demand.min_lsn)
+            self._counts.note_granted(demand.min_lsn)
 
     def _place(self, query: ListQuery) -> Cursor:
         """Where the page begins, and all that it depends on."""

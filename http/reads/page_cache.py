@@ -51,7 +51,7 @@ class Page(NamedTuple):
     commits: Commits
     """From before the read: a commit between the two makes the page look older than it is, never newer."""
     doubts: tuple[Doubt, ...]
-    asked: int
+    granted: int
     """The greatest LSN that a request had asked for and got before the read: what is read since covers it."""
 
 
@@ -93,10 +93,10 @@ class PageCache:
         self._entries.move_to_end(key)
         return entry.page, self._now_s() - entry.read_s < self._ttl_s
 
-    def unchanged(self, key: Key, asked: int) -> None:
+    def unchanged(self, key: Key, granted: int) -> None:
         """The page is what a read would give now."""
         entry = self._entries[key]
-        entry.page = entry.page._replace(asked=asked)
+        entry.page = entry.page._replace(granted=granted)
         entry.read_s = self._now_s()
 
     def put(self, key: Key, page: Page) -> None:

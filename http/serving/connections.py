@@ -1,4 +1,4 @@
-"""Connections: accepted here, each handled by Hypercorn's own handler, ended together.
+"""Connections: accepted here, begun in the fast lane and lent to Hypercorn's handler, ended together.
 
 Hypercorn's `serve` does the same but for the end: its handler sends within a shield, so that a client that does
 not read keeps a cancelled connection, and with it the process, for as long as it likes (seen). Here the sockets

@@ -34,7 +34,7 @@ _CONNECTION = frozenset({"close", "keep-alive", "upgrade", "http2-settings"})
 class Head(NamedTuple):
     """A request's head; `lines` are its headers, not looked at yet."""
 
-    head: bool
+    is_head: bool
     path: bytes
     query: bytes
     lines: bytes

@@ -256,7 +256,7 @@ class Lane:
     def _at_once(self, head: Head, understood: Understood, last: bytes) -> bytes | Pending:
         """The answer to a request, where it need not wait."""
         route = self._routes.user if len(head.path) > len(PREFIX) else self._routes.users
-        found = self._driver.begin(route, Request(head.path, head.query, understood.headers, head.head))
+        found = self._driver.begin(route, Request(head.path, head.query, understood.headers, head.is_head))
         return found if isinstance(found, Pending) else self._bytes(found, last)
 
     def _bytes(self, answer: Answer | KeptAnswer, last: bytes) -> bytes:

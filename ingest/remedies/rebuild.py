@@ -1,4 +1,4 @@
-"""Starting a shard over, and the refusals that end in it: the log is cut, the topic another, P changed.
+"""Starting a shard over.
 
 Skipping what the log no longer holds would skip deletes, and resurrect people who were erased; so a shard is
 read from the store's own offset, or from one at which the partition is whole: 0, or where a whole snapshot

@@ -164,10 +164,10 @@ class TestOperations:
 
     def test_what_one_worker_was_asked_for_all_know(self) -> None:
         tally = Tally(3)
-        tally.row(1).asked(500)
-        tally.row(1).asked(70)
-        tally.row(2).asked(90)
-        assert (tally.asked(), tally.row(0).tally.asked()) == (500, 500)
+        tally.row(1).note_granted(500)
+        tally.row(1).note_granted(70)
+        tally.row(2).note_granted(90)
+        assert (tally.granted_lsn(), tally.row(0).tally.granted_lsn()) == (500, 500)
 
 
 def application(stand: Stand, view: View) -> QuartTrio:

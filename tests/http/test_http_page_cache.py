@@ -298,7 +298,7 @@ class TestBounds:
             assert found is not None
             assert found[1] is young
         cache.unchanged(self.key(1), 7)
-        assert cache.get(self.key(1)) == (self.page(1)._replace(asked=7), True)
+        assert cache.get(self.key(1)) == (self.page(1)._replace(granted=7), True)
 
     def test_none_is_kept_where_it_is_off(self) -> None:
         cache = PageCache(0.0)

@@ -133,7 +133,7 @@ MUTANTS = (
     Mutant(
         "former-key-stays",
         "actors/rules/fold.py",
-        "        self._row(state, Change(*about, change.former, None), profiles)\n",
+        "        self._row(state, gone, profiles)\n",
         "",
     ),
     Mutant("markers-are-dropped-early", "actors/store/store.py", "if not state.quarantined:", "if True:"),

@@ -234,10 +234,10 @@ def test_the_second_of_two() -> None:
     both = first + second + b"GET /liv"
     found = read_head(both, 0)
     assert isinstance(found, Head)
-    assert (found.head, found.path, found.query, found.end) == (False, b"/users", b"size=1", len(first))
+    assert (found.is_head, found.path, found.query, found.end) == (False, b"/users", b"size=1", len(first))
     found = read_head(both, found.end)
     assert isinstance(found, Head)
-    assert (found.head, found.path, found.query) == (True, b"/users/" + ID, b"")
+    assert (found.is_head, found.path, found.query) == (True, b"/users/" + ID, b"")
     assert read_head(both, found.end) == Foreign("route")
     assert read_head(first + b"GE", len(first)) is None
 
@@ -362,7 +362,7 @@ def test_h11_reads_the_same_in_whatever_is_accepted(data: bytes) -> None:
     judge.receive_data(data[: found.end])
     event = judge.next_event()
     assert isinstance(event, h11.Request)
-    assert event.method == (b"HEAD" if found.head else b"GET")
+    assert event.method == (b"HEAD" if found.is_head else b"GET")
     path, mark, query = event.target.partition(b"?")
     assert (path, query) == (found.path, found.query)
     assert mark or not found.query
