@@ -12,6 +12,7 @@ from kafka.admin import ConfigResource, ConfigResourceType
 from kycache.model.connector import MESSAGE_BYTES_MAX
 from support.pipeline.foreign import deployed
 from support.pipeline.stack import Pipeline
+from support.waiting import wait_until
 
 SCHEMA = """
 CREATE TABLE files (id int PRIMARY KEY, content text, made timestamptz NOT NULL);
@@ -59,6 +60,7 @@ def test_a_synchronous_standby_that_stalls(apache_stack: Pipeline, tmp_path: Pat
     with deployed(apache_stack, tmp_path, "standby", SCHEMA.partition("INSERT")[0], VIEW) as tables:
         with stalled_standby(apache_stack), psycopg.connect(tables.dsn, autocommit=True) as db:
             db.execute("SET synchronous_commit = local")  # so that the test does not wait
+            assert_commits_wait(tables.dsn, db)
             db.execute("INSERT INTO files VALUES (1, 'written meanwhile', now())")
             tables.assert_equal()
             assert tables.findings() == []
@@ -75,6 +77,18 @@ def stalled_standby(pipeline: Pipeline) -> Iterator[None]:
             yield
         finally:
             set_standby(db, "")
+
+
+def assert_commits_wait(dsn: str, db: "psycopg.Connection[Any]") -> None:
+    """An ordinary commit hangs until it is cancelled."""
+    with psycopg.connect(dsn, autocommit=True) as waiting:
+        pid = waiting.info.backend_pid
+        waiting.pgconn.send_query(b"INSERT INTO files VALUES (2, 'waits', now())")
+        query = "SELECT FROM pg_stat_activity WHERE pid = %s AND wait_event = 'SyncRep'"
+        wait_until(lambda: db.execute(query, [pid]).fetchone() is not None, "the commit waits")
+        db.execute("SELECT pg_cancel_backend(%s)", [pid])
+        while waiting.pgconn.get_result() is not None:
+            pass
 
 
 def set_standby(db: "psycopg.Connection[Any]", name: str) -> None:
