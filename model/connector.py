@@ -385,10 +385,12 @@ END
 
 def _owners(view: View, settings: ConnectorSettings) -> Iterator[tuple[str, str]]:
     """Each captured table with the column that holds the user id; the heartbeat table comes last."""
+    names = {t.name for t in view.tables}
     for table, owner in [(t.name, t.owner) for t in view.tables] + [(settings.heartbeat_table, KEY_FIELD)]:
-        if "," in table:
+        if "," in table and not names.isdisjoint(table.split(",")):
             raise ConfigurationError(
-                f"the table name {table!r} has a comma, which separates names where a truncate is reported",
+                f"the table name {table!r} holds another table's between commas, which separate names where a "
+                "truncate is reported",
                 "rename the table at the source",
             )
         # A rename is no regular expression, so nothing in it can be escaped; blanks at the ends are cut off.

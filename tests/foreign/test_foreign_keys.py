@@ -80,11 +80,11 @@ def test_children_that_name_the_user_each_in_their_way(apache_stack: Pipeline, t
 QUOTED_NAMES = """
 CREATE TABLE "User" ("User Id" text PRIMARY KEY, nr int, "made at" timestamptz NOT NULL);
 CREATE TABLE "user" ("User Id" text PRIMARY KEY, secret text);
-CREATE TABLE "order; lines: a" ("no$" int PRIMARY KEY, "its.owner" text NOT NULL);
+CREATE TABLE "order; lines: a,b" ("no$" int PRIMARY KEY, "its.owner" text NOT NULL);
 INSERT INTO "User"
     SELECT 'u-' || n, n, timestamptz '2024-01-01 00:00Z' + n * interval '1 h' FROM generate_series(1, 9) n;
 INSERT INTO "user" VALUES ('twin', 'of another table');
-INSERT INTO "order; lines: a" SELECT n, 'u-' || n % 4 + 1 FROM generate_series(1, 9) n;
+INSERT INTO "order; lines: a,b" SELECT n, 'u-' || n % 4 + 1 FROM generate_series(1, 9) n;
 """
 
 QUOTED_NAMES_VIEW = """
@@ -98,7 +98,7 @@ nr = { name = "number", type = "int" }
 "made at" = { name = "madeAt", type = "timestamptz" }
 [[children]]
 name = "lines"
-table = "order; lines: a"
+table = "order; lines: a,b"
 key = "no$"
 owner = "its.owner"
 [children.columns]
@@ -117,6 +117,8 @@ def test_names_that_only_quotes_can_write(apache_stack: Pipeline, tmp_path: Path
     with deployed(apache_stack, tmp_path, name, QUOTED_NAMES, QUOTED_NAMES_VIEW, settings) as tables:
         tables.assert_equal()
         tables.sql("""UPDATE "User" SET nr = -1 WHERE "User Id" = 'u-3'""")
-        tables.sql("""UPDATE "order; lines: a" SET "its.owner" = 'u-9' WHERE "no$" < 3""")
+        tables.sql("""UPDATE "order; lines: a,b" SET "its.owner" = 'u-9' WHERE "no$" < 3""")
+        tables.assert_equal()
+        tables.sql("""TRUNCATE "order; lines: a,b" """)
         tables.assert_equal()
         assert tables.topics() == {tables.topic}  # no row of the twin went anywhere

@@ -144,6 +144,13 @@ class TestConfiguration:
         assert not matches(column, "client$xid")
         assert config["transforms.rename1.renames"] == "client$.id:user_id"
 
+    def test_a_table_name_that_holds_anothers_between_commas_is_refused(self) -> None:
+        """The truncate trigger joins names by commas: such a mark would say that the other one is empty, too."""
+        view = parse_view(OTHER_VIEW.replace('"purse"', '"Client,purse"'), "other")
+        with pytest.raises(ConfigurationError, match="'Client,purse' holds another table's between commas"):
+            connector_config(view, SETTINGS)
+        assert connector_config(parse_view(OTHER_VIEW.replace('"purse"', '"pur,se"'), "other"), SETTINGS)
+
     @pytest.mark.parametrize("column", ["client,id", "client:id", " client_id"])
     def test_a_column_that_a_rename_cannot_name_is_refused(self, column: str) -> None:
         view = parse_view(OTHER_VIEW.replace('owner = "client_id"', f'owner = "{column}"'), "other")
