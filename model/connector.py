@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from kycache.model.scalars.times import TIME_PROBE, TimePrecision
 
 from .errors import ConfigurationError
+from .fingerprint import FINGERPRINT, fingerprint_sql
 from .partition import KeyForm, key_bytes, partition_of
 from .publication import (
     publication_sql,
@@ -124,7 +125,8 @@ def connector_config(view: View, settings: ConnectorSettings) -> dict[str, str]:
         # How soon it tries again after the source went away; its default is 10 s.
         "retriable.restart.connector.wait.ms": str(RESTART_WAIT_MS),
         "heartbeat.interval.ms": str(HEARTBEAT_INTERVAL_MS),
-        "heartbeat.action.query": beat_query(settings),
+        "heartbeat.action.query": beat_query(view, settings),
+        **_snapshot_of_beats(view, settings),
         **_limits(settings),
         **_converters(settings),
         **_transforms(view, owners, settings),
@@ -245,17 +247,33 @@ def _topic_creation(settings: ConnectorSettings) -> dict[str, str]:
     }
 
 
-def beat_query(settings: ConnectorSettings) -> str:
-    """What Debezium runs at every heartbeat: touches each partition's row and clears the truncate mark.
+def beat_query(view: View, settings: ConnectorSettings) -> str:
+    """What Debezium runs at every heartbeat: touches each partition's row, clears the truncate mark, and says what
+    the catalog is like.
 
     It runs in Debezium's streaming thread, so it must never wait for a lock: a plain UPDATE stops the
     connector for as long as a truncating transaction stays open.
     """
     beats = _qualified(settings, settings.heartbeat_table)
     return (
-        f"UPDATE {beats} h SET beat_at = clock_timestamp(), truncated = NULL "
+        f"UPDATE {beats} h SET beat_at = clock_timestamp(), truncated = NULL, "
+        f"{FINGERPRINT} = {fingerprint_sql(view, settings.schema, settings.publication)} "
         f"FROM (SELECT user_id FROM {beats} FOR UPDATE SKIP LOCKED) f WHERE h.user_id = f.user_id"
     )
+
+
+def _snapshot_of_beats(view: View, settings: ConnectorSettings) -> dict[str, str]:
+    """A snapshot's heartbeat rows carry the fingerprint as of the snapshot itself, not as of the last beat before
+    it: so a shard knows which catalog the snapshot's rows were read under."""
+    name = f"{settings.schema}.{settings.heartbeat_table}"
+    fingerprint = fingerprint_sql(view, settings.schema, settings.publication)
+    return {
+        "snapshot.select.statement.overrides": name,
+        f"snapshot.select.statement.overrides.{name}": (
+            f"SELECT user_id, shard, beat_at, truncated, {TIME_PROBE}, {fingerprint} AS {FINGERPRINT} "
+            f"FROM {_qualified(settings, settings.heartbeat_table)}"
+        ),
+    }
 
 
 def beat_keys(partitions: int, key_form: KeyForm = KeyForm.PLAIN, column: str = KEY_FIELD) -> list[str]:
@@ -320,11 +338,21 @@ def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
     rows = ", ".join(f"({literal(k)}, {p}, now())" for p, k in enumerate(keys))
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
-        "(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text)",
+        f"(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text, {FINGERPRINT} text)",
+        _fingerprint_column(beats),
         # In every beat it shows in which unit the log has its times.
         f"ALTER TABLE {beats} ADD COLUMN IF NOT EXISTS {TIME_PROBE} timestamp(3) NOT NULL DEFAULT '2000-01-01'",
         f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
     ]
+
+
+def _fingerprint_column(beats: str) -> str:
+    """For a table that was made without it. Where it is there no lock is taken, which beats would wait for."""
+    body = (
+        f"BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(beats)}::regclass "
+        f"AND attname = '{FINGERPRINT}') THEN ALTER TABLE {beats} ADD COLUMN {FINGERPRINT} text; END IF; END"
+    )
+    return f"DO {dollar_quoted(body)}"
 
 
 def _truncate_triggers(view: View, settings: ConnectorSettings) -> list[str]:

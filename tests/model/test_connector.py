@@ -222,7 +222,7 @@ def marks(db: psycopg.Connection[Any]) -> set[str | None]:
 
 
 def beat(db: psycopg.Connection[Any]) -> int:
-    return db.execute(beat_query(SETTINGS).encode()).rowcount
+    return db.execute(beat_query(default_view(), SETTINGS).encode()).rowcount
 
 
 class TestOnPostgres:
