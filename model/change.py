@@ -62,6 +62,8 @@ class Beat(msgspec.Struct, gc=False):
     origin: Origin
     truncated: tuple[int, ...]
     """Tables of the view, as in `Change.table`."""
+    fingerprint: str = ""
+    """Of the source's catalog; empty where the row has none, or one of another definition."""
 
 
 class Truncate(msgspec.Struct):

@@ -21,6 +21,7 @@ from kycache.model.partition import partition_of
 from kycache.model.profile import ANY_ROW, MANY_ROWS, SUSPICIONS_MAX, UNKNOWN_VERSION, Profile, Row, Suspicion
 from kycache.model.values import Absent, Value
 
+from .alteration import TableNames, compare_fingerprint, look_for_columns
 from .state import PendingTruncate, ShardState
 from .timeline import Mark, Notice, Profiles, Timeline, precedes_snapshot, version_of
 
@@ -53,17 +54,18 @@ class Fold:
     """Applies items of one shard. Holds no data of its own but what never changes."""
 
     def __init__(
-        self, shard: int, shard_count: int, tables: tuple[str, ...], *, halt_on_poison: bool = False
+        self, shard: int, shard_count: int, names: tuple[TableNames, ...], *, halt_on_poison: bool = False
     ) -> None:
         """Args:
-        tables: names of the view's tables, for messages.
+        names: of the view's tables and columns, for messages.
         halt_on_poison: a record that cannot be decoded stops the shard instead of going to quarantine.
         """
         self.halt_on_poison = halt_on_poison
-        self.timeline = Timeline(shard, tables)
         self.shard = shard
         self.shard_count = shard_count
-        self.tables = tables
+        self.names = names
+        self.tables = tuple(each.table for each in names)
+        self.timeline = Timeline(shard, self.tables)
 
     def apply(self, state: ShardState, item: Item, profiles: Profiles) -> Verdict:
         """Apply one item to `state` and `profiles`.
@@ -159,6 +161,9 @@ class Fold:
             self._heal(profile, change.table, change.key, version)
         else:
             row, unknown = cast("tuple[Value, ...]", change.values), False
+            # Until every column has come once, and of odd images: the usual one has them all.
+            if change.partial or not state.unseen or state.unseen[change.table]:
+                look_for_columns(state, change.offset, change.origin, change.table, change.values, self.names)
             if change.partial:
                 known = before is not None and before.values is not None
                 row, unknown = _merge(change, before if known else profile.row(change.table, change.key), profile)
@@ -192,6 +197,8 @@ class Fold:
             version = version_of(state, beat.origin)
             for table in beat.truncated:
                 self._truncate(state, table, version, profiles)
+        if beat.fingerprint:
+            compare_fingerprint(state, beat.offset, beat.origin, beat.fingerprint)
         return Outcome.BEAT
 
     def _truncate(self, state: ShardState, table: int, version: Version, profiles: Profiles) -> None:

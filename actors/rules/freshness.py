@@ -53,7 +53,7 @@ def freshness(
     return Freshness(
         as_of_ms=min(known) if heartbeat else None,
         watermark=min(s.watermark for s in states),
-        suspect=profile_suspect or bool(held) or any(s.doubts for s in states),
+        suspect=profile_suspect or bool(held) or any(s.doubts or s.altered is not None for s in states),
         heartbeat=heartbeat,
         cut_off=any(d.kind == CUT_OFF for d in held),
     )

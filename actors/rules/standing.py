@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+from .alteration import why_altered
 from .freshness import Limits, concerns, staleness_s
 from .reports import CUT_OFF, NO_SHARD, Doubt, Report, WriterState
 from .state import ShardState
@@ -204,7 +205,12 @@ def _suspicion(facts: Facts) -> str:
     return why and f"every answer is suspect: {why}; {SUSPECT_REMEDY}"
 
 
-REMARKS = (_writer_waits, _suspicion)
+def _alteration(facts: Facts) -> str:
+    """The same where the source's tables were altered."""
+    return why_altered(facts.state)
+
+
+REMARKS = (_writer_waits, _suspicion, _alteration)
 """What is added to the reason, whichever rule decided; each may be empty."""
 
 

@@ -38,6 +38,16 @@ class PendingTruncate(msgspec.Struct, frozen=True):
     lsn: int
 
 
+class Alteration(msgspec.Struct, frozen=True, array_like=True):
+    """The source's catalog changed, in what the view reads: rows may have changed without an event."""
+
+    offset: int
+    """Of the record that showed it last."""
+    lsn: int
+    lacking: str = ""
+    """The table, and the declared columns that its rows came without; empty where a beat told."""
+
+
 class Counters(msgspec.Struct):
     """How often what happened, since the generation of the store began. Exact: kept with the rows."""
 
@@ -102,6 +112,15 @@ class ShardState(msgspec.Struct, array_like=True):
     """By how much the latest time of the source's clock that was seen is later than `as_of_ms`."""
     disbelieved: bool = False
     """The latest change was dated ahead of our clock: as-of waits for one that is not."""
+    fingerprint: str = ""
+    """Of the source's catalog, as the latest beat or the latest whole snapshot brought it; empty: none yet."""
+    fingerprint_lsn: int = 0
+    altered: Alteration | None = None
+    """Puts every answer in doubt."""
+    unseen: tuple[bytes, ...] = ()
+    """Per table, the declared columns that no row has come with yet, as a set of bits; empty: of no table any."""
+    seen_lsn: tuple[int, ...] = ()
+    """Per table, where the last of the others came first."""
 
     @property
     def known_as_of_ms(self) -> int | None:

@@ -15,6 +15,7 @@ from kycache.model.lsn import Version, format_lsn
 from kycache.model.profile import Profile
 
 from . import reports
+from .alteration import settle_alteration
 from .standing import SOURCE_REMEDY
 from .state import ShardState
 
@@ -94,6 +95,7 @@ class Timeline:
         state.placed_offset = offset + 1
         if state.generation is not None and not state.streamed and not precedes_snapshot(state, origin):
             _sweep(state, profiles)
+            settle_alteration(state)
             state.streamed = True
             state.bootstrapped = state.bootstrapped or state.from_start
         if origin.commit is not None and origin.commit > state.commit_seen:
@@ -123,6 +125,7 @@ class Timeline:
         state.before_commit = state.commit_seen if state.seen_ms else -1
         state.before_ms = state.seen_ms
         state.streamed = False
+        state.fingerprint = ""
         state.unswept = state.unswept or state.counters.applied + state.counters.quarantined > 0
 
     def _moved_back(self, what: str, highest: int) -> HaltShard:

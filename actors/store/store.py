@@ -23,6 +23,7 @@ from kycache.actors.files.open_reads import OpenRead, OpenReads, ReadHeldOpen
 from kycache.actors.files.quarantine import Quarantined
 from kycache.actors.integrity.vouching import Held
 from kycache.actors.order.writer import OrderWriter
+from kycache.actors.rules.alteration import TableNames, acknowledge_alteration
 from kycache.actors.rules.fold import Fold
 from kycache.actors.rules.freshness import CLOCK_SKEW_S
 from kycache.actors.rules.reports import Doubt
@@ -94,7 +95,7 @@ class Store:
         self._turn = turn or Turn()
         self._clock = clock
         self._children = len(view.children)
-        names = tuple(t.name for t in view.tables)
+        names = tuple(TableNames(t.name, tuple(c.name for c in t.columns)) for t in view.tables)
         self._fold = Fold(identity.shard, identity.shards, names, halt_on_poison=halt_on_poison)
         check_before_mapping(generation, identity.shard)
         self._held = Held(generation, identity.shard)
@@ -231,6 +232,20 @@ class Store:
             self._order.forget()
             raise
         return settled
+
+    def acknowledge(self) -> str:
+        """Trust the shard again though its tables were altered at the source. Blocking.
+
+        Returns:
+            What was in doubt; empty where nothing was.
+        """
+        grow_ahead(self._environment)
+        with self._environment.begin(write=True) as txn:
+            state = read_state(txn, self._databases)
+            was = acknowledge_alteration(state)
+            if was:
+                write_state(txn, self._databases, state)
+        return was
 
     def _settle_one(
         self,

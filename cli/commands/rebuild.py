@@ -14,6 +14,7 @@ from kycache.cli.settings.composition import data_directory, environments, kafka
 from kycache.cli.settings.invocation import ShardsOption, invocation
 from kycache.cli.settings.kafka_connect import KafkaConnect
 from kycache.cli.settings.loading import Settings
+from kycache.cli.support.acknowledging import acknowledge_alterations
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View
@@ -42,6 +43,13 @@ def rebuild(
             help="With --epoch: Debezium is stopped and its offsets are removed already; start it afterwards.",
         ),
     ] = False,
+    acknowledge: Annotated[
+        bool,
+        typer.Option(
+            "--acknowledge",
+            help="Instead: trust what is there, where the source's tables were altered and no row changed.",
+        ),
+    ] = False,
     replace: Annotated[
         bool,
         typer.Option(
@@ -59,6 +67,8 @@ def rebuild(
     """
     if by_hand and not epoch:
         raise typer.BadParameter("goes with --epoch only", param_hint="--by-hand")
+    if acknowledge and (epoch or replace):
+        raise typer.BadParameter("rebuilds nothing, so it goes with --shard only", param_hint="--acknowledge")
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
@@ -68,6 +78,10 @@ def rebuild(
             f"nothing was ingested into {directory.root}", "start `kycache ingest`: it reads all there is"
         )
     shards = _named(directory, home, view, shard)
+    if acknowledge:
+        directory.check_view(home, view.hash)
+        acknowledge_alterations(settings, directory, view, shards, yes=yes, dry_run=dry_run)
+        return
     connect = _connect(settings, by_hand) if epoch else None
     if dry_run:
         start = "the whole snapshot that would be ordered" if epoch else "where the log is whole"

@@ -11,6 +11,7 @@ import msgspec
 
 from kycache.model.change import Beat, Change, Item, Misrouted, Origin, Poison, Scope, Skip, Truncate
 from kycache.model.connector import MESSAGE_BYTES_MAX
+from kycache.model.fingerprint import FINGERPRINT, scope_of
 from kycache.model.partition import KeyForm, key_bytes
 from kycache.model.scalars.refused import ValueRefused
 from kycache.model.scalars.times import TIME_PROBE, TimePrecision, probe_fits
@@ -96,6 +97,7 @@ class RecordDecoder:
         self._print_user = printer(view.root.key_type)
         self._numeric = view.root.key_type.kind is Kind.INT
         self._key_column = view.root.key
+        self._scope = scope_of(view)
         self._envelope = msgspec.json.Decoder(Envelope)
         self._image = msgspec.json.Decoder(Image | None)
         self._users: dict[object, _User] = {}
@@ -366,7 +368,11 @@ class RecordDecoder:
         names = truncated.split(",") if isinstance(truncated, str) else []
         names += [n for n in self._numbers if "," in n and f",{n}," in f",{truncated},"]
         tables = tuple(self._numbers[n] for n in names if n in self._numbers)
-        return Beat(record.offset, origin, tables)
+        found = image.get(FINGERPRINT)
+        # A truncate's trigger touches the row too, and leaves what the beat before it wrote.
+        if names or not isinstance(found, str) or not found.startswith(self._scope):
+            found = ""
+        return Beat(record.offset, origin, tables, found)
 
     def _user_of_key(self, key: bytes | None) -> bytes | None:
         """The user that a Kafka key names, in the configured form."""

@@ -35,6 +35,10 @@ class Rebuild(ForShard, frozen=True):
     """Do not build beside what serves."""
 
 
+class Acknowledge(ForShard, frozen=True):
+    """Trust the shard again, though its tables were altered at the source."""
+
+
 class Replay(ForShard, frozen=True):
     """Apply records of the quarantine that can be understood now."""
 
@@ -63,7 +67,7 @@ class Compact(ForShard, frozen=True):
     """The one that it is a copy of."""
 
 
-Command = Rebuild | Replay | Drop | Bring | Compact
+Command = Rebuild | Acknowledge | Replay | Drop | Bring | Compact
 
 
 class Answer(msgspec.Struct, frozen=True):

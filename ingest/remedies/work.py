@@ -6,8 +6,9 @@ from kycache.actors.files.home import Home
 from kycache.actors.store.store import Settled
 from kycache.ingest.consuming.settings import KafkaSettings
 
+from .acknowledge import acknowledge
 from .bring import bring, bring_compacted
-from .protocol import OFFSETS_MAX, Bring, Command, Compact, Drop, Rebuild, Replay
+from .protocol import OFFSETS_MAX, Acknowledge, Bring, Command, Compact, Drop, Rebuild, Replay
 from .quarantine import settle
 from .rebuild import rebuild
 
@@ -25,6 +26,8 @@ def carry_out(command: Command, settings: KafkaSettings, home: Home) -> tuple[Se
     match command:
         case Rebuild():
             rebuild(settings, home, shard, replace=command.replace)
+        case Acknowledge():
+            acknowledge(home, shard)
         case Replay() | Drop():
             offsets, drop = command.offsets[:OFFSETS_MAX], isinstance(command, Drop)
             return tuple(settle(settings, home, shard, offsets, drop=drop))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from kycache.ingest.decoding.decode import VALUE_BYTES_MAX, Record, RecordDecoder
 from kycache.model.change import Beat, Change, Item, Misrouted, Poison, Scope, Skip, Snapshot, Truncate
 from kycache.model.definition import default_view, parse_view
+from kycache.model.fingerprint import scope_of
 from kycache.model.partition import KeyForm
 from kycache.model.scalars.times import TimePrecision
 from kycache.model.values import Absent, uuid_bytes
@@ -139,6 +140,25 @@ def test_heartbeat_rows() -> None:
     for table, kind in (("beats_of_this_view", Beat), ("kycache_heartbeat", Skip)):
         record = Record(3, 0, b"beat-0", json.dumps(envelope("u", table, row)).encode())
         assert isinstance(named.decode(record), kind)
+
+
+def test_a_heartbeat_rows_fingerprint() -> None:
+    ours = f"{scope_of(default_view())}-77"
+    row = {"user_id": "beat-0", "shard": 0, "beat_at": None, "truncated": None, "fingerprint": ours}
+    for op, sequence in (("r", '[null,"1"]'), ("u", '["1","2"]')):
+        beat = decode(envelope(op, "kycache_heartbeat", row, sequence=sequence), "beat-0")
+        assert beat.fingerprint == ours  # type: ignore[union-attr]
+    others: list[dict[str, object]] = [
+        {"fingerprint": None},
+        {"fingerprint": "00000000:-77"},  # the connector is of another definition
+        {"fingerprint": 77},
+        {"truncated": "users"},  # not written by a beat
+    ]
+    for other in others:
+        beat = decode(envelope("u", "kycache_heartbeat", row | other), "beat-0")
+        assert beat.fingerprint == ""  # type: ignore[union-attr]
+    without = {name: value for name, value in row.items() if name != "fingerprint"}
+    assert decode(envelope("u", "kycache_heartbeat", without), "beat-0").fingerprint == ""  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

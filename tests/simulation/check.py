@@ -36,6 +36,7 @@ def check_state(shard: int, state: ShardState, model: ShardModel) -> None:
         "suspects": (state.suspects, sum(bool(s) for s in model.suspicions.values())),
         "quarantined": (state.quarantined, len(model.quarantine)),
         "doubts": (state.doubts, model.doubts),
+        "altered": (state.altered is not None, model.altered is not None),
     }
     for name, (is_, should) in found.items():
         require(is_ == should, f"shard {shard}: {name} is {is_}, must be {should}, at {model.position}")

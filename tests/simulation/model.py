@@ -63,6 +63,10 @@ class ShardModel:
         self.swept = True
         self.bootstrapped = False
         self.truncated: dict[int, int] = {}
+        self.fingerprint = ""
+        self.fingerprint_order = 0
+        self.altered: int | None = None
+        """The order of the latest beat that told of another catalog."""
         self.touched: set[bytes] | None = set()
         """Users changed since this was last emptied; None: any."""
 
@@ -104,6 +108,7 @@ class ShardModel:
         origin = item.origin if isinstance(item, Change | Beat | Truncate | Poison) else None
         if origin is not None and origin.snapshot is Snapshot.WHOLE and self.snapshot != order:
             self.snapshot, self.snapshot_offset, self.swept = order, self.placed_offset, False
+            self.fingerprint = ""
         if origin is not None:
             self.placed_offset = item.offset + 1
         if origin is not None and origin.snapshot is Snapshot.STREAMED:
@@ -114,6 +119,10 @@ class ShardModel:
             self.row(item, order)
         elif isinstance(item, Beat):
             self._truncate(item.truncated, order)
+            if item.fingerprint and order >= self.fingerprint_order:
+                if order != self.snapshot and self.fingerprint not in ("", item.fingerprint):
+                    self.altered = order
+                self.fingerprint, self.fingerprint_order = item.fingerprint, order
         elif isinstance(item, Poison):
             self._poison(item, order)
 
@@ -157,6 +166,8 @@ class ShardModel:
         if self.snapshot is None or order < self.snapshot:
             return
         self.bootstrapped = True
+        if self.altered is not None and self.altered < self.snapshot:
+            self.altered = None
         if not self.swept:
             self.swept, self.touched = True, None
             for user in self.suspicions.keys() | self.rows.keys():

@@ -136,6 +136,36 @@ MUTANTS = (
         "        self._row(state, gone, profiles)\n",
         "",
     ),
+    Mutant(
+        "another-catalog-is-taken",
+        "actors/rules/alteration.py",
+        'if state.fingerprint not in ("", fingerprint):',
+        "if False:",
+    ),
+    Mutant(
+        "redelivered-beat-is-compared",
+        "actors/rules/alteration.py",
+        "or origin.lsn <= state.fingerprint_lsn:",
+        "or False:",
+    ),
+    Mutant(
+        "acknowledged-is-not-kept",
+        "actors/store/store.py",
+        "            if was:\n                write_state",
+        "            if False:\n                write_state",
+    ),
+    Mutant(
+        "snapshot-brings-no-catalog",
+        "actors/rules/alteration.py",
+        "if origin.lsn >= state.fingerprint_lsn:",
+        "if False:",
+    ),
+    Mutant(
+        "snapshot-ends-no-alteration",
+        "actors/rules/timeline.py",
+        "            settle_alteration(state)\n",
+        "",
+    ),
     Mutant("markers-are-dropped-early", "actors/store/store.py", "if not state.quarantined:", "if True:"),
 )
 

@@ -85,6 +85,9 @@ class History:
         chosen = usual + [fault for fault in faults if rng.random() < SWITCHED_ON]
         if self._poisonous:
             chosen.append((3, self._redelivery))  # what was spoilt comes again, whole
+        if rng.random() < SWITCHED_ON:
+            # What beats of before said comes again.
+            chosen += [(1, self._alter), (1.5, self._acknowledge), (1.5, self._redelivery)]
         self._weights = [weight for weight, _ in chosen]
         self._actions = [action for _, action in chosen]
 
@@ -216,6 +219,10 @@ class History:
         async with owner.poll_across(shard, self._rng):
             await self._world.replay(shard)
 
+    async def _acknowledge(self) -> None:
+        for shard in range(self._source.partitions):
+            await self._world.acknowledge(shard)
+
     # The source.
 
     async def _transactions(self) -> None:
@@ -231,6 +238,13 @@ class History:
     async def _truncate(self) -> None:
         self._source.truncate(self._rng.choice(list(UNCHANGING)))
         self._heard()
+
+    async def _alter(self) -> None:
+        """DDL, mostly told by a beat before anything else happens."""
+        self._source.alter()
+        self._unmended = True
+        if self._rng.random() < 0.7:
+            await self._beat()
 
     async def _whole_snapshot(self, *, spoil: bool = True) -> None:
         begin = len(self._source.log)

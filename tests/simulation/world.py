@@ -17,6 +17,7 @@ from kycache.actors.reader import ShardReader, snapshots
 from kycache.ingest.consuming.topic import Topic
 from kycache.ingest.decoding.decode import Record, RecordDecoder
 from kycache.ingest.remedies import quarantine
+from kycache.ingest.remedies.acknowledge import acknowledge
 from kycache.model.change import Change, Item
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused
@@ -251,6 +252,27 @@ class World:
             model.settle(one.offset)
         self.committed(owner, shard)
 
+    async def acknowledge(self, shard: int) -> None:
+        """As `kycache rebuild --acknowledge` of a shard whose tables were altered."""
+        owner = self.owners[shard]
+        contested = any(number == shard for _, number in self.stale)
+        if owner is None or owner.dead or contested or self.models[shard].altered is None:
+            return
+        try:
+            await owner.holders.carry_out(shard, lambda: self._acknowledge(owner, shard))
+        except Refused:
+            if not owner.dead:
+                raise
+
+    def _acknowledge(self, owner: Member, shard: int) -> None:
+        if owner.dead:
+            raise Died
+        self.thaw(shard)
+        self.about_to_commit(shard)
+        acknowledge(Home(self.directory, owner.environments, VIEW), shard)
+        self.models[shard].altered = None
+        self.committed(owner, shard)
+
     # The end.
 
     async def turn(self) -> None:
@@ -278,6 +300,7 @@ class World:
                     check_index(shard, snapshot, VIEW)
                     require(snapshot.state.bootstrapped, f"shard {shard} is not bootstrapped at the end")
                     require(not snapshot.state.suspects, f"shard {shard}: someone is suspect at the end")
+                    require(snapshot.state.altered is None, f"shard {shard}: an alteration stays at the end")
                 check_sql(self.source, taken, VIEW)
         finally:
             for reader in readers:

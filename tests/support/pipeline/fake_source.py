@@ -13,6 +13,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
 from kycache.ingest.decoding.decode import Record
+from kycache.model.definition import default_view
+from kycache.model.fingerprint import scope_of
 from kycache.model.partition import partition_of
 
 STATUSES = ("PENDING", "VERIFIED", "REJECTED", "EXPIRED")
@@ -21,6 +23,8 @@ TABLES = ("users", "kyc_records", "accounts")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 START_MS = 1_700_000_000_000
 """In 2023: whatever a history waits for, it is not ahead of the clock of whoever runs it."""
+
+SCOPE = scope_of(default_view())
 
 Row = dict[str, Any]
 
@@ -70,6 +74,9 @@ class FakeSource:
         self._clock_ms = START_MS
         self._tx = 700
         self._beats = self._beat_keys()
+        self._catalog = 1
+        self._told = 0
+        """The catalog that the latest beat told of."""
 
     # What SQL would say.
 
@@ -167,7 +174,12 @@ class FakeSource:
     def beat(self) -> None:
         """Debezium's heartbeat query: one row per partition."""
         self._lsn += 50
+        self._told = self._catalog
         self._commit([(self._lsn, "u", "kycache_heartbeat", k, None, self._beat_row(k)) for k in self._beats])
+
+    def alter(self) -> None:
+        """DDL on what the view reads: no event comes of it."""
+        self._catalog += 1
 
     def truncate(self, table: str) -> None:
         """TRUNCATE of a table; its trigger touches every heartbeat row in the same transaction."""
@@ -205,7 +217,9 @@ class FakeSource:
         self._order += 1
         source = self._source("true", f'[null,"{self._lsn}"]', self._lsn)
         rows = [(table, row) for table in TABLES for row in getattr(self, table).values()]
-        rows += [("kycache_heartbeat", self._beat_row(beat)) for beat in self._beats]
+        # The snapshot reads the catalog itself.
+        told = {"fingerprint": f"{SCOPE}{self._catalog}"}
+        rows += [("kycache_heartbeat", self._beat_row(beat) | told) for beat in self._beats]
         for table, row in rows[: None if cut is None else int(cut * len(rows))]:
             self._send(row["user_id"], "r", {**source, "table": table}, None, row, kind="whole")
 
@@ -431,7 +445,14 @@ class FakeSource:
         return [keys[p] for p in range(self.partitions)]
 
     def _beat_row(self, key: str, truncated: str | None = None) -> Row:
-        return {"user_id": key, "shard": self._partition(key), "beat_at": None, "truncated": truncated}
+        shard = self._partition(key)
+        return {
+            "user_id": key,
+            "shard": shard,
+            "beat_at": None,
+            "truncated": truncated,
+            "fingerprint": f"{SCOPE}{self._told}" if self._told else None,
+        }
 
     def _when(self) -> int | None:
         """Few different times, so that ties are common."""
