@@ -335,14 +335,14 @@ def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
     """Rows for another partition count stay: together they cover both, while two topics stand side by side."""
     beats = _qualified(settings, settings.heartbeat_table)
     keys = beat_keys(settings.partitions, settings.key_form, view.root.key)
-    rows = ", ".join(f"({literal(k)}, {p}, now())" for p, k in enumerate(keys))
+    rows = ", ".join(f"({literal(k)}, {p})" for p, k in enumerate(keys))
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
         f"(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text, {FINGERPRINT} text)",
         _fingerprint_column(beats),
         # In every beat it shows in which unit the log has its times.
         f"ALTER TABLE {beats} ADD COLUMN IF NOT EXISTS {TIME_PROBE} timestamp(3) NOT NULL DEFAULT '2000-01-01'",
-        f"INSERT INTO {beats} (user_id, shard, beat_at) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
+        f"INSERT INTO {beats} (user_id, shard) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
     ]
 
 

@@ -31,6 +31,7 @@ from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import Kind
 
 from .connector_rules import judge_connector
+from .shard_rules import judge_alterations
 from .source_rules import judge_history, judge_source
 from .topic_rules import WARNING, Finding, judge_disk, judge_log, judge_store, judge_topic
 
@@ -156,7 +157,7 @@ class _Examination:
         assert self.home is not None
         self.directory.check_view(self.home, self._view.hash)
         self.directory.check_times(self.home, self._asked)
-        yield from ()
+        yield from judge_alterations(self._states())
 
     def look_at_topic(self) -> Iterator[Finding]:
         from .look_at_topic import look_at_topic  # here and below, as the clients take their time to import

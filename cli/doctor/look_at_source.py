@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg import sql
@@ -10,6 +10,7 @@ from psycopg import sql
 from kycache.cli.settings.kafka_connect import KafkaConnect
 from kycache.model.connector import ConnectorSettings
 from kycache.model.errors import ConfigurationError, Unreachable
+from kycache.model.fingerprint import FINGERPRINT
 from kycache.model.lsn import parse_lsn
 from kycache.model.publication import trigger_name
 from kycache.model.view import Kind, View
@@ -167,8 +168,9 @@ def look_at_source(
         in_recovery=settings[1],
         tables=tables,
         publication=None if publication is None else _publication(publication),
-        heartbeat_rows={key: shard for key, (shard, _) in beats.items()} if told else None,
-        beaten_s=min((age for _, age in beats.values() if age is not None), default=None),
+        heartbeat_rows={key: row.shard for key, row in beats.items()} if told else None,
+        beaten_s=min((row.age_s for row in beats.values() if row.age_s is not None), default=None),
+        fingerprints=frozenset(row.fingerprint for row in beats.values() if row.fingerprint is not None),
         odd_dates=odd_dates,
         slot=None if slot is None else SlotFacts(*slot),
         database=settings[2],
@@ -220,15 +222,23 @@ def _publication(row: tuple[Any, ...]) -> PublicationFacts:
     return PublicationFacts(tables, published, row[4], row[5])
 
 
-def _heartbeat_rows(
-    database: "psycopg.Connection[Any]", connector: ConnectorSettings
-) -> dict[str, tuple[int, float | None]]:
-    """Each row's key, with its shard and how many seconds ago it was written."""
+class _Beat(NamedTuple):
+    """A heartbeat row: its shard, how many seconds ago it was written, and what it says of the catalog."""
+
+    shard: int
+    age_s: float | None
+    fingerprint: str | None
+
+
+def _heartbeat_rows(database: "psycopg.Connection[Any]", connector: ConnectorSettings) -> dict[str, _Beat]:
+    """Each row by its key."""
     table = sql.Identifier(connector.schema, connector.heartbeat_table)
     age = sql.SQL("extract(epoch FROM clock_timestamp() - beat_at)::float8")
     limit = sql.Literal(HEARTBEAT_ROWS_MAX)
-    rows = sql.SQL("SELECT user_id, shard, {} FROM {} LIMIT {}").format(age, table, limit)
-    return {key: (shard, age_s) for key, shard, age_s in database.execute(rows)}
+    # Through jsonb, as a table of before lacks the column.
+    fingerprint = sql.SQL("to_jsonb(h) ->> {}").format(sql.Literal(FINGERPRINT))
+    rows = sql.SQL("SELECT user_id, shard, {}, {} FROM {} h LIMIT {}").format(age, fingerprint, table, limit)
+    return {key: _Beat(*row) for key, *row in database.execute(rows)}
 
 
 def _odd_dates(

@@ -96,7 +96,9 @@ class SourceFacts:
     """Each heartbeat row's key and the shard it names; None where they cannot be told."""
     slot: SlotFacts | None
     beaten_s: float | None = None
-    """How long ago the newest heartbeat row was written, by the source's own clock."""
+    """How long ago the newest heartbeat row was written, by the source's own clock; None: no beat has come yet."""
+    fingerprints: frozenset[str] = frozenset()
+    """Those that stand in the heartbeat rows."""
     odd_dates: Mapping[tuple[str, str], bool | None] = field(default_factory=dict)
     """Per table and column, whether there are dates that a snapshot shifts; None: it could not be asked."""
     database: str = ""

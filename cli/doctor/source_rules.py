@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from kycache.actors.rules.freshness import CLOCK_SKEW_S
 from kycache.actors.rules.standing import SOURCE_REMEDY
 from kycache.model.connector import ConnectorSettings, truncate_body
+from kycache.model.fingerprint import FINGERPRINT, scope_of
 from kycache.model.lsn import format_lsn
 from kycache.model.partition import KeyForm, key_bytes, partition_of
 from kycache.model.publication import trigger_name
@@ -12,9 +13,9 @@ from kycache.model.scalars.times import TIME_PROBE
 from kycache.model.view import View
 
 from .key_rules import judge_filters, judge_same_user
-from .source_facts import HEARTBEAT_COLUMNS, SourceFacts
+from .source_facts import HEARTBEAT_COLUMNS, SourceFacts, TableFacts
 from .table_rules import judge_table
-from .topic_rules import RUN_SQL, WARNING, Finding, several
+from .topic_rules import RUN_CONNECTOR, RUN_SQL, WARNING, Finding, several
 
 
 def judge_source(
@@ -64,7 +65,7 @@ def judge_source(
     yield from _judge_publication(source, view, connector)
     if not source.in_recovery:  # the slot is the primary's
         yield from _judge_slot(source, connector.slot, slot_wal_max_bytes)
-    yield from _judge_heartbeat(source, connector, key_form, view.root.key, partitions)
+    yield from _judge_heartbeat(source, view, connector, key_form, partitions)
 
 
 def judge_history(source: SourceFacts, watermark: int) -> Iterator[Finding]:
@@ -171,7 +172,7 @@ def _judge_slot(source: SourceFacts, name: str, wal_max_bytes: int) -> Iterator[
 
 
 def _judge_heartbeat(
-    source: SourceFacts, connector: ConnectorSettings, key_form: KeyForm, column: str, partitions: int
+    source: SourceFacts, view: View, connector: ConnectorSettings, key_form: KeyForm, partitions: int
 ) -> Iterator[Finding]:
     table, facts = connector.heartbeat_table, source.tables.get(connector.heartbeat_table)
     if facts is None:
@@ -202,12 +203,32 @@ def _judge_heartbeat(
             "the connector runs",
             f'GRANT SELECT, UPDATE ON {connector.schema}.{table} TO "{source.role}"',
         )
+    yield from _judge_fingerprint(source, facts, table, view)
     # Rows of another partition count may stand there too, and beat here as well.
     keys = source.heartbeat_rows or {}
-    beaten = {partition_of(key_bytes(key_form, column, key), partitions) for key in keys}
+    beaten = {partition_of(key_bytes(key_form, view.root.key, key), partitions) for key in keys}
     if silent := [n for n in range(partitions) if n not in beaten]:
         yield Finding(
             "heartbeat",
             f"table {table} has no row for partition {several(silent)} of {partitions}",
             f"see that `[kafka] key` says how the connector writes keys, then {RUN_SQL}",
+        )
+
+
+def _judge_fingerprint(source: SourceFacts, facts: TableFacts, table: str, view: View) -> Iterator[Finding]:
+    """Without it the view works, and what DDL does to rows goes unseen."""
+    unseen = "DDL that changes rows without an event goes unseen"
+    if FINGERPRINT not in facts.columns:
+        yield Finding("fingerprint", f"table {table} has no column {FINGERPRINT}: {unseen}", RUN_SQL)
+    elif source.beaten_s is not None and not source.fingerprints:
+        yield Finding(
+            "fingerprint",
+            f"no beat writes column {FINGERPRINT} of table {table}: {unseen}",
+            f"{RUN_CONNECTOR} (heartbeat.action.query, snapshot.select.statement.overrides)",
+        )
+    elif any(not found.startswith(scope_of(view)) for found in source.fingerprints):
+        yield Finding(
+            "fingerprint",
+            f"the beats' column {FINGERPRINT} is of other tables or columns than the view's: {unseen}",
+            f"{RUN_CONNECTOR} (heartbeat.action.query, snapshot.select.statement.overrides)",
         )

@@ -8,10 +8,12 @@ import psycopg
 import pytest
 
 from kycache.actors.files.directory import FORMAT, Node
+from kycache.actors.rules.state import Alteration, Position, ShardState
 from kycache.cli.doctor import look_at_source as examination
 from kycache.cli.doctor import topic_rules as findings
 from kycache.cli.doctor.connector_rules import ConnectorFacts, TaskFailure, judge_connector
 from kycache.cli.doctor.failure_rules import Reason, reason_of
+from kycache.cli.doctor.shard_rules import judge_alterations
 from kycache.cli.doctor.source_facts import (
     HEARTBEAT_COLUMNS,
     ColumnFacts,
@@ -25,6 +27,7 @@ from kycache.cli.doctor.source_rules import judge_history, judge_source
 from kycache.cli.doctor.topic_rules import WARNING, Finding, LogFacts, PartitionFacts, TopicFacts
 from kycache.model.connector import ConnectorSettings, beat_keys, connector_config, truncate_body
 from kycache.model.definition import default_view
+from kycache.model.fingerprint import FINGERPRINT, scope_of
 from kycache.model.partition import KeyForm
 from kycache.model.scalars.times import TIME_PROBE, TimePrecision
 from support.command_line import RunCommand
@@ -34,6 +37,7 @@ VIEW = default_view()
 CONNECTOR = ConnectorSettings(host="db", port=5432, user="app", password="x", dbname="app", partitions=4)
 OPERATIONS = frozenset({"insert", "update", "delete", "truncate"})
 WAL_MAX = 1 << 30
+BEAT_COLUMNS = HEARTBEAT_COLUMNS | {FINGERPRINT, TIME_PROBE}
 
 
 def sound_table(name: str) -> TableFacts:
@@ -59,7 +63,7 @@ SOUND = SourceFacts(
     in_recovery=False,
     tables={
         **{table.name: sound_table(table.name) for table in VIEW.tables},
-        "kycache_heartbeat": TableFacts("d", dict.fromkeys({*HEARTBEAT_COLUMNS, TIME_PROBE}, ColumnFacts("text"))),
+        "kycache_heartbeat": TableFacts("d", dict.fromkeys(BEAT_COLUMNS, ColumnFacts("text"))),
     },
     publication=PublicationFacts(TABLES, OPERATIONS),
     heartbeat_rows=BEATS,
@@ -70,6 +74,33 @@ SOUND = SourceFacts(
 
 def judge(source: SourceFacts, partitions: int = 4) -> list[Finding]:
     return list(judge_source(source, VIEW, CONNECTOR, KeyForm.PLAIN, partitions, WAL_MAX))
+
+
+def test_a_fingerprint_that_nobody_writes_is_found() -> None:
+    def found(**changes: object) -> str:
+        problems = [f for f in judge(replace(SOUND, **changes)) if f.check == "fingerprint"]  # type: ignore[arg-type]
+        return problems[0].problem if problems else ""
+
+    assert not found(beaten_s=0.2, fingerprints=frozenset({f"{scope_of(VIEW)}-77"}))
+    assert not found()  # no beat has come yet: that has findings of its own
+    assert "no beat writes column fingerprint of table kycache_heartbeat" in found(beaten_s=0.2)
+    assert "of other tables or columns than the view's" in found(fingerprints=frozenset({"00000000:1"}))
+    without = TableFacts("d", dict.fromkeys(BEAT_COLUMNS - {FINGERPRINT}, ColumnFacts("text")))
+    assert "has no column fingerprint" in found(tables={**SOUND.tables, "kycache_heartbeat": without})
+
+
+def test_altered_shards_are_one_finding_with_the_remedies() -> None:
+    def state(shard: int, altered: Alteration | None) -> ShardState:
+        return ShardState(Position("t", "i", shard, 0), altered=altered)
+
+    assert not list(judge_alterations([state(0, None)]))
+    lacking = Alteration(7, 0x1000, "table users without phone")
+    states = [state(2, lacking), state(0, Alteration(9, 0x2000)), state(1, None)]
+    (finding,) = judge_alterations(states)
+    assert finding.problem.startswith(
+        "every answer of shard 0, 2 is suspect: rows come of table users without phone"
+    )
+    assert "`kycache rebuild --acknowledge`" in finding.remedy
 
 
 def with_table(**changes: object) -> SourceFacts:

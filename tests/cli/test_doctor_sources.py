@@ -114,6 +114,24 @@ BROKEN: list[tuple[str, str, str, str]] = [
     ),
     ("DELETE FROM kycache_heartbeat WHERE shard = 2", "", "heartbeat", "has no row for partition 2 of 4"),
     (
+        "ALTER TABLE kycache_heartbeat DROP COLUMN fingerprint",
+        "",
+        "fingerprint",
+        "table kycache_heartbeat has no column fingerprint",
+    ),
+    (
+        "UPDATE kycache_heartbeat SET beat_at = now()",
+        "UPDATE kycache_heartbeat SET beat_at = NULL",
+        "fingerprint",
+        "no beat writes column fingerprint of table kycache_heartbeat",
+    ),
+    (
+        "UPDATE kycache_heartbeat SET fingerprint = '00000000:1'",
+        "UPDATE kycache_heartbeat SET fingerprint = NULL",
+        "fingerprint",
+        "is of other tables or columns than the view's",
+    ),
+    (
         "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamptz",
         "ALTER TABLE accounts ALTER COLUMN opened_at TYPE timestamp",
         "types",
