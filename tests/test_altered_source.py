@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
@@ -9,8 +10,12 @@ import pytest
 from kycache.demo.servers.ports import free_ports
 from kycache.demo.servers.stack import Kind
 from support.pipeline.running_demo import RunningDemo, running_demo
-from support.pipeline.sql_truth import wait_fresh
+from support.pipeline.sql_truth import SqlTruth, profile_differences, wait_fresh
+from support.pipeline.stack import require_apache
 from support.waiting import wait_until
+
+REBUILT_WAIT_S = 120.0
+"""A snapshot that Kafka Connect is ordered to take, and the shards built from it."""
 
 HARMLESS = """
 CREATE INDEX ON users (last_name); ANALYZE; COMMENT ON COLUMN users.phone IS 'of the user';
@@ -39,7 +44,7 @@ def suspect(client: httpx.Client, path: str, token: str | None = None) -> bool:
         wait_fresh(client, token)
     answer = client.get(path)
     assert answer.status_code == 200
-    return answer.headers.get("Kycache-Suspect") == "true"
+    return str(answer.headers.get("Kycache-Suspect", "")) == "true"
 
 
 def reasons(demo: RunningDemo) -> list[str]:
@@ -99,3 +104,22 @@ def test_acknowledged_it_is_trusted_until_the_next_time(demo: RunningDemo, clien
     assert (again.returncode, again.stdout.count("not altered")) == (0, 4)
     demo.sql("ALTER TYPE kyc_status RENAME VALUE 'REJECTED' TO 'DENIED'")
     wait_until(lambda: suspect(client, "/users?size=1"), "a renamed label was not noticed")
+
+
+def test_a_whole_snapshot_that_begins_later_ends_it(tmp_path: Path) -> None:
+    require_apache()
+    arguments = ("--stack", Kind.APACHE, "--users", "40", "--port", str(free_ports(1)[0]))
+    with running_demo(tmp_path, *arguments) as demo, demo.client() as client:
+        assert not suspect(client, "/users?size=1")
+        findings = json.loads(demo.command("doctor", "--json").stdout)["findings"]
+        assert not [f for f in findings if f["check"] in ("connector", "heartbeat", "fingerprint", "alteration")]
+        demo.sql("ALTER TABLE users ALTER COLUMN phone TYPE text USING reverse(phone)")
+        wait_until(lambda: suspect(client, "/users?size=1"), "a changed type was not noticed")
+        ordered = demo.command("rebuild", "--epoch")
+        assert ordered.returncode == 0, ordered.stderr
+        assert suspect(client, "/users?size=1")  # what serves is what it was
+        wait_until(lambda: not suspect(client, "/users?size=1"), "a whole snapshot did not end it", REBUILT_WAIT_S)
+        truth = SqlTruth.read(demo.dsn)
+        wait_fresh(client, truth.lsn)
+        assert list(profile_differences(client, truth)) == []
+        assert reasons(demo) == [""] * 4

@@ -15,7 +15,7 @@ from kycache.actors.files.home import Home
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.ingest.remedies.command import ask, command_shard
 from kycache.ingest.remedies.control import serve_control
-from kycache.ingest.remedies.protocol import Bring, Command, Compact, Drop, Rebuild, Replay
+from kycache.ingest.remedies.protocol import Acknowledge, Bring, Command, Compact, Drop, Rebuild, Replay
 from kycache.ingest.remedies.work import carry_out
 from kycache.model.definition import default_view
 from kycache.model.errors import KycacheError, Refused, Unreachable
@@ -64,6 +64,7 @@ async def test_what_the_holder_could_not_do_is_the_commands_own_failure(
 
 LINES: dict[type, tuple[Command, bytes]] = {
     Rebuild: (Rebuild(2, replace=True), b'{"command":"rebuild","shard":2,"replace":true}'),
+    Acknowledge: (Acknowledge(2), b'{"command":"acknowledge","shard":2}'),
     Replay: (Replay(2, (7, 9)), b'{"command":"replay","shard":2,"offsets":[7,9]}'),
     Drop: (Drop(2, (7,)), b'{"command":"drop","shard":2,"offsets":[7]}'),
     Bring: (Bring(2, "gen-000007"), b'{"command":"bring","shard":2,"generation":"gen-000007","replace":false}'),
@@ -85,6 +86,7 @@ def test_a_command_is_one_line(kind: type) -> None:
     ("command", "error", "problem"),
     [
         (Rebuild(0), Unreachable, "broker"),
+        (Acknowledge(0), Refused, "shard 0 has no store"),
         (Replay(0, (1,)), Refused, "shard 0 has no store"),
         (Drop(0, (1,)), Refused, "shard 0 has no store"),
         (Bring(0, "gen-000001"), Refused, "is no whole generation"),
