@@ -53,6 +53,11 @@ class ShardCollector(Collector):
         yield _gauge(
             "suspect_profiles", "Profiles under suspicion now.", [(n, state.suspects) for n, state in known]
         )
+        yield _gauge(
+            "altered",
+            "1 while every answer is suspect since the source's tables were altered.",
+            [(n, int(state.altered is not None)) for n, state in known],
+        )
         changes = CounterMetricFamily(
             "kycache_shard_changes", "What became of the records read.", labels=["shard", "outcome"]
         )

@@ -23,8 +23,8 @@ from kycache.model.change import Beat, Change, Origin, Snapshot
 from kycache.model.values import Value
 from kycache.model.view import View
 from support.faults import seeds
-from support.filled import VIEW, filled
-from support.shards import MAP_BYTES, ShardUnderTest
+from support.shards import DEFAULT_VIEW as VIEW
+from support.shards import MAP_BYTES, ShardUnderTest, filled
 from support.waiting import until
 
 GARBLINGS = seeds(60, at_most=500)

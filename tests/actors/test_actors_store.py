@@ -18,9 +18,8 @@ from kycache.model.change import Change, Origin, Poison, Scope, Snapshot
 from kycache.model.definition import default_view
 from kycache.model.errors import Refused
 from kycache.model.profile import SUSPICIONS_MAX
-from support.filled import filled, items_of
 from support.pipeline.fake_source import FakeSource
-from support.shards import MAP_BYTES, ShardUnderTest
+from support.shards import MAP_BYTES, ShardUnderTest, filled, items_of
 
 VIEW = default_view()
 

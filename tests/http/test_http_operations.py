@@ -132,6 +132,7 @@ class TestOperations:
             'kycache_shard_lag_records{shard="1"} 0.0',
             'kycache_shard_quarantined_records{shard="1"} 0.0',
             'kycache_shard_suspect_profiles{shard="1"} 0.0',
+            'kycache_shard_altered{shard="1"} 0.0',
             'kycache_shard_changes_total{outcome="beats",shard="0"} 2.0',
         ):
             assert line in text

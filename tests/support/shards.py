@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from kycache.actors.files.directory import DataDirectory
@@ -19,13 +20,17 @@ from kycache.actors.rules.state import Identity, Position, ShardState
 from kycache.actors.shard import Batch
 from kycache.actors.store.fence import Fence
 from kycache.actors.store.store import FORMAT, Applied, Store
+from kycache.ingest.decoding.decode import RecordDecoder
 from kycache.model.change import Item
+from kycache.model.definition import default_view
 from kycache.model.render import Renderer
 from kycache.model.view import View
+from support.pipeline.fake_source import FakeSource
 
 TOPIC = "kyc.changes"
 TOPIC_ID = "00000000-0000-0000-0000-000000000001"
 MAP_BYTES = 1 << 30
+DEFAULT_VIEW = default_view()
 LATE_S = 4_000_000_000.0
 """In 2096."""
 
@@ -156,3 +161,19 @@ class Orders:
             run: None: the latest.
         """
         return Batch(self.run if run is None else run, items[first:end], 1, end, -1, len(items))
+
+
+def items_of(source: FakeSource) -> list[Item]:
+    decoder = RecordDecoder(DEFAULT_VIEW)
+    return [decoder.decode(record) for record in source.records()[0]]
+
+
+def filled(folder: Path, rounds: int = 30) -> tuple[ShardUnderTest, FakeSource]:
+    source = FakeSource(Random(5), 1)
+    source.snapshot()
+    for _ in range(rounds):
+        source.transactions(3)
+    source.beat()
+    shard = ShardUnderTest(folder, DEFAULT_VIEW)
+    shard.apply(items_of(source))
+    return shard, source
