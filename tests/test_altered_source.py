@@ -123,3 +123,12 @@ def test_a_whole_snapshot_that_begins_later_ends_it(tmp_path: Path) -> None:
         wait_fresh(client, truth.lsn)
         assert list(profile_differences(client, truth)) == []
         assert reasons(demo) == [""] * 4
+        # Under a definition that no longer fits another snapshot ends nothing.
+        demo.sql("ALTER TABLE users RENAME COLUMN phone TO tel")
+        assert demo.command("rebuild", "--epoch").returncode == 0
+        lacking = "every answer is suspect: rows come of table users without phone, which earlier ones had"
+        wait_until(
+            lambda: all(reason.startswith(lacking) for reason in reasons(demo)),
+            "a definition that no longer fits was trusted again",
+            REBUILT_WAIT_S,
+        )

@@ -43,10 +43,15 @@ def check_log(node: Node, topic: Topic, shard: int) -> int:
     return offset
 
 
-def start_over(home: Home, node: Node, topic: Topic, shard: int, *, replace: bool = False) -> None:
+def start_over(
+    home: Home, node: Node, topic: Topic, shard: int, *, replace: bool = False, same_view: bool = True
+) -> None:
     """Make an empty generation, to be filled from where the partition is whole. The caller holds the shard's lock.
 
     It is built beside what serves; where nothing serves, or `replace` says so, it is in use at once.
+
+    Args:
+        same_view: what serves is of the view that the new one is of.
 
     Raises:
         HaltShard: the log does not hold everything any more; nothing was changed.
@@ -54,13 +59,15 @@ def start_over(home: Home, node: Node, topic: Topic, shard: int, *, replace: boo
     """
     offset = check_log(node, topic, shard)
     folder = home.directory.shard(shard)
-    beside = not replace and served_state(home.environments, folder) is not None
+    served = served_state(home.environments, folder)
+    beside = not replace and served is not None
     if beside:
         check_room(folder)
     generation = folder.next_generation()
     identity = Identity(FORMAT, shard, node.shards, home.view.hash, node.epoch, node.times)
     position = Position(topic.name, topic.id, shard, offset)
-    create_store(home.environments, generation, identity, position, from_start=True)
+    former = served if same_view else None
+    create_store(home.environments, generation, identity, position, from_start=True, former=former)
     if beside:
         folder.build(generation)
     else:
@@ -122,7 +129,7 @@ def rebuild_for(settings: KafkaSettings, home: Home, *, replace: bool = False) -
             lambda node: msgspec.structs.replace(_for_topic(node, topic, settings), view=view.hash)
         )
         for shard in range(node.shards):
-            start_over(home, node, topic, shard, replace=replace)
+            start_over(home, node, topic, shard, replace=replace, same_view=False)
 
 
 def rebuild(settings: KafkaSettings, home: Home, shard: int, *, replace: bool = False) -> None:

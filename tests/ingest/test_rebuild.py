@@ -187,11 +187,11 @@ class Site:
         decoder = RecordDecoder(VIEW)
         return [decoder.decode(record) for record in self.source.records()[0]]
 
-    def start_over(self, *, replace: bool = False) -> None:
+    def start_over(self, *, replace: bool = False, same_view: bool = True) -> None:
         node = self.shard.directory.node()
         assert node is not None
         home = Home(self.shard.directory, self.shard.environments, VIEW)
-        start_over(home, node, WHOLE, 0, replace=replace)
+        start_over(home, node, WHOLE, 0, replace=replace, same_view=same_view)
 
     def open(self) -> Opened:
         """As ingest opens it."""
@@ -283,6 +283,38 @@ def test_a_writer_that_is_killed_goes_on_with_it(site: Site) -> None:
     assert last.until is None
     assert site.generations() == [2]
     assert site.standing() is Standing.READY
+
+
+def test_a_column_that_went_is_not_forgotten_by_starting_over(site: Site) -> None:
+    """Of a definition that no longer fits a whole snapshot would bring nulls, and nobody would be told."""
+    served = site.shard.state
+    site.start_over()
+    opened = site.open()
+    built = opened.store.opened_at
+    assert (built.unseen, built.seen_lsn) == (served.unseen, served.seen_lsn)
+    assert len(built.unseen) == len(VIEW.tables)
+    items = site.items()
+    end = Position(TOPIC, TOPIC_ID, 0, len(items))
+    applied = opened.store.apply(items, end, len(items), Fence())
+    assert applied is not None
+    assert applied.state.altered is None  # what came before the column has no say
+    user_id = next(iter(site.source.users))
+    site.source.users = {user_id: {k: v for k, v in site.source.users[user_id].items() if k != "last_name"}}
+    site.source.snapshot()
+    more = site.items()
+    end = Position(TOPIC, TOPIC_ID, 0, len(more))
+    applied = opened.store.apply(more[len(items) :], end, len(more), Fence())
+    assert applied is not None
+    assert applied.state.altered is not None
+    assert applied.state.altered.lacking == "table users without last_name"
+    opened.store.close()
+
+
+def test_another_view_expects_no_columns(site: Site) -> None:
+    site.start_over(same_view=False)
+    opened = site.open()
+    assert opened.store.opened_at.unseen == ()
+    opened.store.close()
 
 
 def test_a_kill_between_taking_over_and_forgetting_the_link(site: Site) -> None:
