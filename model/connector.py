@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kycache.model.scalars.times import TIME_PROBE, TimePrecision
+from kycache.model.sql.text import added_column, dollar_quoted, literal, one_line, qualified, quoted
 
 from .errors import ConfigurationError
 from .fingerprint import FINGERPRINT, fingerprint_sql
@@ -22,7 +23,6 @@ from .publication import (
     setting_name,
     trigger_name,
 )
-from .sql_text import dollar_quoted, literal, one_line, qualified, quoted
 from .view import HEARTBEAT_TABLE, View
 
 HEARTBEAT_INTERVAL_MS = 500
@@ -339,20 +339,11 @@ def _heartbeat_rows(view: View, settings: ConnectorSettings) -> list[str]:
     return [
         f"CREATE TABLE IF NOT EXISTS {beats} "
         f"(user_id text PRIMARY KEY, shard int NOT NULL, beat_at timestamptz, truncated text, {FINGERPRINT} text)",
-        _fingerprint_column(beats),
+        added_column(beats, FINGERPRINT, "text"),
         # In every beat it shows in which unit the log has its times.
-        f"ALTER TABLE {beats} ADD COLUMN IF NOT EXISTS {TIME_PROBE} timestamp(3) NOT NULL DEFAULT '2000-01-01'",
+        added_column(beats, TIME_PROBE, "timestamp(3) NOT NULL DEFAULT '2000-01-01'"),
         f"INSERT INTO {beats} (user_id, shard) VALUES {rows} ON CONFLICT (user_id) DO NOTHING",
     ]
-
-
-def _fingerprint_column(beats: str) -> str:
-    """For a table that was made without it. Where it is there no lock is taken, which beats would wait for."""
-    body = (
-        f"BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(beats)}::regclass "
-        f"AND attname = '{FINGERPRINT}') THEN ALTER TABLE {beats} ADD COLUMN {FINGERPRINT} text; END IF; END"
-    )
-    return f"DO {dollar_quoted(body)}"
 
 
 def _truncate_triggers(view: View, settings: ConnectorSettings) -> list[str]:

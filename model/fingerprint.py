@@ -13,7 +13,8 @@ exchange.
 
 from hashlib import sha256
 
-from .sql_text import literal
+from kycache.model.sql.text import literal
+
 from .view import Kind, Table, View
 
 FINGERPRINT = "fingerprint"

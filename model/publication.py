@@ -6,7 +6,8 @@ was printed with another view's names would silence that view, so it refuses bef
 
 from collections.abc import Sequence
 
-from .sql_text import dollar_quoted, literal, qualified, quoted
+from kycache.model.sql.text import dollar_quoted, literal, qualified, quoted
+
 from .view import HEARTBEAT_TABLE
 
 OWN_NAMES = (

@@ -23,6 +23,7 @@ MAY_IMPORT = {
 
 ROOMS = (
     "model/scalars",
+    "model/sql",
     "model",
     "actors/rules",
     "actors/files",
@@ -59,7 +60,13 @@ FILES_MAX = 15
 DECIDING = [
     *sorted(
         str(path.relative_to(ROOT))
-        for pattern in ("model/*.py", "actors/rules/*.py", "ingest/decoding/*.py", "cli/doctor/*_rules.py")
+        for pattern in (
+            "model/*.py",
+            "model/*/*.py",
+            "actors/rules/*.py",
+            "ingest/decoding/*.py",
+            "cli/doctor/*_rules.py",
+        )
         for path in ROOT.glob(pattern)
     ),
     "cli/doctor/source_facts.py",

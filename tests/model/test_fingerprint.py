@@ -283,9 +283,9 @@ def test_the_sql_takes_no_lock_where_the_column_is_there(source: Source) -> None
         truncating.execute("TRUNCATE purse")
         with psycopg.connect(source.cluster.settings.dsn, autocommit=True) as db:
             db.execute("SET lock_timeout = '1s'")
-            create, column, *_ = source_sql(VIEW, SETTINGS)
-            db.execute(create.encode())
-            db.execute(column.encode())
+            for statement in source_sql(VIEW, SETTINGS):
+                if "kycache_heartbeat" in statement and "COLUMN" in statement:
+                    db.execute(statement.encode())
 
 
 def test_another_definition_has_another_scope() -> None:

@@ -29,3 +29,14 @@ def dollar_quoted(body: str) -> str:
 def one_line(text: str) -> str:
     """A name in a comment, which a line break would end."""
     return " ".join(text.split())
+
+
+def added_column(table: str, column: str, definition: str) -> str:
+    """A statement that gives a table (its name as it stands in SQL) a plainly named column. Where it is there no lock
+    is taken, which others would wait for: `ADD COLUMN IF NOT EXISTS` takes it first."""
+    body = (
+        f"BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(table)}::regclass "
+        f"AND attname = {literal(column)} AND NOT attisdropped) "
+        f"THEN ALTER TABLE {table} ADD COLUMN {column} {definition}; END IF; END"
+    )
+    return f"DO {dollar_quoted(body)}"
