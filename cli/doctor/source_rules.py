@@ -219,16 +219,18 @@ def _judge_fingerprint(source: SourceFacts, facts: TableFacts, table: str, view:
     """Without it the view works, and what DDL does to rows goes unseen."""
     unseen = "DDL that changes rows without an event goes unseen"
     if FINGERPRINT not in facts.columns:
-        yield Finding("fingerprint", f"table {table} has no column {FINGERPRINT}: {unseen}", RUN_SQL)
+        yield Finding("fingerprint", f"table {table} has no column {FINGERPRINT}: {unseen}", RUN_SQL, WARNING)
     elif source.beaten_s is not None and not source.fingerprints:
         yield Finding(
             "fingerprint",
             f"no beat writes column {FINGERPRINT} of table {table}: {unseen}",
             f"{RUN_CONNECTOR} (heartbeat.action.query, snapshot.select.statement.overrides)",
+            WARNING,
         )
     elif any(not found.startswith(scope_of(view)) for found in source.fingerprints):
         yield Finding(
             "fingerprint",
             f"the beats' column {FINGERPRINT} is of other tables or columns than the view's: {unseen}",
             f"{RUN_CONNECTOR} (heartbeat.action.query, snapshot.select.statement.overrides)",
+            WARNING,
         )

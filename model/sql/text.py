@@ -32,7 +32,7 @@ def one_line(text: str) -> str:
 
 
 def added_column(table: str, column: str, definition: str) -> str:
-    """A statement that gives a table (its name as it stands in SQL) a plainly named column. Where it is there no lock
+    """A statement that gives a table (as it stands in SQL) a plainly named column. Where it is there no lock
     is taken, which others would wait for: `ADD COLUMN IF NOT EXISTS` takes it first."""
     body = (
         f"BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = {literal(table)}::regclass "

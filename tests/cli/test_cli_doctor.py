@@ -1,5 +1,6 @@
 """`kycache doctor`: what is concluded from plain facts, and what it sees on a real source and broker."""
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -286,6 +287,14 @@ def test_a_connector_of_before_is_no_error() -> None:
         there = ConnectorFacts("RUNNING", config={k: v for k, v in config.items() if v is not None})
         return list(judge_connector(there, "kycache", expected))
 
+    beats, selects = "heartbeat.action.query", "snapshot.select.statement.overrides"
+    beat = re.sub(r", fingerprint = .* FROM \(SELECT user_id", " FROM (SELECT user_id", expected[beats])
+    assert "fingerprint" not in beat
+    lacking = judged(heartbeat_action_query=beat, **{selects: None})
+    assert [finding.severity for finding in lacking] == [WARNING] * 2
+    assert all("lacks the fingerprint" in finding.problem for finding in lacking)
+    (other,) = judged(heartbeat_action_query="SELECT 1")
+    assert (other.severity, len(other.problem) < 400) == ("error", True)
     (small,) = judged(producer_override_max_request_size=None)
     assert small.problem.startswith(f"connector 'kycache': {limit} is not set, expected '33554432': a row that")
     (waiting,) = judged(database_initial_statements="SET TimeZone = 'UTC'")
@@ -296,7 +305,9 @@ def test_a_connector_of_before_is_no_error() -> None:
     (large,) = judged(producer_override_max_request_size="67108864")
     assert "sends up to 67108864 bytes, and ingest reads up to 33554432" in large.problem
     assert not [
-        key for key in connector_config(VIEW, replace(CONNECTOR, producer_override=False)) if "override" in key
+        key
+        for key in connector_config(VIEW, replace(CONNECTOR, producer_override=False))
+        if key.startswith("producer.override")
     ]
 
 
