@@ -97,4 +97,4 @@ def _columns(table: Table) -> list[tuple[str, str, tuple[str, ...]]]:
 
 
 def _array(labels: tuple[str, ...]) -> str:
-    return f"ARRAY[{', '.join(map(literal, labels))}]::text[]" if labels else "NULL"
+    return f"ARRAY[{', '.join(map(literal, labels))}]::text[]" if labels else "NULL::text[]"

@@ -301,6 +301,11 @@ def test_a_table_that_is_not_there_fails_no_beat(source: Source) -> None:
     assert source.beat() != before
 
 
+def test_a_view_without_enums_beats_too(source: Source) -> None:
+    view = parse_view(TOML.replace("enum(LOW,HIGH)", "text"), "clients")
+    assert Source(source.cluster, source._beats, view).beat().startswith(scope_of(view))
+
+
 def test_names_that_need_quotes(source: Source) -> None:
     source.cluster.run('CREATE SCHEMA "o\'dd ""\\\\"', 'DROP SCHEMA "o\'dd ""\\\\"')
     odd = replace(SETTINGS, publication='it\'s \\ "mine"')
