@@ -201,7 +201,8 @@ def _transforms(view: View, owners: dict[str, str], settings: ConnectorSettings)
         ),
         "transforms": ",".join([*renames, "route", *([] if whole else ["key"])]),
         "transforms.route.type": "io.debezium.transforms.ByLogicalTableRouter",
-        "transforms.route.topic.regex": f"{prefix}(?:{topics})",
+        # The router matches whole names, then replaces the first find: of `users_tags` it would find `users`.
+        "transforms.route.topic.regex": f"{prefix}(?:{topics})$",
         "transforms.route.topic.replacement": settings.topic,
         # With true (the default) the router adds a field to the key, and the key is no longer the user id.
         "transforms.route.key.enforce.uniqueness": "false",

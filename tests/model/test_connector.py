@@ -122,6 +122,13 @@ class TestConfiguration:
             assert not matches(config[f"predicates.{name}.pattern"], "kyc.public.kycache_heartbeat")
         assert config["message.key.columns"].split(";")[0].endswith(":id")
 
+    def test_a_table_whose_name_begins_with_anothers_is_routed_whole(self) -> None:
+        """Debezium's router matches the whole name, and then replaces the first find."""
+        view = parse_view(OTHER_VIEW.replace('"purse"', '"Client_purse"'), "other")
+        route = connector_config(view, SETTINGS)["transforms.route.topic.regex"]
+        for table in ("Client", "Client_purse", "kycache_heartbeat"):
+            assert re.sub(route, SETTINGS.topic, f"kyc.public.{table}", count=1) == SETTINGS.topic
+
     def test_a_key_that_stays_an_object_has_the_roots_own_column_in_it(self) -> None:
         settings = replace(SETTINGS, key_form=KeyForm.JSON)
         config = connector_config(parse_view(OTHER_VIEW, "other"), settings)
