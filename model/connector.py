@@ -17,6 +17,7 @@ from .errors import ConfigurationError
 from .fingerprint import FINGERPRINT, fingerprint_sql
 from .partition import KeyForm, key_bytes, partition_of
 from .publication import (
+    identify_partitions,
     publication_sql,
     refuse_foreign_beats,
     refuse_foreign_publication,
@@ -315,6 +316,7 @@ def source_sql(view: View, settings: ConnectorSettings) -> list[str]:
         *_heartbeat_rows(view, settings),
         # Without FULL a deleted child's event does not say whose it was, and an update hides a move.
         *(f"ALTER TABLE {_qualified(settings, table)} REPLICA IDENTITY FULL" for table in tables),
+        identify_partitions(settings.schema, mine),
         *_truncate_triggers(view, settings),
         publication_sql(settings.publication, settings.schema, tables),
     ]

@@ -119,6 +119,24 @@ def setting_name(heartbeats: str) -> str:
     return "kycache.truncated" if heartbeats == HEARTBEAT_TABLE else f"kycache.{heartbeats}_truncated"
 
 
+def identify_partitions(schema: str, tables: Sequence[str]) -> str:
+    """A statement that gives each partition of these tables REPLICA IDENTITY FULL: its table's does not count."""
+    body = f"""
+DECLARE
+    part regclass;
+BEGIN
+    FOR part IN
+        SELECT t.relid FROM unnest({_known(schema, tables)}) known CROSS JOIN pg_partition_tree(known) t
+               JOIN pg_class c ON c.oid = t.relid
+        WHERE t.level > 0 AND c.relkind = 'r' AND c.relreplident <> 'f' ORDER BY t.relid
+    LOOP
+        EXECUTE format('ALTER TABLE %s REPLICA IDENTITY FULL', part);
+    END LOOP;
+END
+"""
+    return f"DO {dollar_quoted(body)}"
+
+
 def _known(schema: str, tables: Sequence[str]) -> str:
     """The view's tables, as an array of oids; what does not exist yet is NULL and left out."""
     found = ", ".join(f"to_regclass({literal(qualified(schema, table))})" for table in tables)

@@ -200,7 +200,7 @@ def _judge_identity(name: str, table: Table, facts: TableFacts) -> Iterator[Find
             "replica identity",
             f"partitions of table {name} have no REPLICA IDENTITY FULL of their own "
             f"({', '.join(facts.partitions_without)}): a delete there would not say whose row it was",
-            "ALTER TABLE … REPLICA IDENTITY FULL for each of them, and for every partition that is made later",
+            f"{RUN_SQL}, and again after each partition that is made later",
         )
 
 

@@ -11,7 +11,11 @@ CREATE TABLE members (
     user_id text PRIMARY KEY, nick text, active boolean, born date, made timestamp(3), seen timestamptz,
     extra jsonb
 );
-CREATE TABLE plans (id int PRIMARY KEY, user_id text NOT NULL, tier tier NOT NULL, since date, price numeric(7,2));
+CREATE TABLE plans (
+    id int, user_id text, tier tier NOT NULL, since date, price numeric(7,2), PRIMARY KEY (user_id, id)
+) PARTITION BY HASH (user_id);
+CREATE TABLE plans_0 PARTITION OF plans FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+CREATE TABLE plans_1 PARTITION OF plans FOR VALUES WITH (MODULUS 2, REMAINDER 1);
 INSERT INTO members SELECT 'm' || n, 'nick ' || n, n % 2 = 0, date '1990-01-01' + n,
     timestamp '2024-01-01 10:00:00.120' + n * interval '1 day', now(), '{"n": [1, 2]}'
     FROM generate_series(1, 9) n;
