@@ -25,6 +25,7 @@ from kycache.cli.commands.service import ingest, node, web
 from kycache.cli.commands.snapshot import app as snapshot
 from kycache.cli.commands.status import status
 from kycache.cli.doctor.command import doctor
+from kycache.cli.init.command import init
 from kycache.cli.settings.invocation import Invocation
 from kycache.cli.settings.loading import CONFIG_VARIABLE
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
@@ -103,7 +104,7 @@ def _unwound_by_signals() -> Iterator[None]:
             signal.signal(each, handler)
 
 
-for _command in (demo, node, ingest, web, status, connector, doctor, rebuild, compact):
+for _command in (init, demo, node, ingest, web, status, connector, doctor, rebuild, compact):
     app.command()(_command)
 app.add_typer(quarantine, name="quarantine")
 snapshot.command()(restore)

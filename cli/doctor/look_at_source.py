@@ -143,13 +143,13 @@ def look_at_source(
                 " CASE WHEN NOT pg_is_in_recovery() THEN pg_current_wal_insert_lsn()::text END"
             ).fetchone()
             (role,) = database.execute(_ROLE, [connector.slot, connector.user]).fetchone() or ("",)
-            tables = {r[0]: _table(r) for r in database.execute(_TABLES, [trigger, role, connector.schema, names])}
+            tables = look_at_tables(database, connector.schema, names, role, trigger)
             publication = database.execute(_PUBLICATION, [connector.schema, connector.publication]).fetchone()
             slot = database.execute(_SLOT, [connector.slot]).fetchone()
             there = tables.get(connector.heartbeat_table)
             told = there is not None and there.columns.keys() >= HEARTBEAT_COLUMNS
             beats = _heartbeat_rows(database, connector) if told else {}
-            empty = tuple(row[0] for row in database.execute(_EMPTY_ENUMS))
+            empty = look_at_empty_enums(database)
             odd_dates = _odd_dates(database, view, connector, tables)
             ahead, error = _clock_ahead(database, clock)
             version = database.info.server_version
@@ -181,6 +181,23 @@ def look_at_source(
         clock_ahead_s=ahead,
         clock_error_s=error,
     )
+
+
+def look_at_tables(
+    database: "psycopg.Connection[Any]", schema: str, names: list[str], role: str, trigger: str
+) -> dict[str, TableFacts]:
+    """The tables of these names that are there.
+
+    Args:
+        role: Debezium's, whose rights are asked for; one that does not exist has all.
+        trigger: the truncate trigger's name.
+    """
+    return {row[0]: _table(row) for row in database.execute(_TABLES, [trigger, role, schema, names])}
+
+
+def look_at_empty_enums(database: "psycopg.Connection[Any]") -> tuple[str, ...]:
+    """Enum types without a label, anywhere in the database."""
+    return tuple(row[0] for row in database.execute(_EMPTY_ENUMS))
 
 
 def _table(row: tuple[Any, ...]) -> TableFacts:

@@ -49,6 +49,7 @@ ROOMS = (
     "cli/settings",
     "cli/support",
     "cli/doctor",
+    "cli/init",
     "cli/commands",
     "cli",
 )
@@ -70,6 +71,10 @@ DECIDING = [
         for path in ROOT.glob(pattern)
     ),
     "cli/doctor/source_facts.py",
+    *(
+        f"cli/init/{name}.py"
+        for name in ("candidates", "columns", "definition_text", "facts", "names", "proposal")
+    ),
 ]
 """Modules that decide and do nothing: they, and all they import, use no loop, store, broker or lock."""
 
