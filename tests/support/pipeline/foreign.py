@@ -64,11 +64,13 @@ class Foreign:
         pipeline: Pipeline,
         folder: Path,
         name: str,
-        view: str,
+        view: str | None,
         settings: Settings | None = None,
         database: str | None = None,
     ) -> None:
         """Writes view.toml and kycache.toml into `folder`; starts nothing.
+
+        Without a view neither is written: `kycache init` does that, and the settings are variables.
 
         Args:
             name: lower-case letters, digits and underscores; no other test of the session has it.
@@ -85,7 +87,7 @@ class Foreign:
         self.dsn = pipeline.stack.layout.postgres.dsn_of(self.database)
         self.admin_dsn = self.dsn
         """Who runs the printed SQL; a test may name somebody with fewer rights."""
-        self.view = parse_view(view, "view.toml")
+        self.variables: dict[str, str] = {}
         self.pipeline = pipeline
         self._connect_url = pipeline.connect_url
         port = free_ports(1)[0]
@@ -108,8 +110,14 @@ class Foreign:
         self.schema = str(sections["connector"].get("schema", "public"))
         self.connector = str(sections["connector"]["name"])
         self._slot = str(sections["connector"]["slot"])
-        (folder / "view.toml").write_text(view, encoding="utf-8")
         self.configuration = folder / "kycache.toml"
+        if view is None:
+            del sections["view"]
+            for section, values in sections.items():
+                self.variables |= {f"KYCACHE_{section}_{key}".upper(): str(v) for key, v in values.items()}
+            return
+        self.view = parse_view(view, "view.toml")
+        (folder / "view.toml").write_text(view, encoding="utf-8")
         self.configuration.write_text(
             "".join(
                 f"[{section}]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items())
@@ -187,6 +195,7 @@ class Foreign:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.folder,
+                env={**os.environ, **self.variables},
             )
         try:
             yield process
@@ -207,6 +216,7 @@ class Foreign:
             timeout=COMMAND_WAIT_S,
             check=False,
             cwd=self.folder,
+            env={**os.environ, **self.variables},
         )
 
     def sql(self, statements: str) -> str:
@@ -272,11 +282,9 @@ class Foreign:
     def shell(self, line: str) -> "subprocess.CompletedProcess[str]":
         """A line of the README, in a shell whose path has kycache and psql."""
         path = f"{Path(sys.executable).parent}:{postgres.binary('psql').parent}:{os.environ['PATH']}"
-        given = {
-            "PATH": path,
-            "KYCACHE_CONFIG": str(self.configuration),
-            "ADMIN_DSN": self.admin_dsn,
-        }
+        given = {**self.variables, "PATH": path, "ADMIN_DSN": self.admin_dsn}
+        if self.configuration.exists():
+            given["KYCACHE_CONFIG"] = str(self.configuration)
         return subprocess.run(
             ["sh", "-c", line.replace(README_CONNECT, self._connect_url)],
             capture_output=True,
@@ -293,12 +301,22 @@ class Deployed(Foreign):
 
     client: httpx.Client
 
+    @contextmanager
+    def brought_up(self) -> Iterator[None]:
+        """README steps 2 to 4, from a view to ready shards."""
+        self.prepare()
+        self.connect()
+        self.wait_sound()
+        with self.serving() as self.client:
+            yield
+
     def assert_equal(self) -> None:
         """Every profile, and every page of every list, is what SQL says of the source as it is now."""
         truth = self.truth()
         assert truth.profiles, "nothing to compare"
         _wait(lambda: self._covers(truth.lsn), lambda: f"not fresh: {self.log('ingest')}", READY_WAIT_S)
-        assert list(truth.differences(self.client)) == []
+        differences = list(truth.differences(self.client))
+        assert differences == [], differences[0]
 
     def profile(self, user: str) -> dict[str, Any]:
         """One profile as it is served, of the source as it is now."""
@@ -330,12 +348,8 @@ def deployed(
         settings: of kycache.toml, beside or in place of what `Foreign` writes there.
     """
     tables = Deployed(pipeline, folder, name, view, settings)
-    with tables.tables_at_source(schema_sql):
-        tables.prepare()
-        tables.connect()
-        tables.wait_sound()
-        with tables.serving() as tables.client:
-            yield tables
+    with tables.tables_at_source(schema_sql), tables.brought_up():
+        yield tables
 
 
 @contextmanager
@@ -344,12 +358,8 @@ def deployed_beside(
 ) -> Iterator[Deployed]:
     """Another view, or another topic of the same one, on tables that are there already."""
     tables = Deployed(other.pipeline, folder, name, view, settings, other.database)
-    with tables.names():
-        tables.prepare()
-        tables.connect()
-        tables.wait_sound()
-        with tables.serving() as tables.client:
-            yield tables
+    with tables.names(), tables.brought_up():
+        yield tables
 
 
 def readme_line(holding: str) -> str:

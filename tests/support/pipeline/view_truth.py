@@ -35,7 +35,7 @@ def printed(column: Column, text: str | None) -> Any:
         case Kind.BOOL:
             return text == "t"
         case Kind.INT:
-            return int(text)
+            return text if column.type.as_text else int(text)
         case Kind.JSON:
             return json.loads(text)
         case Kind.TIMESTAMP:
