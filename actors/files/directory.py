@@ -4,6 +4,7 @@ data/
   node.json               this directory's id, the view's hash, the topic and its shard count
   suspect.json            what puts every shard here in doubt, until a remedy clears it
   run/slot-N.lock         one ingest process's place in the consumer group
+  run/pids.lock           the pids of the processes that open shard files (pid_claim.py)
   shards/0007/            a shard's folder (shard_folder.py)
 """
 
@@ -21,6 +22,7 @@ from kycache.actors.rules.reports import NO_SHARD, Doubt
 from kycache.model.errors import Refused
 from kycache.model.scalars.times import TimePrecision
 
+from .pid_claim import PidClaim
 from .shard_folder import PRIVATE, ShardFolder, read_whole, write_whole
 
 FORMAT = 1
@@ -206,6 +208,13 @@ class DataDirectory:
         with (self.run / "suspect.lock").open("wb") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+def claim_of(generation: Path) -> PidClaim | None:
+    """The claim that a process needs to open a generation; None for a copy outside a data directory, which nobody
+    else opens."""
+    shards = generation.parent.parent
+    return PidClaim(DataDirectory(shards.parent).run) if shards.name == "shards" else None
 
 
 @contextmanager

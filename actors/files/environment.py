@@ -17,6 +17,8 @@ import lmdb
 
 from kycache.model.errors import Refused
 
+from .pid_claim import PidClaim, is_read_only, read_only
+
 READERS_MAX = 1024
 """Reader slots of a shard, 64 B each: web workers times the reads each has open (a handful)."""
 
@@ -67,10 +69,13 @@ def check_before_mapping(generation: Path, shard: int) -> None:
 
     Raises:
         DamagedFile: names the file and the remedy.
+        Refused: it is on a read-only mount.
     """
     path = data_file(generation)
     remedy = damage_remedy(shard)
     try:
+        if is_read_only(generation):
+            raise read_only(generation)
         size = path.stat().st_size
         with path.open("rb") as file:
             head = file.read(2 * PAGE_SIZE)
@@ -140,16 +145,20 @@ class Lease(NamedTuple):
 class Environments:
     """The environments that this process has open, each once."""
 
-    def __init__(self, *, readonly: bool, map_size: int, metasync: bool = False) -> None:
+    def __init__(
+        self, *, readonly: bool, map_size: int, metasync: bool = False, claim: PidClaim | None = None
+    ) -> None:
         """Args:
         readonly: this process writes no shard.
         map_size: address space reserved per shard, bytes; the file grows only as it is written.
         metasync: also wait for the last meta page of each commit. Without it power loss can undo the last
             transactions, whose positions are undone with them; it never tears the file.
+        claim: held from the first file on; None where no process of another container has the files.
         """
         self.readonly = readonly
         self._map_size = map_size
         self._metasync = metasync
+        self._claim = claim
         self._open: dict[Path, tuple[Lease, int]] = {}
         self._lock = Lock()
 
@@ -161,7 +170,8 @@ class Environments:
 
         Raises:
             DamagedFile: it must not be mapped, or its creation was cut off.
-            Refused: there is no room for it in the address space.
+            Refused: there is no room for it in the address space, or it is on a read-only mount.
+            PidTaken: a process in another container has this one's pid.
         """
         with self._lock:
             lease, users = self._open.get(generation, (None, 0))
@@ -180,8 +190,20 @@ class Environments:
                 self._open[generation] = (lease, users - 1)
             else:
                 lease.environment.close()
+                if self._claim is not None:
+                    self._claim.release()
 
     def _start(self, generation: Path, shard: int) -> Lease:
+        if self._claim is not None:
+            self._claim.hold()
+        try:
+            return self._mapped(generation, shard)
+        except BaseException:
+            if self._claim is not None:
+                self._claim.release()
+            raise
+
+    def _mapped(self, generation: Path, shard: int) -> Lease:
         try:
             environment = lmdb.open(
                 os.fspath(generation),

@@ -16,7 +16,9 @@ from pathlib import Path
 import msgspec
 
 from kycache.actors.files.environment import DamagedFile, check_before_mapping, damage_remedy, data_file
+from kycache.actors.files.pid_claim import PID_TAKEN_EXIT, PIDS_TRIED_MAX
 from kycache.actors.rules.state import Identity, ShardState
+from kycache.model.errors import Refused
 from kycache.model.view import View
 
 WALK_START_S = 60.0
@@ -66,12 +68,38 @@ def walk_in_child(
 
     Raises:
         DamagedFile: what is wrong with which file, or what it did to the process that read it.
+        Refused: it is on a read-only mount, or no pid is free.
     """
     path = data_file(generation)
     check_before_mapping(generation, shard)
     if timeout_s is None:
         timeout_s = WALK_START_S + path.stat().st_size / WALK_BYTES_PER_S_MIN
     job = msgspec.json.encode(Job(os.fspath(generation), shard, view))
+    for _ in range(PIDS_TRIED_MAX):
+        code, answer = _ended(path, shard, job, timeout_s, look or _nothing)
+        if code != PID_TAKEN_EXIT:
+            return _facts(path, shard, code, answer)
+    raise Refused(
+        f"shard {shard}: {path} cannot be walked: processes of other containers have every pid that was tried",
+        "let the containers share one pid namespace",
+    )
+
+
+def _facts(path: Path, shard: int, code: int, answer: bytes) -> Facts:
+    """What a child came to."""
+    if code:
+        raise DamagedFile(
+            f"shard {shard}: {path} is damaged: it ended the process that read it ({_ending(code)})",
+            damage_remedy(shard),
+        )
+    outcome = msgspec.json.decode(answer, type=Outcome)
+    if outcome.facts is None:
+        raise DamagedFile(outcome.problem, damage_remedy(shard))
+    return outcome.facts
+
+
+def _ended(path: Path, shard: int, job: bytes, timeout_s: float, look: Callable[[], None]) -> tuple[int, bytes]:
+    """One child's exit code and its answer."""
     with subprocess.Popen(
         [sys.executable, "-m", "kycache.actors.integrity.walk_program"],
         stdin=subprocess.PIPE,
@@ -79,7 +107,7 @@ def walk_in_child(
         stderr=subprocess.DEVNULL,
     ) as child:
         try:
-            answer = _converse(child, job, time.monotonic() + timeout_s, look or _nothing)
+            answer = _converse(child, job, time.monotonic() + timeout_s, look)
         except subprocess.TimeoutExpired:
             problem = f"shard {shard}: {path} could not be walked within {timeout_s:.0f} s"
             raise DamagedFile(
@@ -87,15 +115,7 @@ def walk_in_child(
             ) from None
         finally:
             child.kill()
-    if child.returncode:
-        raise DamagedFile(
-            f"shard {shard}: {path} is damaged: it ended the process that read it ({_ending(child.returncode)})",
-            damage_remedy(shard),
-        )
-    outcome = msgspec.json.decode(answer, type=Outcome)
-    if outcome.facts is None:
-        raise DamagedFile(outcome.problem, damage_remedy(shard))
-    return outcome.facts
+    return child.returncode, answer
 
 
 def _converse(child: subprocess.Popen[bytes], job: bytes, deadline: float, look: Callable[[], None]) -> bytes:

@@ -17,6 +17,7 @@ import lmdb
 import lmdb.verify
 import msgspec
 
+from kycache.actors.files.directory import claim_of
 from kycache.actors.files.environment import (
     DamagedFile,
     Databases,
@@ -26,6 +27,7 @@ from kycache.actors.files.environment import (
     data_file,
 )
 from kycache.actors.files.meta import check_identity, read_identity, read_state
+from kycache.actors.files.pid_claim import PID_TAKEN_EXIT, PidTaken
 from kycache.actors.files.quarantine import read_quarantine
 from kycache.actors.order import layout as order
 from kycache.actors.order.list_key import list_key
@@ -57,6 +59,7 @@ def walk(generation: Path, shard: int, view: View | None) -> Facts:
 
     Raises:
         Refused: what is wrong, and with which file.
+        PidTaken: another process can do it.
     """
     path = data_file(generation)
     check_before_mapping(generation, shard)
@@ -65,7 +68,7 @@ def walk(generation: Path, shard: int, view: View | None) -> Facts:
             problems = damages(path)
             if problems:
                 raise _Differs("; ".join(problems[:PROBLEMS_SHOWN]))
-        environments = Environments(readonly=True, map_size=path.stat().st_size)
+        environments = Environments(readonly=True, map_size=path.stat().st_size, claim=claim_of(generation))
         environment, databases = environments.lease(generation, shard)
         try:
             if view is None:
@@ -196,6 +199,8 @@ def main() -> None:
     job = msgspec.json.decode(sys.stdin.buffer.read(), type=Job)
     try:
         outcome = Outcome(walk(Path(job.generation), job.shard, job.view))
+    except PidTaken:
+        sys.exit(PID_TAKEN_EXIT)
     except KycacheError as error:
         outcome = Outcome(None, error.problem)
     sys.stdout.buffer.write(msgspec.json.encode(outcome))

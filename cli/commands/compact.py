@@ -9,6 +9,7 @@ import typer
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.home import Home
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.files.shard_folder import ShardFolder
 from kycache.actors.generations.compaction import Sizes, check_room, sizes
 from kycache.actors.generations.compaction import compact as compact_shard
@@ -18,6 +19,7 @@ from kycache.cli.settings.composition import copy_limits, data_directory, enviro
 from kycache.cli.settings.invocation import JsonOption, NoWaitOption, ShardsOption, invocation
 from kycache.cli.settings.loading import Settings
 from kycache.cli.support.catch_up import wait_caught_up
+from kycache.cli.support.own_pid import own_pid
 from kycache.cli.support.transfer import TransferBars, room_wanted
 from kycache.model.errors import Refused
 from kycache.model.view import View
@@ -37,6 +39,7 @@ def compact(
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
+    claim = own_pid(context, directory)
     node = directory.node()
     if node is None:
         raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`")
@@ -49,10 +52,10 @@ def compact(
     done: list[dict[str, Any]] = []
     with TransferBars("compacted", as_json) as bars:
         for number in wanted:
-            found = _one(settings, directory, view, number, bars, dry_run=dry_run)
+            found = _one(settings, claim, directory, view, number, bars, dry_run=dry_run)
             done.append({"shard": number, "before": found.before, "after": found.after})
     if not dry_run and not no_wait:
-        _wait(settings, directory, wanted, as_json)
+        _wait(settings, claim, directory, wanted, as_json)
     if as_json:
         typer.echo(json.dumps({"dryRun": dry_run, "shards": done}))
         return
@@ -62,7 +65,14 @@ def compact(
 
 
 def _one(
-    settings: Settings, directory: DataDirectory, view: View, number: int, bars: TransferBars, *, dry_run: bool
+    settings: Settings,
+    claim: PidClaim,
+    directory: DataDirectory,
+    view: View,
+    number: int,
+    bars: TransferBars,
+    *,
+    dry_run: bool,
 ) -> Sizes:
     """Compact one shard, or say what it would bring."""
     from kycache.ingest.remedies.command import command_shard
@@ -70,14 +80,14 @@ def _one(
 
     folder = directory.shard(number)
     generation = _compactable(folder, view)
-    reading = environments(settings, readonly=True)
+    reading = environments(settings, claim, readonly=True)
     expected = sizes(reading, folder, generation)
     if dry_run:
         return expected
     check_room(folder, expected)
 
     def use(made: Path) -> None:
-        home = Home(directory, environments(settings, readonly=False), view)
+        home = Home(directory, environments(settings, claim, readonly=False), view)
         command_shard(Compact(number, made.name, of=generation.name), kafka_settings(settings), home)
 
     bars.begin(number, expected.after)
@@ -107,9 +117,9 @@ def _compactable(folder: ShardFolder, view: View) -> Path:
     return generation
 
 
-def _wait(settings: Settings, directory: DataDirectory, wanted: list[int], as_json: bool) -> None:
+def _wait(settings: Settings, claim: PidClaim, directory: DataDirectory, wanted: list[int], as_json: bool) -> None:
     """Until each copy serves; it has read on from where it was made to where the former one stood."""
-    reading = environments(settings, readonly=True)
+    reading = environments(settings, claim, readonly=True)
     beside = [n for n in wanted if directory.shard(n).building() is not None]
     targets: dict[int, int] = {}
     for number in beside:

@@ -14,12 +14,14 @@ from rich.table import Table
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.home import Home
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.files.quarantine import QUARANTINE_PAGE, Quarantined
 from kycache.actors.reader import NoStore
 from kycache.actors.router import Router
 from kycache.cli.settings.composition import data_directory, environments, kafka_settings, router
 from kycache.cli.settings.invocation import JsonOption, ShardsOption, invocation
 from kycache.cli.settings.loading import Settings
+from kycache.cli.support.own_pid import own_pid
 from kycache.model.errors import Refused
 
 OffsetsOption = Annotated[
@@ -34,7 +36,7 @@ app = typer.Typer(no_args_is_help=True, help="Changes that could not be applied,
 @app.command("list")
 def list_(context: typer.Context, shard: ShardsOption = None, as_json: JsonOption = False) -> None:
     """List the records in quarantine: where each came from and why it could not be applied. No values."""
-    _, reads, _ = _opened(context)
+    _, _, reads, _ = _opened(context)
     facts = [_fact(reads, number, record) for number, record in _records(reads, shard)]
     if as_json:
         typer.echo(json.dumps(facts))
@@ -53,7 +55,7 @@ def show(
     as_json: JsonOption = False,
 ) -> None:
     """Show one record whole. It holds personal data."""
-    _, reads, _ = _opened(context)
+    _, _, reads, _ = _opened(context)
     for _, record in _records(reads, [shard], offset):
         if record.offset != offset:
             break
@@ -109,7 +111,7 @@ def _settle(
     from kycache.ingest.remedies.command import command_shard
     from kycache.ingest.remedies.protocol import OFFSETS_MAX, Drop, Replay
 
-    settings, reads, directory = _opened(context)
+    settings, claim, reads, directory = _opened(context)
     by_shard: dict[int, list[int]] = {}
     for number, record in _records(reads, shards):
         if offsets is None or record.offset in offsets:
@@ -117,7 +119,7 @@ def _settle(
     reads.close()
     results: list[dict[str, Any]] = []
     kafka = kafka_settings(settings)
-    home = Home(directory, environments(settings, readonly=False), settings.load_view())
+    home = Home(directory, environments(settings, claim, readonly=False), settings.load_view())
     for number, found in by_shard.items():
         for first in range(0, len(found), OFFSETS_MAX):
             part = tuple(found[first : first + OFFSETS_MAX])
@@ -136,11 +138,12 @@ def _settle(
             typer.echo("nothing to do")
 
 
-def _opened(context: typer.Context) -> tuple[Settings, Router, DataDirectory]:
+def _opened(context: typer.Context) -> tuple[Settings, PidClaim, Router, DataDirectory]:
     settings = invocation(context).settings()
     directory = data_directory(settings)
-    reads = router(settings, directory, environments(settings, readonly=True), settings.load_view())
-    return settings, reads, directory
+    claim = own_pid(context, directory)
+    reads = router(settings, directory, environments(settings, claim, readonly=True), settings.load_view())
+    return settings, claim, reads, directory
 
 
 def _records(reads: Router, shards: list[int] | None, first: int = 0) -> Iterator[tuple[int, Quarantined]]:

@@ -9,12 +9,14 @@ import typer
 
 from kycache.actors.files.directory import DataDirectory, Node
 from kycache.actors.files.home import Home
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.generations.takeover import served_state
 from kycache.cli.settings.composition import data_directory, environments, kafka_connect, kafka_settings
 from kycache.cli.settings.invocation import ShardsOption, invocation
 from kycache.cli.settings.kafka_connect import KafkaConnect
 from kycache.cli.settings.loading import Settings
 from kycache.cli.support.acknowledging import acknowledge_alterations
+from kycache.cli.support.own_pid import own_pid
 from kycache.ingest.consuming.settings import KafkaSettings
 from kycache.model.errors import Refused, Unreachable
 from kycache.model.view import View
@@ -72,6 +74,7 @@ def rebuild(
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
+    claim = own_pid(context, directory)
     home = directory.node()
     if home is None:
         raise Refused(
@@ -80,7 +83,7 @@ def rebuild(
     shards = _named(directory, home, view, shard)
     if acknowledge:
         directory.check_view(home, view.hash)
-        acknowledge_alterations(settings, directory, view, shards, yes=yes, dry_run=dry_run)
+        acknowledge_alterations(settings, claim, directory, view, shards, yes=yes, dry_run=dry_run)
         return
     connect = _connect(settings, by_hand) if epoch else None
     if dry_run:
@@ -94,11 +97,11 @@ def rebuild(
         typer.confirm(f"{order}build {named} of {directory.root} anew?".capitalize(), abort=True)
     kafka = kafka_settings(settings)
     if not epoch:
-        _start_over(settings, kafka, directory, view, shards, replace=replace)
+        _start_over(settings, claim, kafka, directory, view, shards, replace=replace)
         return
     if connect is None:
         _begin_epoch(kafka, directory, home, shards, by_hand=True)
-        _start_over(settings, kafka, directory, view, shards, replace=replace)
+        _start_over(settings, claim, kafka, directory, view, shards, replace=replace)
         typer.echo("start Debezium now: it takes a whole snapshot")
         return
     typer.echo(f"connector {connect.name!r}: stops")
@@ -106,7 +109,7 @@ def rebuild(
         connect.stop()
         connect.drop_offsets()
         _begin_epoch(kafka, directory, home, shards, by_hand=False)
-        _start_over(settings, kafka, directory, view, shards, replace=replace)
+        _start_over(settings, claim, kafka, directory, view, shards, replace=replace)
     finally:
         # Whatever became of it, also of a stop that takes long: without it nothing would be fresh, and a snapshot
         # more does no harm.
@@ -176,6 +179,7 @@ def _ends(kafka: KafkaSettings, home: Node) -> Mapping[int, int]:
 
 def _start_over(
     settings: Settings,
+    claim: PidClaim,
     kafka: KafkaSettings,
     directory: DataDirectory,
     view: View,
@@ -189,21 +193,21 @@ def _start_over(
 
     node = directory.node()
     assert node is not None
-    home = Home(directory, environments(settings, readonly=False), view)
+    home = Home(directory, environments(settings, claim, readonly=False), view)
     if node.view != view.hash:
         rebuild_for(kafka, home, replace=replace)
         typer.echo(f"view definition is {view.hash} now")
         for number in shards:
-            typer.echo(_began(settings, directory, number))
+            typer.echo(_began(settings, claim, directory, number))
         return
     for number in shards:
         command_shard(Rebuild(number, replace), kafka, home)
-        typer.echo(_began(settings, directory, number))
+        typer.echo(_began(settings, claim, directory, number))
 
 
-def _began(settings: Settings, directory: DataDirectory, shard: int) -> str:
+def _began(settings: Settings, claim: PidClaim, directory: DataDirectory, shard: int) -> str:
     """What is said of a shard that is built anew: looked at, as nothing serves in the place of a damaged file."""
-    serves = served_state(environments(settings, readonly=True), directory.shard(shard)) is not None
+    serves = served_state(environments(settings, claim, readonly=True), directory.shard(shard)) is not None
     until = (
         "what serves goes on until then" if serves else "nothing serves in its place: it answers 503 until then"
     )

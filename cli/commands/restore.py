@@ -9,10 +9,12 @@ import typer
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.home import Home
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.cli.settings.composition import data_directory, environments, kafka_settings, opened_store
 from kycache.cli.settings.invocation import JsonOption, NoWaitOption, ShardsOption, StoreOption, invocation
 from kycache.cli.settings.loading import Settings
 from kycache.cli.support.catch_up import wait_caught_up
+from kycache.cli.support.own_pid import own_pid
 from kycache.cli.support.transfer import TransferBars, room_wanted, say_lacking
 
 if TYPE_CHECKING:
@@ -48,6 +50,7 @@ def restore(
     settings = invocation(context).settings()
     view = settings.load_view()
     directory = data_directory(settings)
+    claim = own_pid(context, directory)
     kafka = kafka_settings(settings)
     _, opened, keys = opened_store(settings, store)
     manifest = read_manifest(opened, keys, snapshot)
@@ -60,7 +63,7 @@ def restore(
         _print(made, "would be restored", as_json)
         return
     directory.found(manifest.view, topic.name, topic.id, topic.partitions, made.steps[0].entry.times)
-    home = Home(directory, environments(settings, readonly=False), view)
+    home = Home(directory, environments(settings, claim, readonly=False), view)
     with TransferBars("restored", as_json) as bars:
         for entry, behind in made.steps:
             number = entry.shard
@@ -73,14 +76,14 @@ def restore(
                 bring_back(opened, keys, manifest, entry, directory, view, use, partial(bars.advance, number))
             bars.done(number, f"shard {number}: {entry.users} users, {behind} records behind the log")
     if not no_wait:
-        _wait(settings, directory, made, as_json)
+        _wait(settings, claim, directory, made, as_json)
     _print(made, "restored", as_json)
 
 
-def _wait(settings: Settings, directory: DataDirectory, made: "Plan", as_json: bool) -> None:
+def _wait(settings: Settings, claim: PidClaim, directory: DataDirectory, made: "Plan", as_json: bool) -> None:
     """Until ingest has read each shard on to where the log ended when the restore was planned."""
     targets = {entry.shard: entry.position.offset + behind for entry, behind in made.steps}
-    if not wait_caught_up(directory, environments(settings, readonly=True), targets, quiet=as_json):
+    if not wait_caught_up(directory, environments(settings, claim, readonly=True), targets, quiet=as_json):
         typer.echo("ingest does not run: the shards read on when it is started", err=True)
 
 

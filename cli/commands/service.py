@@ -15,6 +15,7 @@ import structlog
 import trio
 import typer
 
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.cli.settings.composition import (
     bootstrap,
     data_directory,
@@ -28,6 +29,7 @@ from kycache.cli.settings.composition import (
 from kycache.cli.settings.invocation import invocation
 from kycache.cli.settings.sections import WORKERS_MAX
 from kycache.cli.support.log import configure_log
+from kycache.cli.support.own_pid import own_pid
 from kycache.cli.support.process import run_until_stopped
 
 if TYPE_CHECKING:
@@ -62,7 +64,8 @@ def ingest(context: typer.Context) -> None:
     view = settings.load_view()
     schedule = snapshot_schedule(settings, run.file)
     configure_log()
-    run_until_stopped(partial(_ingest, settings, environments(settings, readonly=False), view, schedule))
+    opened = environments(settings, _own_pid(context, settings), readonly=False)
+    run_until_stopped(partial(_ingest, settings, opened, view, schedule))
 
 
 def web(
@@ -75,13 +78,19 @@ def web(
     configure_log()
 
     def serve_here(worker: Worker | None = None) -> None:
-        # Behind the fork: neither LMDB's environments nor trio's loop may be carried over one.
-        opened = environments(settings, readonly=True)
+        # After the fork: neither a claim, LMDB's environments nor trio's loop may be carried over one.
+        if worker is None:
+            claim = _own_pid(context, settings)
+        else:
+            claim = PidClaim(data_directory(settings).run)
+            claim.hold()
+        opened = environments(settings, claim, readonly=True)
         run_until_stopped(partial(_serve, settings, http, opened, view, worker))
 
     if http.workers == 1:
         serve_here()
         return
+    data_directory(settings).prepare()
     from kycache.http.serving.workers import run_workers
 
     raise typer.Exit(run_workers(http, serve_here))
@@ -95,11 +104,20 @@ def node(context: typer.Context, host: HostOption = None, port: PortOption = Non
     schedule = snapshot_schedule(settings, run.file)
     http = _asked(http_settings(settings), host, port, 1)
     configure_log()
-    opened = environments(settings, readonly=False)  # one for both: LMDB opens a file once per process
+    opened = environments(
+        settings, _own_pid(context, settings), readonly=False
+    )  # one for both: LMDB opens a file once per process
     # The server is the one that ends first, so that its last answers are still fresh.
     run_until_stopped(
         partial(_ingest, settings, opened, view, schedule), partial(_serve, settings, http, opened, view, None)
     )
+
+
+def _own_pid(context: typer.Context, settings: Settings) -> PidClaim:
+    """A claim from the start on, also where nothing was ingested yet: a service stays when that changes."""
+    directory = data_directory(settings)
+    directory.prepare()
+    return own_pid(context, directory)
 
 
 def _asked(http: HttpSettings, host: str | None, port: int | None, workers: int | None) -> HttpSettings:

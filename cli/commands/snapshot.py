@@ -22,6 +22,7 @@ from kycache.cli.settings.composition import data_directory, environments, opene
 from kycache.cli.settings.durations import seconds
 from kycache.cli.settings.invocation import JsonOption, ShardsOption, StoreOption, invocation
 from kycache.cli.settings.loading import Settings
+from kycache.cli.support.own_pid import own_pid
 from kycache.cli.support.transfer import TransferBars, say_lacking
 from kycache.model.errors import KycacheError, Refused, whereabouts
 from kycache.snapshots.storage.settings import SnapshotSettings
@@ -57,6 +58,7 @@ def create(
     directory = data_directory(settings)
     if directory.node() is None:  # before a lock, and what it lies in, is made
         raise Refused(f"nothing was ingested into {directory.root}", "start `kycache ingest`")
+    claim = own_pid(context, directory)
     routine = shard is None and store is None
     with _private_files(), one_at_a_time(directory), _reporting(directory, routine) as report:
         if routine:
@@ -66,7 +68,7 @@ def create(
             progress = Progress(
                 bars.begin, bars.advance, lambda entry, resumed: bars.done(entry.shard, _copied(entry, resumed))
             )
-            reading = environments(settings, readonly=True)
+            reading = environments(settings, claim, readonly=True)
             taker = Taker(directory, reading, opened, keys, wanted, partial(_walk, settings), progress)
             manifest = taker.take(shard)
         if taker.elsewhere:

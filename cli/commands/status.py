@@ -17,6 +17,7 @@ from kycache.actors.rules.standing import ShardStatus, Standing
 from kycache.cli.settings.composition import data_directory, environments, kafka_settings, router
 from kycache.cli.settings.invocation import Invocation, JsonOption, invocation
 from kycache.cli.settings.loading import shown
+from kycache.cli.support.own_pid import own_pid
 from kycache.model.lsn import format_lsn
 
 BROKER_WAIT_S = 1.0
@@ -40,7 +41,7 @@ def status(
     settings = run.settings()
     view = settings.load_view()
     directory = data_directory(settings)
-    reads = router(settings, directory, environments(settings, readonly=True), view)
+    reads = router(settings, directory, environments(settings, own_pid(context, directory), readonly=True), view)
     try:
         if not reads.shard_count:
             ends = None

@@ -11,6 +11,7 @@ from enum import StrEnum
 import lmdb
 import typer
 
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.rules.state import ShardState
 from kycache.cli.settings.composition import (
     connector_settings,
@@ -26,6 +27,7 @@ from kycache.cli.settings.composition import (
 )
 from kycache.cli.settings.invocation import JsonOption, invocation
 from kycache.cli.settings.loading import Settings
+from kycache.cli.support.own_pid import own_pid
 from kycache.model.connector import ConnectorSettings, connector_config
 from kycache.model.errors import KycacheError, Refused, Unreachable
 from kycache.model.view import Kind
@@ -82,7 +84,8 @@ class Diagnosis:
 
 def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     """Check broker, topic, source and connector against what the view needs. Changes nothing."""
-    diagnosis = diagnose(invocation(context).settings())
+    settings = invocation(context).settings()
+    diagnosis = diagnose(settings, claim=own_pid(context, data_directory(settings)))
     if as_json:
         typer.echo(
             json.dumps(
@@ -103,14 +106,19 @@ def doctor(context: typer.Context, as_json: JsonOption = False) -> None:
     raise typer.Exit(diagnosis.exit_code)
 
 
-def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagnosis:
+def diagnose(
+    settings: Settings, only: Collection[Look] = tuple(Look), *, claim: PidClaim | None = None
+) -> Diagnosis:
     """Look at everything that is configured, or at some of it.
+
+    Args:
+        claim: to this process's pid; by default one that is held while shard files are open.
 
     Raises:
         ConfigurationError: the view definition is wrong.
         Refused: the data directory was made by another kycache.
     """
-    diagnosis, examination = Diagnosis(), _Examination(settings)
+    diagnosis, examination = Diagnosis(), _Examination(settings, claim)
     if examination.home is not None:
         diagnosis.look("view", examination.look_at_view)
     if Look.TOPIC in only:
@@ -135,8 +143,9 @@ def diagnose(settings: Settings, only: Collection[Look] = tuple(Look)) -> Diagno
 class _Examination:
     """Looks at one thing after another; what one look tells, later ones know."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, claim: PidClaim | None) -> None:
         self.directory = data_directory(settings)
+        self._claim = claim or PidClaim(self.directory.run)
         self.home = self.directory.node()
         self.dsn, self.connect = source_dsn(settings), kafka_connect(settings)
         self.has_topic = True
@@ -231,7 +240,7 @@ class _Examination:
         why."""
         if not self._is_ours:
             return []
-        opened = environments(self._settings, readonly=True)
+        opened = environments(self._settings, self._claim, readonly=True)
         reads = router(self._settings, self.directory, opened, self._view)
         found = []
         try:

@@ -9,6 +9,7 @@ from pydantic import SecretStr
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.environment import Environments
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.generations.hot_copy import CopyLimits
 from kycache.actors.integrity.vouching import Checker
 from kycache.actors.reader import Miss
@@ -46,12 +47,13 @@ def data_directory(settings: Settings) -> DataDirectory:
     return DataDirectory(settings.data.dir)
 
 
-def environments(settings: Settings, *, readonly: bool) -> Environments:
-    """The shard files of this process."""
+def environments(settings: Settings, claim: PidClaim, *, readonly: bool) -> Environments:
+    """The shard files of this process, which has a pid of its own (`own_pid`)."""
     return Environments(
         readonly=readonly,
         map_size=int(settings.data.map_size_gib * 2**30),
         metasync=settings.data.durability == "strict",
+        claim=claim,
     )
 
 

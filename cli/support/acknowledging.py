@@ -8,6 +8,7 @@ import typer
 
 from kycache.actors.files.directory import DataDirectory
 from kycache.actors.files.home import Home
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.rules.alteration import describe_alteration
 from kycache.cli.settings.composition import environments, kafka_settings, router
 from kycache.cli.settings.loading import Settings
@@ -17,6 +18,7 @@ from kycache.model.view import View
 
 def acknowledge_alterations(
     settings: Settings,
+    claim: PidClaim,
     directory: DataDirectory,
     view: View,
     shards: Sequence[int],
@@ -33,21 +35,23 @@ def acknowledge_alterations(
     from kycache.ingest.remedies.command import command_shard
     from kycache.ingest.remedies.protocol import Acknowledge
 
-    altered = _altered(settings, directory, view, shards)
+    altered = _altered(settings, claim, directory, view, shards)
     for shard in shards:
         typer.echo(f"shard {shard}: {altered.get(shard, 'not altered')}")
     if dry_run or not altered:
         return
     if not yes and sys.stdin.isatty():
         typer.confirm("Trust what these shards hold, as it is?", abort=True)
-    home = Home(directory, environments(settings, readonly=False), view)
+    home = Home(directory, environments(settings, claim, readonly=False), view)
     for shard in altered:
         command_shard(Acknowledge(shard), kafka_settings(settings), home)
         typer.echo(f"shard {shard}: acknowledged")
 
 
-def _altered(settings: Settings, directory: DataDirectory, view: View, shards: Sequence[int]) -> dict[int, str]:
-    reads = router(settings, directory, environments(settings, readonly=True), view)
+def _altered(
+    settings: Settings, claim: PidClaim, directory: DataDirectory, view: View, shards: Sequence[int]
+) -> dict[int, str]:
+    reads = router(settings, directory, environments(settings, claim, readonly=True), view)
     try:
         there = range(reads.shard_count or 0)
         states = {shard: reads.state(shard) for shard in shards if shard in there}

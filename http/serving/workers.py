@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from kycache.actors.files.pid_claim import PID_TAKEN_EXIT, PidTaken
 from kycache.http.exchange.counts import Counts, Tally
 from kycache.model.errors import ConfigurationError, KycacheError, Refused, whereabouts
 
@@ -112,6 +113,9 @@ class _Parent:
 
     def _plan(self, slot: _Slot, code: int) -> None:
         now = time.monotonic()
+        if code == PID_TAKEN_EXIT:
+            slot.due = now
+            return
         if now - slot.started >= STEADY_S:
             slot.pause = RESTART_S_MIN
         slot.due = now + slot.pause
@@ -165,6 +169,8 @@ class _Parent:
             threading.Thread(target=self._end_with_parent, daemon=True).start()
             self._start_one(Worker(slot.number, self._listener, self._tally.row(slot.number)))
             code = 0
+        except PidTaken:
+            code = PID_TAKEN_EXIT
         except KycacheError as error:
             print(f"kycache: {error}", file=sys.stderr)
             code = error.exit_code

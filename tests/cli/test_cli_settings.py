@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from kycache.actors.files.pid_claim import PidClaim
 from kycache.actors.generations.hot_copy import CopyLimits
 from kycache.cli.settings.composition import (
     POSTGRES_PORT,
@@ -259,7 +260,7 @@ def test_an_identity_among_the_recipients_is_told_nowhere(monkeypatch: pytest.Mo
 
 def test_map_size_and_durability_reach_lmdb(tmp_path: Path) -> None:
     file = write(tmp_path, "[data]\nmap_size_gib = 0.5\ndurability = 'strict'\n")
-    opened = environments(load_settings(file), readonly=False)
+    opened = environments(load_settings(file), PidClaim(tmp_path), readonly=False)
     (tmp_path / "gen-000001").mkdir()
     environment = opened.lease(tmp_path / "gen-000001", 0, create=True).environment
     try:
