@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 from kafka import TopicPartition
 from kafka.consumer.fetcher import Fetcher
-from kafka.errors import CorruptRecordError, UnsupportedCodecError
+from kafka.errors import CorruptRecordError, KafkaError, UnsupportedCodecError
 
 
 class Fetched(msgspec.Struct, gc=False):
@@ -35,6 +35,11 @@ class PartitionRecords(Fetcher.PartitionRecords):  # type: ignore[misc]
             yield from self._records(tp, records, *deserializers)
         except UnsupportedCodecError as error:
             raise UnsupportedCodecError(f"{tp}: {error}") from None
+        except KafkaError:
+            raise
+        except Exception as error:  # each codec has its own for bytes that no codec wrote
+            what = f"a batch from offset {self.next_fetch_offset} on cannot be decoded"
+            raise CorruptRecordError(f"{tp}: {what} ({type(error).__name__})") from None
 
     def _records(self, tp: TopicPartition, records: Any, *deserializers: object) -> Iterator[Any]:
         while (batch := records.next_batch()) is not None:

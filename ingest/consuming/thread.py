@@ -308,7 +308,7 @@ class ConsumerThread:
                 tp.partition,
                 HaltShard(
                     f"shard {tp.partition}: records are compressed in a way that cannot be read here: {error}",
-                    "install what kafka-python reads it with (lz4, python-snappy, zstandard) and restart ingest, "
+                    "install all that kycache depends on (lz4, python-snappy, zstandard) and restart ingest, "
                     "or let connector and topic use compression.type gzip or none, then run "
                     f"`kycache rebuild --shard {tp.partition} --epoch`",
                 ),

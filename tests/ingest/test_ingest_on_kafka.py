@@ -46,6 +46,22 @@ def test_reads_ends_and_goes_on_where_it_was(scene: Scene) -> None:
     assert [s["owner"] for s in scene.home.status()] == [None] * PARTITIONS
 
 
+@pytest.mark.parametrize("codec", ["gzip", "snappy", "lz4", "zstd"])
+def test_every_compression_is_read(apache_stack: Pipeline, tmp_path: Path, codec: str) -> None:
+    """By the topic's setting, so Kafka's own libraries compress; one value is larger than their blocks."""
+    topic = f"t-{codec}-{time.time_ns() % 10**9}"
+    scene = Scene(tmp_path, apache_stack.bootstrap, topic, compression=codec)
+    try:
+        scene.begin()
+        scene.feed.raw(0, b"k", b'{"a": "' + b"x" * 900_000 + b'"}')
+        with scene.home.ingest():
+            scene.wait_caught_up(more=1)
+        scene.assert_equals_source()
+        assert sum(shard["quarantined"] for shard in scene.home.status()) == 1
+    finally:
+        scene.feed.close()
+
+
 def test_killed_again_and_again_loses_and_doubles_nothing(scene: Scene) -> None:
     scene.begin()
     for _ in range(4):

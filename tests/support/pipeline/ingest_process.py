@@ -111,11 +111,20 @@ def offset(shard: dict[str, Any]) -> int:
     return 0 if position is None else int(position["offset"])
 
 
-def make_topic(bootstrap: str, topic: str, partitions: int) -> None:
+def make_topic(bootstrap: str, topic: str, partitions: int, compression: str = "producer") -> None:
     """An empty topic."""
     admin = KafkaAdminClient(bootstrap_servers=bootstrap)
     try:
-        admin.create_topics([NewTopic(name=topic, num_partitions=partitions, replication_factor=1)])
+        admin.create_topics(
+            [
+                NewTopic(
+                    name=topic,
+                    num_partitions=partitions,
+                    replication_factor=1,
+                    topic_configs={"compression.type": compression},
+                )
+            ]
+        )
     finally:
         admin.close()
 

@@ -27,8 +27,10 @@ VIEW = default_view()
 class Scene:
     """A topic, a source that feeds it, and a home to read it into."""
 
-    def __init__(self, folder: Path, bootstrap: str, topic: str, partitions: int = PARTITIONS) -> None:
-        make_topic(bootstrap, topic, partitions)
+    def __init__(
+        self, folder: Path, bootstrap: str, topic: str, partitions: int = PARTITIONS, compression: str = "producer"
+    ) -> None:
+        make_topic(bootstrap, topic, partitions, compression)
         self.home = Home(folder, bootstrap, topic)
         self.feed = Feed(bootstrap, topic, FakeSource(random.Random(topic), partitions))
         self.source = self.feed.source
