@@ -74,7 +74,7 @@ class ShardSnapshot:
 
     @property
     def order(self) -> OrderSnapshot:
-        """The list. Opened by whoever asks first: a detail needs none of it, and its root grows with the shard."""
+        """The list. Opened when a list or an export asks: its root grows with the shard."""
         if self._order is None:
             databases = self._databases
             self._order = OrderSnapshot(self._filters, self._txn, databases.rows, databases.order, self.reads)

@@ -114,10 +114,10 @@ class ShardActor:
         self._arrival = trio.Event()
 
     def offer(self, batch: Batch) -> bool:
-        """Take a batch. Returns whether another is welcome; if not, the partition is resumed when one is.
+        """Take a batch. Returns whether another is welcome; where the mailbox is full, `Resume` is ordered later.
 
-        A batch of another run is dropped. It was polled before the order to read on was obeyed: its records come
-        again in this actor's run, and what lies between would be a gap.
+        A batch of another run is dropped, and needs no `Resume`. It was polled before the order to read on was
+        obeyed: its records come again in this actor's run, and what lies between would be a gap.
         """
         if batch.run != self._run:
             return False

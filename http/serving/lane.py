@@ -167,7 +167,7 @@ class Lane:
             self._links.discard(link)
 
     async def _answer_all(self, link: _Link, data: bytes) -> tuple[bytes, Foreign | None]:
-        """Answer until the lane does not understand a request: then it, whole, and why. No reason: the end."""
+        """Answer until the lane leaves a request. Returns its bytes and why; no reason: the connection ends."""
         searched = 0
         link.since_s = trio.current_time()
         while True:
